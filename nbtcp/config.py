@@ -1,0 +1,98 @@
+"""`Config`: everything about a host's TCP that one can choose, with unit, default and source."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from .errors import NbtcpError
+
+
+class ConfigError(NbtcpError, ValueError):
+    """A setting that does not exist, or a value it cannot have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How a host's connections behave. Sizes in octets, times in seconds.
+
+    mss: largest segment we accept and send, TCP header excluded (RFC 9293 3.7.1); MTU 1500 gives 1460.
+    send_buffer, receive_buffer: octets one connection may hold for the network and for the application.
+    window_scale: ask for window scaling (RFC 7323 2); the shift follows from the receive buffer.
+    timestamps: ask for timestamps (RFC 7323 3).
+    congestion: the congestion control: "reno" (RFC 5681).
+    recovery: how losses are found: "newreno" (RFC 6582).
+    initial_window: octets of the first window; None for RFC 6928's min(10 MSS, max(2 MSS, 14600)).
+    nagle: hold small segments back while one is unacknowledged (RFC 9293 3.7.4, A.3).
+    delayed_ack: longest delay of an acknowledgment, below 0.5 (RFC 9293 3.8.6.3); 0 turns it off.
+    ack_every: acknowledge at least every so many full-sized segments (RFC 9293 SHLD-19: 2).
+    initial_rto, min_rto, max_rto: RFC 6298; min_rto is 0.2 where the RFC says 1, as in Linux: it
+        guards against the peer's delayed ACK, and 1 s would make every timeout five times as dear.
+    user_timeout: give up when data was not acknowledged for so long (RFC 9293 3.8.3, R2).
+    syn_timeout: give up when a SYN was not answered for so long (RFC 9293 MUST-23: 3 minutes or more).
+    time_wait: length of TIME-WAIT; 60 where 2 MSL by RFC 9293 is 240, as in Linux.
+    ttl: time to live of the packets sent, in hops (RFC 9293 MUST-49).
+    codec: "struct", or "scapy" to parse and build every packet with scapy (slow; same results).
+    """
+
+    mss: int = 1460
+    send_buffer: int = 1 << 20
+    receive_buffer: int = 1 << 20
+    window_scale: bool = True
+    timestamps: bool = True
+    congestion: str = "reno"
+    recovery: str = "newreno"
+    initial_window: int | None = None
+    nagle: bool = True
+    delayed_ack: float = 0.04
+    ack_every: int = 2
+    initial_rto: float = 1.0
+    min_rto: float = 0.2
+    max_rto: float = 60.0
+    user_timeout: float = 300.0
+    syn_timeout: float = 180.0
+    time_wait: float = 60.0
+    ttl: int = 64
+    codec: str = "struct"
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(
+                    f"{name}={getattr(self, name)!r} is not known; choose one of {', '.join(allowed)}"
+                )
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{name}={value!r} must lie between {low} and {high}")
+        if self.min_rto > self.max_rto:
+            raise ConfigError(f"min_rto={self.min_rto} is larger than max_rto={self.max_rto}")
+        if self.initial_window is not None and self.initial_window < 1:
+            raise ConfigError(f"initial_window={self.initial_window} must be at least 1")
+
+    def but(self, **changes: Any) -> "Config":
+        """A copy with some settings changed; ConfigError names what exists when one does not."""
+        known = [field.name for field in fields(self)]
+        for name in changes:
+            if name not in known:
+                raise ConfigError(f"there is no setting {name!r}; settings are {', '.join(known)}")
+        return replace(self, **changes)
+
+
+_CHOICES = {
+    "congestion": ("reno",),
+    "recovery": ("newreno",),
+    "codec": ("struct", "scapy"),
+}
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("mss", 64, 65495),
+    ("send_buffer", 1, 1 << 30),
+    ("receive_buffer", 1, 1 << 30),
+    ("delayed_ack", 0, 0.499),
+    ("ack_every", 1, 1000),
+    ("initial_rto", 0.001, 60),
+    ("min_rto", 0.001, 60),
+    ("max_rto", 1, 3600),
+    ("user_timeout", 1, 1e9),
+    ("syn_timeout", 1, 1e9),
+    ("time_wait", 0, 3600),
+    ("ttl", 1, 255),
+)

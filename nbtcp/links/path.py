@@ -1,0 +1,162 @@
+"""One direction of a network: rate, queue, loss and delay, from a seeded generator.
+
+`Path` describes; `Pipe` is one direction of it at work. A pipe is pure like the core: it has no clock, packets
+and times go in, packets come out when they are due.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..errors import NbtcpError
+from ..why import Why
+from . import Link
+
+SECOND = 1_000_000_000
+DropObserver = Callable[[bytes, Why, int], None]
+
+
+class PathError(NbtcpError, ValueError):
+    """A path that cannot be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A description of a network path; the same object may serve both directions and many runs.
+
+    delay: seconds that a packet travels, one way.
+    loss: probability that a packet is lost, 0 to 1.
+    rate: bits per second, counted with IP headers; None is unlimited.
+    queue: packets that wait for the rate at most, the one being sent not counted; None is unlimited.
+    seed: of all that is random here; each direction has a generator of its own.
+    """
+
+    delay: float = 0.0
+    loss: float = 0.0
+    rate: float | None = None
+    queue: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.delay < 0:
+            raise PathError(f"delay={self.delay} must not be negative (seconds)")
+        if not 0 <= self.loss <= 1:
+            raise PathError(f"loss={self.loss} must lie between 0 and 1")
+        if self.rate is not None and self.rate <= 0:
+            raise PathError(f"rate={self.rate} must be above 0 (bits per second)")
+        if self.queue is not None and self.queue < 0:
+            raise PathError(f"queue={self.queue} must not be negative (packets)")
+
+
+class Pipe:
+    """One direction of a Path. `direction` names it, and gives it random numbers of its own."""
+
+    __slots__ = ("_busy_until", "_delay", "_departures", "_moving", "_on_drop", "_random", "path")
+
+    def __init__(
+        self, path: Path, direction: str, on_drop: DropObserver | None = None
+    ) -> None:
+        self.path = path
+        self._random = random.Random(f"{path.seed}/{direction}")
+        self._delay = round(path.delay * SECOND)
+        self._on_drop = on_drop
+        self._busy_until = 0  # when the link has sent all that waits
+        self._departures: deque[int] = deque()  # when each packet in the queue begins to be sent
+        self._moving: deque[tuple[int, bytes]] = deque()  # (arrival, packet), in order
+
+    def send(self, packet: bytes, now: int) -> None:
+        """A packet enters at `now`."""
+        path = self.path
+        departure = now
+        if path.rate is not None:
+            waiting = self._departures
+            while waiting and waiting[0] <= now:
+                waiting.popleft()
+            if path.queue is not None and len(waiting) >= path.queue and self._busy_until > now:
+                self._drop(packet, Why.QUEUE_FULL, now)
+                return
+            begin = max(now, self._busy_until)
+            if begin > now:
+                waiting.append(begin)
+            departure = self._busy_until = begin + round(len(packet) * 8 * SECOND / path.rate)
+        if path.loss and self._random.random() < path.loss:
+            self._drop(packet, Why.LOSS, now)
+            return
+        self._moving.append((departure + self._delay, packet))
+
+    def receive(self, now: int) -> list[bytes]:
+        """The packets that have arrived by `now`."""
+        moving = self._moving
+        arrived = []
+        while moving and moving[0][0] <= now:
+            arrived.append(moving.popleft()[1])
+        return arrived
+
+    def deadline(self) -> int | None:
+        """When the next packet arrives."""
+        return self._moving[0][0] if self._moving else None
+
+    def _drop(self, packet: bytes, why: Why, now: int) -> None:
+        if self._on_drop is not None:
+            self._on_drop(packet, why, now)
+
+
+class Impaired:
+    """A link with a pipe in each direction before it: `up` for what we send, `down` for what comes."""
+
+    __slots__ = ("_down", "_link", "_up")
+
+    def __init__(self, link: Link, up: Pipe, down: Pipe) -> None:
+        self._link = link
+        self._up = up
+        self._down = down
+
+    def receive(self, now: int) -> list[bytes]:
+        for packet in self._link.receive(now):
+            self._down.send(packet, now)
+        if departed := self._up.receive(now):
+            self._link.send(departed, now)
+        return self._down.receive(now)
+
+    def send(self, packets: list[bytes], now: int) -> None:
+        for packet in packets:
+            self._up.send(packet, now)
+        if departed := self._up.receive(now):
+            self._link.send(departed, now)
+
+    def deadline(self) -> int | None:
+        due = [at for at in (self._up.deadline(), self._down.deadline()) if at is not None]
+        return min(due, default=None)
+
+    def fileno(self) -> int:
+        return self._link.fileno()
+
+    def close(self) -> None:
+        self._link.close()
+
+
+class WireEnd:
+    """One end of a simulated wire: what goes into `out` comes out of the other end's `into`."""
+
+    __slots__ = ("_into", "_out")
+
+    def __init__(self, out: Pipe, into: Pipe) -> None:
+        self._out = out
+        self._into = into
+
+    def receive(self, now: int) -> list[bytes]:
+        return self._into.receive(now)
+
+    def send(self, packets: list[bytes], now: int) -> None:
+        for packet in packets:
+            self._out.send(packet, now)
+
+    def deadline(self) -> int | None:
+        return self._into.deadline()
+
+    def fileno(self) -> int:
+        return -1
+
+    def close(self) -> None:
+        """Nothing to give back."""

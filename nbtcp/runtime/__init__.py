@@ -1,0 +1,1 @@
+"""The only rooms with clocks, threads and file descriptors."""

@@ -1,0 +1,127 @@
+"""A host: a stack on a link, with blocking sockets. Lab, live and simulated hosts are all of this kind."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from ..config import Config
+from ..links import Link
+from ..links.path import Impaired, Path, Pipe
+from ..stack import Stack
+from ..tcp.connection import Observer
+from ..tcp.state import State
+from ..trace.log import EventLog
+from ..why import Why
+from ..wire.segment import reverse_flow
+from .loop import SECOND, Loop
+from .sockets import Socket
+
+_FLOW = slice(12, 24)  # of an IPv4 packet without options
+_QUIET = frozenset({State.CLOSED, State.TIME_WAIT})
+
+
+class Host:
+    """Opens sockets on one stack. `log` is told of everything that no other log was given for."""
+
+    def __init__(
+        self,
+        address: str,
+        loop: Loop,
+        *,
+        config: Config | None = None,
+        seed: int | None = None,
+        log: EventLog | None = None,
+    ) -> None:
+        self.loop = loop
+        self.log = EventLog() if log is None else log
+        self.stack = Stack(address, seed=seed, observer=self.log, config=config)
+        self._link: Link | None = None
+
+    def attach(self, link: Link, up: Path | None = None, down: Path | None = None) -> None:
+        """Join the stack to `link`, with a path in each direction if given."""
+        if up is not None or down is not None:
+            link = Impaired(
+                link,
+                Pipe(up or Path(), "up", self.drop),
+                Pipe(down or Path(), "down", self.drop),
+            )
+        self._link = link
+        self.loop.add(self.stack, link)
+
+    @property
+    def address(self) -> str:
+        """Our own address."""
+        return self.stack.address
+
+    def connect(
+        self,
+        remote: tuple[str, int],
+        timeout: float | None = None,
+        *,
+        log: Observer | None = None,
+        **settings: Any,
+    ) -> Socket:
+        """A connected socket. `settings` change the host's Config for this connection.
+
+        Raises TimeoutError, ConnectionRefusedError and what else ends connections, ConfigError.
+        """
+        sock = self.socket(log=log, **settings)
+        sock.settimeout(timeout)
+        try:
+            sock.connect(remote)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def listen(self, port: int, backlog: int = 128) -> Socket:
+        """A listening socket; `accept` gives (socket, peer)."""
+        sock = self.socket()
+        sock.bind(("", port))
+        sock.listen(backlog)
+        return sock
+
+    def socket(self, *, log: Observer | None = None, **settings: Any) -> Socket:
+        """A socket that is neither connected nor listening yet."""
+        config = self.stack.config.but(**settings) if settings else self.stack.config
+        return Socket(self.stack, self.loop, config, log)
+
+    def drop(self, packet: bytes, why: Why, now: int) -> None:
+        """A path has dropped a packet: the log of its connection is told."""
+        flow = packet[_FLOW]
+        conn = self.stack.find(flow) or self.stack.find(reverse_flow(flow))
+        log = self.log if conn is None else conn.observer
+        if isinstance(log, EventLog):
+            log.dropped(packet, why, now)
+
+    def settle(self, timeout: float = 1.0) -> bool:
+        """Wait until no connection has anything left to send or to wait for; False after `timeout` s."""
+        with self.loop.lock:
+            until = self.loop.now() + round(timeout * SECOND)
+            stack = self.stack
+            return self.loop.run_until(
+                lambda: all(conn.state in _QUIET for conn in stack.connections), until
+            )
+
+    def close(self) -> None:
+        """Reset what is still open, and give the link back."""
+        if self._link is None:
+            return
+        link, self._link = self._link, None
+        with self.loop.lock:
+            for conn in self.stack.connections:
+                conn.abort(self.loop.now())
+            if self.loop.failure is None:
+                self.loop.flush()
+        self.loop.close()
+        link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

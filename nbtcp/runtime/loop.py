@@ -1,0 +1,262 @@
+"""One run loop for virtual and for real time: packets in, timers, packets out.
+
+Whoever waits for something turns the loop meanwhile (`run_until`); there is no hand-over between threads for
+a packet. Of several threads that wait one turns, and wakes the others when what they wait for has come. In real
+time `mind_in_background` starts a thread that turns the loop while nobody waits.
+"""
+
+import errno
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from ..links import Link
+from ..stack import Stack
+
+SECOND = 1_000_000_000
+GRACE = 0.005  # seconds after which the background thread takes over from a caller that has left
+
+
+class Clock(Protocol):
+    """Time, and how to let it pass."""
+
+    def now(self) -> int:
+        """Nanoseconds, never decreasing."""
+
+    def sleep(self, until: int | None, descriptors: list[int]) -> None:
+        """Return at `until` (None: never), or earlier when a descriptor is readable or `wake` was called."""
+
+    def wake(self) -> None:
+        """End a sleep."""
+
+    def close(self) -> None: ...
+
+
+class VirtualClock:
+    """Time that jumps to whatever is next."""
+
+    def __init__(self) -> None:
+        self._now = 0
+
+    def now(self) -> int:
+        return self._now
+
+    def sleep(self, until: int | None, descriptors: list[int]) -> None:
+        if until is None:
+            raise OSError(errno.EDEADLK, "nothing is left to happen: all would wait for ever")
+        self._now = max(self._now, until)
+
+    def wake(self) -> None:
+        """Nobody sleeps in virtual time."""
+
+    def close(self) -> None: ...
+
+
+class RealClock:
+    """The machine's monotonic clock."""
+
+    def __init__(self) -> None:
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def now(self) -> int:
+        return time.monotonic_ns()
+
+    def sleep(self, until: int | None, descriptors: list[int]) -> None:
+        wait = None if until is None else max(0, until - time.monotonic_ns())
+        watched = [*descriptors, self._event]
+        if max(watched) < 1024:  # select waits for microseconds, poll for milliseconds
+            readable = select.select(watched, [], [], None if wait is None else wait / SECOND)[0]
+        else:
+            poll = select.poll()
+            for descriptor in watched:
+                poll.register(descriptor, select.POLLIN)
+            milliseconds = None if wait is None else -(-wait // 1_000_000)
+            readable = [descriptor for descriptor, _ in poll.poll(milliseconds)]
+        if self._event in readable:
+            os.eventfd_read(self._event)
+
+    def wake(self) -> None:
+        os.eventfd_write(self._event, 1)
+
+    def close(self) -> None:
+        if self._event >= 0:
+            os.close(self._event)
+            self._event = -1
+
+
+class _Waiter:
+    """A thread that waits for `predicate` while another turns the loop."""
+
+    __slots__ = ("event", "predicate")
+
+    def __init__(self, predicate: Callable[[], bool]) -> None:
+        self.predicate = predicate
+        self.event = threading.Event()
+
+
+class Loop:
+    """Stacks, each with its link, and one clock. `lock` guards all of them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.lock = threading.Lock()
+        self.failure: OSError | None = None
+        self._pairs: list[tuple[Stack, Link]] = []
+        self._waiters: list[_Waiter] = []
+        self._turning = False
+        self._in_background = False  # the background thread is the one that turns
+        self._sleeping_until: int | None = 0
+        self._left_at = 0.0
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def add(self, stack: Stack, link: Link) -> None:
+        """From now on `stack` sends and receives over `link`."""
+        self._pairs.append((stack, link))
+
+    def now(self) -> int:
+        return self.clock.now()
+
+    # --- with the lock held ---
+
+    def turn(self, now: int) -> bool:
+        """Move all that can be moved at `now`; False if there was nothing."""
+        moved = False
+        for stack, link in self._pairs:
+            packets = link.receive(now)
+            if packets:
+                moved = True
+                for packet in packets:
+                    stack.receive(packet, now)
+            due = stack.deadline()
+            if due is not None and due <= now:
+                moved = True
+                stack.handle_timer(now)
+            if out := stack.transmit(now):
+                moved = True
+                link.send(out, now)
+        return moved
+
+    def flush(self) -> None:
+        """Send what the stacks have to send after a call of the application."""
+        now = self.clock.now()
+        for stack, link in self._pairs:
+            if out := stack.transmit(now):
+                link.send(out, now)
+        if self._turning and self._sleeping_until != 0:
+            due = self.deadline()
+            if due is not None and (self._sleeping_until is None or due < self._sleeping_until):
+                self.clock.wake()
+
+    def deadline(self) -> int | None:
+        """When something is next due."""
+        sources: list[Stack | Link] = [part for pair in self._pairs for part in pair]
+        due = [at for source in sources if (at := source.deadline()) is not None]
+        return min(due, default=None)
+
+    def run_until(self, predicate: Callable[[], bool], until: int | None = None) -> bool:
+        """Let time pass until `predicate` holds (True) or `until` is reached (False).
+
+        The lock is held on entry and on return, and free in between. OSError when the loop has failed.
+        """
+        if predicate():
+            return True
+        waiter = _Waiter(predicate)
+        self._waiters.append(waiter)
+        if self._in_background:
+            self.clock.wake()
+        try:
+            return self._wait(waiter, until)
+        finally:
+            self._waiters.remove(waiter)
+            self._left_at = time.monotonic()
+            if self._waiters and not self._turning:
+                self._waiters[0].event.set()  # somebody has to turn
+
+    # --- background ---
+
+    def mind_in_background(self) -> None:
+        """Start a thread that turns the loop while no caller does, until `close`."""
+        self._thread = threading.Thread(target=self._mind, name="nbtcp loop", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the background thread."""
+        with self.lock:
+            self._closed = True
+            self.clock.wake()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout=5)
+        self.clock.close()
+
+    # --- inside ---
+
+    def _wait(self, waiter: _Waiter, until: int | None) -> bool:
+        while True:
+            if waiter.predicate():
+                return True
+            if self.failure is not None:
+                raise self.failure
+            now = self.clock.now()
+            if until is not None and now >= until:
+                return False
+            if self._turning:
+                self._wait_for_turner(waiter, now, until)
+            else:
+                self._turn_or_sleep(now, until)
+
+    def _wait_for_turner(self, waiter: _Waiter, now: int, until: int | None) -> None:
+        self.lock.release()
+        try:
+            waiter.event.wait(None if until is None else (until - now) / SECOND)
+        finally:
+            self.lock.acquire()
+            waiter.event.clear()
+
+    def _turn_or_sleep(self, now: int, until: int | None) -> None:
+        self._turning = True
+        try:
+            if not self.turn(now):
+                self._sleep(until)
+        except OSError as problem:
+            self.failure = problem
+            raise
+        finally:
+            self._turning = False
+            for waiter in self._waiters:
+                if waiter.predicate() or self.failure is not None:
+                    waiter.event.set()
+
+    def _sleep(self, until: int | None) -> None:
+        """Wait for a packet, a deadline or a wake-up, with the lock free."""
+        due = self.deadline()
+        if due is None or (until is not None and until < due):
+            due = until
+        descriptors = [fd for _, link in self._pairs if (fd := link.fileno()) >= 0]
+        self._sleeping_until = due
+        self.lock.release()
+        try:
+            self.clock.sleep(due, descriptors)
+        finally:
+            self.lock.acquire()
+            self._sleeping_until = 0
+
+    def _mind(self) -> None:
+        while not self._closed:
+            time.sleep(GRACE)
+            with self.lock:
+                self._in_background = True
+                try:
+                    while not self._closed and not self._turning and not self._attended():
+                        self._turn_or_sleep(self.clock.now(), None)
+                except OSError:
+                    return  # `failure` holds it; callers will see it
+                finally:
+                    self._in_background = False
+
+    def _attended(self) -> bool:
+        """True while a caller turns the loop, or did so a moment ago."""
+        return bool(self._waiters) or time.monotonic() - self._left_at < GRACE

@@ -1,0 +1,268 @@
+"""One host: addresses, ports, demultiplexing, initial sequence numbers, and RSTs for nobody's segments.
+
+Driven by hand or by runtime/loop.py: `receive` takes packets, `transmit` gives packets, `deadline` and
+`handle_timer` are its clock. It never blocks and never reads a clock itself.
+"""
+
+import errno
+import random
+from hashlib import blake2s
+from heapq import heappop, heappush
+
+from .config import Config
+from .tcp.connection import Connection, Observer
+from .tcp.listener import Listener
+from .tcp.state import State
+from .why import Why
+from .wire import ip, scapy
+from .wire import segment as struct_codec
+from .wire.segment import ACK, RST, Segment, pack_flow, reverse_flow
+from .wire.seq import MODULUS
+
+EPHEMERAL_PORTS = range(49152, 65536)  # RFC 6335 6
+ISN_TICK = 4_000  # ns: RFC 9293 3.4.1
+_CODECS = {"struct": (struct_codec.parse, struct_codec.build), "scapy": (scapy.parse, scapy.build)}
+
+
+class Stack:
+    """A host's TCP at one IPv4 `address`.
+
+    With a `seed` everything that is random elsewhere (ISNs, ports, timestamp offsets) follows from it; without,
+    from the operating system. `observer` is told every segment and decision; an EventLog, usually.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        seed: int | None = None,
+        observer: Observer | None = None,
+        config: Config | None = None,
+    ) -> None:
+        self.address = address
+        self.config = config or Config()
+        self.observer = observer
+        self._packed_address = ip.pack_address(address)
+        self._parse, self._build = _CODECS[self.config.codec]
+        self._random = random.Random(seed) if seed is not None else random.SystemRandom()
+        self._secret = self._random.randbytes(16)
+        self._connections: dict[bytes, Connection] = {}  # by the flow of what the peer sends
+        self._listeners: dict[int, Listener] = {}
+        self._ready: dict[Connection, None] = {}  # those that may have something to send
+        self._replies: list[Segment] = []  # RSTs for nobody's segments
+        self._wakeups: list[tuple[int, int, Connection]] = []  # heap; entries may be too early
+        self._pushed = 0
+
+    def __repr__(self) -> str:
+        return f"<Stack {self.address}, {len(self._connections)} connections>"
+
+    # --- opening ---
+
+    def connect(
+        self,
+        remote: tuple[str, int],
+        now: int,
+        *,
+        local_port: int | None = None,
+        config: Config | None = None,
+        observer: Observer | None = None,
+    ) -> Connection:
+        """Active OPEN to (address, port); the SYN leaves with the next `transmit`.
+
+        Raises OSError (EADDRNOTAVAIL, EADDRINUSE) when the remote address can be nobody's (RFC 9293
+        MUST-46) or the local port is taken, ValueError when an address or port is none at all.
+        """
+        _check_port(remote[1])
+        destination = ip.pack_address(remote[0])
+        if destination[0] >= 224 or destination == bytes(4):
+            reason = f"{remote[0]} is not one host's address: multicast, broadcast or unspecified"
+            raise OSError(errno.EADDRNOTAVAIL, reason)
+        if local_port is None:
+            local_port = self._free_port(remote)
+        _check_port(local_port)
+        flow = pack_flow((self.address, local_port), remote)
+        if reverse_flow(flow) in self._connections:
+            reason = f"a connection from port {local_port} to {remote[0]}:{remote[1]} exists already"
+            raise OSError(errno.EADDRINUSE, reason)
+        conn = self._new_connection(flow, config or self.config, observer or self.observer, now)
+        conn.open(now)
+        return conn
+
+    def listen(self, port: int, backlog: int = 128) -> Listener:
+        """Passive OPEN: SYNs for `port` are answered from now on."""
+        _check_port(port)
+        if port in self._listeners:
+            raise OSError(errno.EADDRINUSE, f"port {port} has a listener already")
+        listener = self._listeners[port] = Listener(port, max(1, backlog))
+        return listener
+
+    def close_listener(self, listener: Listener, now: int) -> None:
+        """End LISTEN; connections that nobody has accepted are reset."""
+        listener.closed = True
+        self._listeners.pop(listener.port, None)
+        for conn in listener.waiting():
+            conn.abort(now)
+
+    def find(self, flow: bytes) -> Connection | None:
+        """The connection whose peer sends segments of `flow`."""
+        return self._connections.get(flow)
+
+    @property
+    def connections(self) -> list[Connection]:
+        """All connections that are not CLOSED."""
+        return list(self._connections.values())
+
+    # --- the contract with whoever drives ---
+
+    def receive(self, packet: bytes, now: int) -> None:
+        """One IP packet arrived at `now` (ns). Never raises, whatever the bytes."""
+        try:
+            segment = self._parse(packet)
+        except ip.WireError as problem:
+            if self.observer is not None:
+                self.observer.refused(self.address, None, problem.why, now)
+            return
+        conn = self._connections.get(segment.flow)
+        if conn is None:
+            self._receive_unknown(segment, now)
+            return
+        conn.receive(segment, now)
+        if conn.listener is not None:
+            self._settle(conn)
+
+    def transmit(self, now: int) -> list[bytes]:
+        """The IP packets to put on the link at `now`."""
+        build, ready = self._build, self._ready
+        packets = [build(reply) for reply in self._replies]
+        self._replies.clear()
+        while ready:
+            conn = next(iter(ready))
+            del ready[conn]
+            packets += [build(segment) for segment in conn.transmit(now)]
+            if conn.state is State.CLOSED or conn.state is State.LISTEN:
+                self._forget(conn)
+            else:
+                self._schedule(conn)
+        return packets
+
+    def deadline(self) -> int | None:
+        """When `handle_timer` is next due (ns), or None."""
+        wakeups = self._wakeups
+        while wakeups:
+            at, _, conn = wakeups[0]
+            if conn.wake_at == at and conn.deadline() == at:
+                return at
+            heappop(wakeups)
+            if conn.wake_at == at:  # the timer was moved or stopped since
+                conn.wake_at = None
+                self._schedule(conn)
+        return None
+
+    def handle_timer(self, now: int) -> None:
+        """Let the connections whose timers are due act."""
+        while (at := self.deadline()) is not None and at <= now:
+            conn = heappop(self._wakeups)[2]
+            conn.wake_at = None
+            conn.handle_timer(now)
+            if conn.listener is not None:
+                self._settle(conn)
+            self._schedule(conn)
+
+    # --- inside ---
+
+    def _receive_unknown(self, segment: Segment, now: int) -> None:
+        """No connection has this flow: a listener's SYN, or 3.10.7.1, CLOSED."""
+        why: Why | None = Why.NO_CONNECTION
+        if segment.flow[4:8] != self._packed_address or _is_group(segment.flow[:4]):
+            why = Why.MISDIRECTED  # RFC 9293 MUST-57, MUST-63
+        else:
+            port = int.from_bytes(segment.flow[10:12], "big")
+            listener = self._listeners.get(port)
+            if listener is not None:
+                why = listener.refuses(segment)
+                if why is None:
+                    self._open_passively(listener, segment, now)
+                    return
+        segment.why = why or Why.NO_CONNECTION
+        if self.observer is not None:
+            self.observer.refused(self.address, segment, segment.why, now)
+        if why is Why.NO_CONNECTION and not segment.flags & RST:
+            reply = _reset_for(segment, self.config.ttl)
+            self._replies.append(reply)
+            if self.observer is not None:
+                self.observer.replied(self.address, reply, now)
+
+    def _open_passively(self, listener: Listener, syn: Segment, now: int) -> None:
+        conn = self._new_connection(reverse_flow(syn.flow), self.config, self.observer, now)
+        listener.add(conn)
+        conn.open_passively(listener, syn, now)
+
+    def _settle(self, conn: Connection) -> None:
+        """A connection in a SYN queue may have become established, or come to nothing."""
+        listener: Listener = conn.listener
+        if conn.synchronized:
+            conn.listener = None
+            listener.promote(conn)
+        elif conn.state is State.CLOSED or conn.state is State.LISTEN:
+            conn.listener = None
+            listener.forget(conn)
+
+    def _new_connection(
+        self, flow: bytes, config: Config, observer: Observer | None, now: int
+    ) -> Connection:
+        offset = self._random.getrandbits(32)
+        iss = self._initial_sequence_number(flow, now)
+        conn = Connection(flow, config, iss, offset, self._ready, observer)
+        self._connections[reverse_flow(flow)] = conn
+        return conn
+
+    def _initial_sequence_number(self, flow: bytes, now: int) -> int:
+        """ISN = M + F(localip, localport, remoteip, remoteport, secretkey) (RFC 6528 3)."""
+        f = blake2s(flow, digest_size=4, key=self._secret).digest()
+        return (now // ISN_TICK + int.from_bytes(f, "big")) % MODULUS
+
+    def _free_port(self, remote: tuple[str, int]) -> int:
+        """An ephemeral port, chosen at random (RFC 6056 3.3.1)."""
+        first = self._random.randrange(len(EPHEMERAL_PORTS))
+        for i in range(len(EPHEMERAL_PORTS)):
+            port = EPHEMERAL_PORTS[(first + i) % len(EPHEMERAL_PORTS)]
+            flow = pack_flow(remote, (self.address, port))
+            if flow not in self._connections and port not in self._listeners:
+                return port
+        raise OSError(errno.EADDRNOTAVAIL, f"all ports to {remote[0]}:{remote[1]} are in use")
+
+    def _schedule(self, conn: Connection) -> None:
+        """See to it that the heap holds an entry no later than the connection's deadline."""
+        due = conn.deadline()
+        if due is not None and (conn.wake_at is None or due < conn.wake_at):
+            self._push(conn, due)
+
+    def _push(self, conn: Connection, at: int) -> None:
+        conn.wake_at = at
+        self._pushed += 1
+        heappush(self._wakeups, (at, self._pushed, conn))
+
+    def _forget(self, conn: Connection) -> None:
+        self._connections.pop(reverse_flow(conn.flow), None)
+        conn.wake_at = None
+
+
+def _reset_for(segment: Segment, ttl: int) -> Segment:
+    """The RST that answers a segment for nobody (RFC 9293 3.10.7.1)."""
+    if segment.flags & ACK:  # <SEQ=SEG.ACK><CTL=RST>
+        flags, seq, ack = RST, segment.raw_ack, 0
+    else:  # <SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>
+        flags, seq, ack = RST | ACK, 0, (segment.raw_seq + segment.len) % MODULUS
+    reset = Segment(reverse_flow(segment.flow), flags, seq, ack, 0, ttl=ttl)
+    reset.seq, reset.ack, reset.why = seq, ack, Why.RST
+    return reset
+
+
+def _is_group(address: bytes) -> bool:
+    """True for what no single host may send from: multicast, broadcast, unspecified."""
+    return address[0] >= 224 or address == bytes(4)
+
+
+def _check_port(port: int) -> None:
+    if not 0 < port < 65536:
+        raise ValueError(f"port {port} does not lie between 1 and 65535")

@@ -1,0 +1,444 @@
+"""SEGMENT ARRIVES: RFC 9293 3.10.7.3 and 3.10.7.4, one function per step, in the RFC's order.
+
+A step changes the TCB and says whether to go on; when it stops, `seg.why` holds what was done with the
+segment. No step sends anything: it leaves what is owed in the connection, and output.py builds the segments.
+CLOSED and LISTEN (3.10.7.1 and .2) concern segments without a connection: see stack.py and listener.py.
+
+The third step, security, does not apply: nbtcp has no compartments. The sixth, urgent data, is not there yet;
+urgent octets are delivered in line.
+"""
+
+import errno
+from typing import TYPE_CHECKING
+
+from ..why import Why
+from ..wire.segment import ACK, FIN, MAX_WSCALE, RST, SYN, Segment
+from ..wire.seq import unwrap
+from .recovery import Phase
+from .rtt import SECOND
+from .sendqueue import Span
+from .state import Cause, State
+from .tcb import window_shift
+from .timers import Timer
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+DEFAULT_MSS = 536  # RFC 9293 MUST-15
+TIMESTAMPS_LENGTH = 12  # the option with its padding, in every segment
+PAWS_IDLE = 24 * 24 * 3600 * SECOND  # after 24 days TS.Recent is no longer valid (RFC 7323 5.5)
+
+
+def segment_arrives(conn: "Connection", seg: Segment, now: int) -> None:
+    """Process one segment; `seg.why` says afterwards what was done with it."""
+    unwrap_numbers(conn, seg)
+    if conn.state is State.LISTEN:
+        _listen(conn, seg, now)
+    elif conn.state is State.SYN_SENT:
+        _syn_sent(conn, seg, now)
+    elif conn.state is not State.CLOSED:
+        process(conn, seg, now)
+
+
+def process(conn: "Connection", seg: Segment, now: int) -> None:
+    """3.10.7.4, other states: step after step until one stops."""
+    for step in STEPS:
+        if not step(conn, seg, now):
+            return
+
+
+def unwrap_numbers(conn: "Connection", seg: Segment) -> None:
+    """The border: 32-bit numbers and the scaled window become positions and octets."""
+    tcb = conn.tcb
+    snd, rcv = tcb.snd, tcb.rcv
+    if conn.state in (State.LISTEN, State.SYN_SENT):
+        rcv.irs = seg.raw_seq  # if it is a SYN this is position 0; nothing else is used here
+    seg.seq = unwrap(seg.raw_seq, rcv.irs, rcv.nxt)
+    seg.ack = unwrap(seg.raw_ack, snd.iss, snd.una) if seg.flags & ACK else 0
+    seg.window = seg.raw_window if seg.flags & SYN else seg.raw_window << snd.shift
+
+
+# --- LISTEN: the third step of 3.10.7.2, the others are the listener's ---
+
+
+def _listen(conn: "Connection", seg: Segment, now: int) -> None:
+    seg.why = Why.SYN
+    _take_syn(conn, seg, now)
+    conn.transition(Cause.RCV_SYN, now)
+    _hold_text(conn, seg)
+
+
+# --- SYN-SENT: 3.10.7.3 ---
+
+
+def _syn_sent(conn: "Connection", seg: Segment, now: int) -> None:
+    snd = conn.tcb.snd
+    if seg.flags & ACK and not 0 < seg.ack <= snd.nxt:  # first: SEG.ACK =< ISS or > SND.NXT
+        seg.why = Why.ACK_UNSENT
+        if not seg.flags & RST:
+            conn.reset_peer(seg.ack)
+        return
+    if seg.flags & RST:  # second: believed only with an acceptable ACK
+        seg.why = Why.RST
+        if seg.flags & ACK:
+            reason = f"connection refused by {conn.peer()}"
+            error = ConnectionRefusedError(errno.ECONNREFUSED, reason)
+            conn.fail(error, Cause.RCV_RST, now)
+        return
+    if not seg.flags & SYN:  # fifth
+        seg.why = Why.NOT_SYN
+        return
+    _take_syn(conn, seg, now)  # fourth
+    if not seg.flags & ACK:  # simultaneous open: the same SYN goes out again, with an ACK
+        seg.why = Why.SYN
+        conn.transition(Cause.RCV_SYN, now)
+        if conn.queue.spans:
+            conn.queue.mark_lost(conn.queue.spans[0], Why.SYN_ACK, urgently=True)
+        _hold_text(conn, seg)
+        return
+    seg.why = Why.SYN_ACK
+    _new_ack(conn, seg, now)
+    conn.transition(Cause.RCV_SYN_ACK, now)
+    conn.owe_ack(Why.ACK)
+    _process_text(conn, seg, now)
+    _check_fin(conn, seg, now)
+
+
+def _take_syn(conn: "Connection", seg: Segment, now: int) -> None:
+    """RCV.NXT <- SEG.SEQ+1, IRS <- SEG.SEQ, and the options that both SYNs carried."""
+    tcb, config = conn.tcb, conn.config
+    snd, rcv = tcb.snd, tcb.rcv
+    rcv.nxt = 1
+    rcv.edge = 1 + min(65535, config.receive_buffer)
+    tcb.ts.on = config.timestamps and seg.tsval is not None
+    if tcb.ts.on:
+        tcb.ts.recent = seg.tsval or 0
+        tcb.ts.recent_at = now
+    tcb.scaling = config.window_scale and seg.wscale is not None
+    if tcb.scaling and seg.wscale is not None:
+        snd.shift = min(seg.wscale, MAX_WSCALE)
+        rcv.shift = window_shift(config.receive_buffer)
+    # Eff.snd.MSS = min(SendMSS+20, MMS_S) - TCPhdrsize - IPoptionsize (RFC 9293 MUST-16)
+    limit = min(seg.mss or DEFAULT_MSS, config.mss)
+    conn.use_mss(max(1, limit - (TIMESTAMPS_LENGTH if tcb.ts.on else 0)))
+    rcv.mss = DEFAULT_MSS
+    snd.wnd = snd.max_wnd = seg.window
+    snd.wl1, snd.wl2 = seg.seq, seg.ack
+
+
+def _hold_text(conn: "Connection", seg: Segment) -> None:
+    """Text and FIN that came with a SYN wait for ESTABLISHED."""
+    if seg.data or seg.flags & FIN:
+        conn.held = seg
+
+
+# --- other states: 3.10.7.4 ---
+
+
+def _check_sequence(conn: "Connection", seg: Segment, now: int) -> bool:
+    """First: is any of the segment in the window? PAWS comes before (RFC 7323 5.3 R1)."""
+    rcv = conn.tcb.rcv
+    if conn.state is State.SYN_RECEIVED and seg.flags & SYN and seg.seq == 0:
+        return _repeated_syn(conn, seg)
+    if conn.tcb.ts.on and not seg.flags & RST and not _timestamp_acceptable(conn, seg, now):
+        return False
+    if _acceptable(seg, rcv.nxt, rcv.wnd):
+        _update_timestamp(conn, seg, now)
+        return True
+    if seg.flags & RST:
+        seg.why = Why.UNACCEPTABLE
+        return False
+    if rcv.wnd == 0 and seg.seq == rcv.nxt:
+        _update_timestamp(conn, seg, now)
+        # "special allowance should be made to accept valid ACKs, URGs and RSTs": the text is refused
+        seg.why = Why.WINDOW_CLOSED
+        conn.owe_ack(Why.ACK)
+        return True
+    if seg.seq < rcv.nxt and seg.len and not seg.flags & SYN:
+        seg.why = Why.DUPLICATE
+        conn.owe_ack(Why.DUPLICATE_ACK)
+        if conn.state is State.TIME_WAIT and seg.flags & FIN:  # the peer's FIN again: L-16
+            conn.wait_time_wait(now)
+    else:
+        seg.why = Why.UNACCEPTABLE
+        conn.challenge_ack(now)
+    return False
+
+
+def _acceptable(seg: Segment, nxt: int, wnd: int) -> bool:
+    """Table 6 of RFC 9293; a RST may carry data (SHLD-2) and counts as empty."""
+    length = 0 if seg.flags & RST else seg.len
+    if wnd == 0:
+        return length == 0 and seg.seq == nxt
+    if nxt <= seg.seq < nxt + wnd:
+        return True
+    return length > 0 and nxt <= seg.seq + length - 1 < nxt + wnd
+
+
+def _repeated_syn(conn: "Connection", seg: Segment) -> bool:
+    """The SYN that we have already, in SYN-RECEIVED.
+
+    With an ACK it is the peer's half of a simultaneous open (RFC 9293 figure 8), whose acknowledgment counts.
+    Without, our SYN,ACK was lost: it is sent again.
+    """
+    if seg.flags & ACK:
+        return True
+    seg.why = Why.DUPLICATE
+    if conn.queue.spans:
+        conn.queue.mark_lost(conn.queue.spans[0], Why.DUPLICATE_SYN, urgently=True)
+    return False
+
+
+def _timestamp_acceptable(conn: "Connection", seg: Segment, now: int) -> bool:
+    """PAWS: nothing older than TS.Recent, nothing without a timestamp (RFC 7323 3.2, 5.3 R1)."""
+    ts = conn.tcb.ts
+    if seg.tsval is None:
+        seg.why = Why.OPTIONS_MISSING
+        return False
+    age = (seg.tsval - ts.recent) & 0xFFFFFFFF
+    if age >= 1 << 31:  # SEG.TSval < TS.Recent
+        if now - ts.recent_at > PAWS_IDLE:
+            ts.recent = seg.tsval
+            return True
+        seg.why = Why.PAWS
+        conn.owe_ack(Why.DUPLICATE_ACK)
+        return False
+    return True
+
+
+def _update_timestamp(conn: "Connection", seg: Segment, now: int) -> None:
+    """TS.Recent <- SEG.TSval if SEG.SEQ =< Last.ACK.sent (RFC 7323 4.3)."""
+    ts = conn.tcb.ts
+    if ts.on and seg.tsval is not None and seg.seq <= ts.last_ack_sent:
+        ts.recent, ts.recent_at = seg.tsval, now
+
+
+def _check_rst(conn: "Connection", seg: Segment, now: int) -> bool:
+    """Second: only a RST at exactly RCV.NXT resets (RFC 5961 3.2)."""
+    if not seg.flags & RST:
+        return True
+    if seg.seq != conn.tcb.rcv.nxt:
+        seg.why = Why.BLIND_RST
+        conn.challenge_ack(now)
+        return False
+    seg.why = Why.RST
+    if conn.state is State.SYN_RECEIVED and conn.passive:
+        conn.transition(Cause.BACK_TO_LISTEN, now)  # the user need not be informed
+    elif conn.state in (State.CLOSING, State.LAST_ACK, State.TIME_WAIT):
+        conn.transition(Cause.RCV_RST, now)
+    else:
+        refused = conn.state is State.SYN_RECEIVED
+        kind, number = (
+            (ConnectionRefusedError, errno.ECONNREFUSED)
+            if refused
+            else (ConnectionResetError, errno.ECONNRESET)
+        )
+        word = "refused" if refused else "reset"
+        conn.fail(kind(number, f"connection {word} by {conn.peer()}"), Cause.RCV_RST, now)
+    return False
+
+
+def _check_syn(conn: "Connection", seg: Segment, now: int) -> bool:
+    """Fourth: a SYN here is old, an attack or a mistake (RFC 5961 4.2), unless it is the one we have."""
+    if not seg.flags & SYN or seg.seq == 0:
+        return True
+    seg.why = Why.SYN_IN_WINDOW
+    if conn.state is State.SYN_RECEIVED and conn.passive:
+        conn.transition(Cause.BACK_TO_LISTEN, now)
+    else:
+        conn.challenge_ack(now)
+    return False
+
+
+def _check_ack(conn: "Connection", seg: Segment, now: int) -> bool:
+    """Fifth: the ACK field, the send window, and the states that wait for the ACK of our FIN."""
+    snd = conn.tcb.snd
+    if not seg.flags & ACK:
+        seg.why = Why.ACK_MISSING
+        return False
+    if conn.state is State.SYN_RECEIVED:
+        if not snd.una < seg.ack <= snd.nxt:
+            seg.why = Why.ACK_UNSENT
+            conn.reset_peer(seg.ack)
+            return False
+        _establish(conn, seg, now)
+    elif not snd.una - snd.max_wnd <= seg.ack <= snd.nxt:  # RFC 5961 5.2
+        seg.why = Why.ACK_UNSENT
+        conn.challenge_ack(now)
+        return False
+    if seg.ack > snd.una:
+        if seg.why is not Why.WINDOW_CLOSED:
+            seg.why = Why.ACK_NEW
+        _new_ack(conn, seg, now)
+        _update_window(conn, seg)
+        return _ack_of_fin(conn, now)
+    _old_ack(conn, seg, now)
+    return True
+
+
+def _establish(conn: "Connection", seg: Segment, now: int) -> None:
+    conn.transition(Cause.RCV_ACK_OF_SYN, now)
+    snd = conn.tcb.snd
+    snd.wnd, snd.wl1, snd.wl2 = seg.window, seg.seq, seg.ack
+    snd.max_wnd = max(snd.max_wnd, seg.window)
+    held, conn.held = conn.held, None
+    if held is not None:
+        _process_text(conn, held, now)
+        _check_fin(conn, held, now)
+    if conn.queue.fin is not None and conn.state is State.ESTABLISHED:  # closed in SYN-RECEIVED
+        conn.transition(Cause.CLOSE, now)
+
+
+def _new_ack(conn: "Connection", seg: Segment, now: int) -> None:
+    """SND.UNA < SEG.ACK =< SND.NXT: spans leave the queue, and RTT, recovery and cwnd learn of it."""
+    snd, queue = conn.tcb.snd, conn.queue
+    old, flight, octets = snd.una, snd.nxt - snd.una, seg.ack - snd.una
+    before, lost = conn.recovery.phase, queue.lost_octets
+    snd.una = seg.ack
+    done = queue.acknowledge(seg.ack)
+    if done:
+        _sample_rtt(conn, done, seg, now)
+    lost = min(lost, queue.lost_octets)
+    conn.recovery.acked(octets, snd, queue)
+    if old == 0:  # our SYN; one that was lost costs the initial window (RFC 5681 3.1)
+        if done[0].why is Why.TIMEOUT:
+            conn.use_mss(snd.mss, snd.mss)
+    elif before is not Phase.FAST_RECOVERY:
+        conn.cc.acked(octets, flight, now)
+    conn.note_phase(before, lost, Why.PARTIAL_ACK, now)
+    if queue.spans:  # RFC 6298 5.2, 5.3
+        conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
+    else:
+        conn.stop_timer(Timer.RETRANSMISSION, now)
+
+
+def _old_ack(conn: "Connection", seg: Segment, now: int) -> None:
+    """SEG.ACK =< SND.UNA: perhaps a window update or a duplicate ACK (RFC 5681 2)."""
+    snd = conn.tcb.snd
+    old_window = snd.wnd
+    if seg.why is not Why.WINDOW_CLOSED:
+        seg.why = Why.ACK_OLD
+    updated = _update_window(conn, seg) and snd.wnd != old_window
+    if seg.data or seg.flags & FIN or seg.why is Why.WINDOW_CLOSED:
+        return
+    if updated:
+        seg.why = Why.WINDOW_UPDATE
+    elif seg.ack == snd.una and snd.una < snd.nxt and seg.window == old_window and old_window:
+        seg.why = Why.DUPLICATE_ACK
+        flight = snd.nxt - snd.una
+        before, lost = conn.recovery.phase, conn.queue.lost_octets
+        conn.recovery.duplicate(snd, conn.queue)
+        if before is Phase.OPEN and conn.recovery.phase is not Phase.OPEN:
+            conn.cc.lost(flight, now)
+        conn.note_phase(before, lost, Why.DUPLICATE_ACK, now)
+
+
+def _update_window(conn: "Connection", seg: Segment) -> bool:
+    """SND.WND <- SEG.WND unless the segment is older than the last that did so."""
+    snd = conn.tcb.snd
+    if seg.ack < snd.una:
+        return False
+    if not (snd.wl1 < seg.seq or (snd.wl1 == seg.seq and snd.wl2 <= seg.ack)):
+        return False
+    opened = snd.wnd == 0 and seg.window > 0
+    snd.wnd, snd.wl1, snd.wl2 = seg.window, seg.seq, seg.ack
+    if seg.window > snd.max_wnd:
+        snd.max_wnd = seg.window
+    if opened:
+        conn.window_opened()
+    return True
+
+
+def _ack_of_fin(conn: "Connection", now: int) -> bool:
+    fin = conn.queue.fin
+    if fin is None or conn.tcb.snd.una <= fin:
+        return True
+    if conn.state in (State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK):
+        conn.transition(Cause.RCV_ACK_OF_FIN, now)
+    return conn.state is not State.CLOSED
+
+
+def _sample_rtt(conn: "Connection", done: list[Span], seg: Segment, now: int) -> None:
+    """One RTT sample of the newest segment acknowledged, unless Karn's rule forbids (RFC 6298 3).
+
+    An acknowledgment that covers something believed lost may answer any transmission, or may have waited
+    for the hole to be filled. The timestamp it echoes can tell which (RFC 7323 4): if it is that of the
+    last transmission and of no earlier one.
+    """
+    span, kept, why = done[-1], True, Why.FIRST_TRANSMISSION
+    for suspect in done:
+        if suspect.times > 1 or suspect.why is not Why.DATA:
+            span, kept, why = suspect, False, Why.KARN
+    if not kept and conn.tcb.ts.on and seg.tsecr is not None:
+        value = conn.tcb.ts.value
+        if seg.tsecr == value(span.sent) != value(span.first_sent):
+            kept, why = True, Why.TIMESTAMP
+    rtt = now - span.sent
+    if kept:
+        conn.rtt.sample(rtt)
+    if conn.observer is not None:
+        conn.observer.rtt_sample(conn, span, rtt, kept, why, now)
+
+
+def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
+    """Seventh: the segment text, trimmed to the window."""
+    rcv = conn.tcb.rcv
+    start, data = seg.seq + (seg.flags & SYN != 0), seg.data
+    end = start + len(data)
+    if seg.flags & FIN and rcv.fin is None and rcv.nxt <= end < rcv.nxt + max(rcv.wnd, 1):
+        rcv.fin = end
+    if start < rcv.nxt:
+        data, start = data[rcv.nxt - start :], rcv.nxt
+    data = data[: rcv.nxt + rcv.wnd - start]
+    if not data or conn.state not in _RECEIVING:
+        return True
+    if conn.closed_by_application:  # RFC 9293 SHLD-3: nobody will read it
+        seg.why = Why.AFTER_CLOSE
+        conn.reset_due = conn.tcb.snd.nxt
+        error = ConnectionAbortedError(errno.ECONNABORTED, "data arrived after close")
+        conn.fail(error, Cause.ABORT, now)
+        return False
+    if len(seg.data) > rcv.mss:
+        rcv.mss = len(seg.data)
+    _accept_text(conn, seg, start, data, now)
+    return True
+
+
+def _accept_text(conn: "Connection", seg: Segment, start: int, data: bytes, now: int) -> None:
+    """Into the receive buffer, and when to acknowledge it (RFC 5681 4.2, RFC 9293 3.8.6.3)."""
+    rcv, reassembly = conn.tcb.rcv, conn.reassembly
+    had_holes = reassembly.has_holes
+    if start > rcv.nxt and reassembly.holds(start, start + len(data)):
+        seg.why = Why.DUPLICATE
+    else:
+        seg.why = Why.IN_ORDER if start == rcv.nxt else Why.OUT_OF_ORDER
+    before = rcv.nxt
+    rcv.nxt = reassembly.insert(start, data, rcv.nxt)
+    if rcv.nxt == before:
+        conn.owe_ack(Why.DUPLICATE_ACK)
+        return
+    rcv.unacked += rcv.nxt - before
+    if had_holes or rcv.unacked >= conn.config.ack_every * rcv.mss:
+        conn.owe_ack(Why.ACK)
+    else:
+        conn.delay_ack(now)
+
+
+def _check_fin(conn: "Connection", seg: Segment, now: int) -> bool:
+    """Eighth: the peer's FIN, once all before it is here."""
+    rcv = conn.tcb.rcv
+    if rcv.fin is None or rcv.nxt != rcv.fin:
+        return True
+    rcv.nxt += 1
+    if not seg.data:
+        seg.why = Why.FIN
+    conn.owe_ack(Why.ACK)
+    if conn.state in _RECEIVING:
+        conn.transition(Cause.RCV_FIN, now)
+    return True
+
+
+_RECEIVING = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2})
+
+STEPS = (_check_sequence, _check_rst, _check_syn, _check_ack, _process_text, _check_fin)
+"""3.10.7.4 in its order: order is meaning here."""

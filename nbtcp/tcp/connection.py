@@ -1,0 +1,425 @@
+"""One TCP connection: the application's calls, the timers, and its place in the log.
+
+The logic is in arrives.py (what a segment does to the TCB) and output.py (what may be sent); this module
+joins them. All entries in the log come from here, through four doors: `log_segment`, `note`, `transition`
+and the observer's `rtt_sample`.
+"""
+
+import errno
+from typing import Any, Protocol
+
+from ..config import Config
+from ..why import Event, Why
+from ..wire.ip import format_address
+from ..wire.segment import Segment, endpoints
+from . import output
+from .arrives import segment_arrives
+from .congestion import ALGORITHMS, CongestionControl, initial_window
+from .reassembly import Reassembly
+from .recovery import STRATEGIES, Phase, Recovery
+from .rtt import SECOND, RoundTripTime
+from .sendqueue import SendQueue, Span
+from .state import Cause, State, next_state
+from .tcb import TCB
+from .timers import Timer, Timers
+
+CHALLENGE_ACKS = 10  # in CHALLENGE_PERIOD (RFC 5961 7)
+CHALLENGE_PERIOD = 5 * SECOND
+_SENDABLE = frozenset({State.SYN_SENT, State.SYN_RECEIVED, State.ESTABLISHED, State.CLOSE_WAIT})
+_SYNCHRONIZED = frozenset(tuple(State)[State.ESTABLISHED :])
+
+
+class Observer(Protocol):
+    """Who is told what happens; the event log is one."""
+
+    def opened(self, conn: "Connection", now: int) -> None: ...
+
+    def segment(self, conn: "Connection", sent: bool, segment: Segment, now: int) -> None: ...
+
+    def event(
+        self, conn: "Connection", event: Event, now: int, old: str, new: str, value: float, why: str
+    ) -> None: ...
+
+    def rtt_sample(
+        self, conn: "Connection", span: Span, rtt: int, kept: bool, why: Why, now: int
+    ) -> None: ...
+
+    def refused(self, host: str, segment: Segment | None, why: Why, now: int) -> None: ...
+
+    def replied(self, host: str, segment: Segment, now: int) -> None: ...
+
+
+class Connection:
+    """A connection in any state. Made by `Stack.connect` or `Listener.accept`.
+
+    `now` is nanoseconds on the clock of whoever drives the stack. `state`, `error` (None or the exception
+    that ended the connection) and `tcb` may be read at any time.
+    """
+
+    __slots__ = (
+        "_challenges",
+        "_persists",
+        "_ready",
+        "ack_due",
+        "challenge_from",
+        "cc",
+        "closed_by_application",
+        "config",
+        "error",
+        "flow",
+        "force",
+        "heard_at",
+        "held",
+        "listener",
+        "log_entry",
+        "observer",
+        "passive",
+        "queue",
+        "reassembly",
+        "recovery",
+        "reset_due",
+        "rtt",
+        "state",
+        "tcb",
+        "timers",
+        "wake_at",
+    )
+
+    def __init__(
+        self,
+        flow: bytes,
+        config: Config,
+        iss: int,
+        ts_offset: int,
+        ready: dict["Connection", None],
+        observer: Observer | None,
+    ) -> None:
+        self.flow = flow  # of the segments we send
+        self.config = config
+        self.state = State.CLOSED
+        self.error: OSError | None = None
+        self.tcb = TCB(iss, ts_offset, config)
+        self.queue = SendQueue(config.send_buffer)
+        self.reassembly = Reassembly(config.receive_buffer)
+        self.rtt = RoundTripTime(
+            _ns(config.initial_rto), _ns(config.min_rto), _ns(config.max_rto)
+        )
+        self.timers = Timers()
+        self.recovery: Recovery = STRATEGIES[config.recovery]()
+        self.cc: CongestionControl
+        self.use_mss(config.mss)
+        self.passive = False  # opened from LISTEN (RFC 9293 MUST-11)
+        self.listener: Any = None  # the Listener whose SYN queue this connection is in
+        self.held: Segment | None = None  # text that came with a SYN, until ESTABLISHED
+        self.ack_due: Why | None = None
+        self.reset_due: int | None = None  # position of a RST to send
+        self.heard_at = 0  # when the peer last sent anything, ns
+        self.force: Why | None = None  # send at least an octet whatever the window says
+        self.closed_by_application = False
+        self.observer = observer
+        self.log_entry: Any = None  # the observer's
+        self.wake_at: int | None = None  # the stack's
+        self._ready = ready
+        self._persists = 0  # persist timeouts in a row
+        self._challenges = 0
+        self.challenge_from = 0
+
+    def __repr__(self) -> str:
+        (local, remote) = endpoints(self.flow)
+        names = f"{local[0]}:{local[1]} > {remote[0]}:{remote[1]}"
+        return f"<Connection {names} {self.state.label}>"
+
+    # --- the application's calls (RFC 9293 3.10.1 to 3.10.5) ---
+
+    def open(self, now: int) -> None:
+        """Active OPEN: the SYN leaves with the next transmit."""
+        self._opened(now)
+        self.transition(Cause.ACTIVE_OPEN, now)
+        self._ready[self] = None
+
+    def open_passively(self, listener: Any, syn: Segment, now: int) -> None:
+        """A SYN came to a listener: this connection answers it."""
+        self.passive = True
+        self.listener = listener
+        self._opened(now)
+        self.transition(Cause.PASSIVE_OPEN, now)
+        self.receive(syn, now)
+
+    def send(self, data: bytes | bytearray | memoryview, now: int) -> int:
+        """Queue `data`; returns how many octets the send buffer took, 0 when it is full.
+
+        Raises what ended the connection, or BrokenPipeError after `shutdown` or `close`.
+        """
+        if self.error is not None:
+            raise self.error
+        if self.queue.fin is not None or self.state not in _SENDABLE:
+            raise BrokenPipeError(errno.EPIPE, f"cannot send in {self.state.label}: closed by us")
+        taken = self.queue.append(data)
+        if taken:
+            self._ready[self] = None
+        self.note(Event.CALL, now, new="send", value=taken)
+        return taken
+
+    def recv(self, max_bytes: int, now: int) -> bytes:
+        """Up to `max_bytes` that have arrived in order; b"" when nothing is there (see `eof`)."""
+        data = self.reassembly.read(max_bytes)
+        if data:
+            self.note(Event.CALL, now, new="recv", value=len(data))
+            if output.window_update_due(self):
+                self.owe_ack(Why.WINDOW_UPDATE)
+                self._ready[self] = None
+        return data
+
+    @property
+    def eof(self) -> bool:
+        """True when all that the peer sent before its FIN has been read, or nothing more can come."""
+        if self.reassembly.size:
+            return False
+        rcv = self.tcb.rcv
+        return self.state is State.CLOSED or (rcv.fin is not None and rcv.nxt > rcv.fin)
+
+    @property
+    def synchronized(self) -> bool:
+        """True from ESTABLISHED to TIME-WAIT (RFC 9293 3.5.2)."""
+        return self.state in _SYNCHRONIZED
+
+    def shutdown(self, now: int) -> None:
+        """No more data will be sent: FIN follows what is queued. Receiving goes on (half-close)."""
+        self.note(Event.CALL, now, new="shutdown")
+        if self.queue.fin is not None or self.state is State.CLOSED:
+            return
+        if self.state in (State.LISTEN, State.SYN_SENT):
+            self.transition(Cause.CLOSE, now)
+            return
+        self.queue.fin = self.queue.end
+        if self.state is not State.SYN_RECEIVED or not self.queue.data:
+            self.transition(Cause.CLOSE, now)
+        self._ready[self] = None
+
+    def close(self, now: int) -> None:
+        """The application is done in both directions.
+
+        Data that it has not read, or that comes later, resets the connection, so that the peer learns of
+        the loss (RFC 9293 SHLD-3).
+        """
+        self.closed_by_application = True
+        if self.reassembly.size and self.synchronized:
+            self.abort(now)
+            return
+        self.shutdown(now)
+        if self.state is State.FIN_WAIT_2:
+            self.wait_time_wait(now)
+
+    def abort(self, now: int) -> None:
+        """Give up at once; the peer is told with a RST."""
+        self.note(Event.CALL, now, new="abort")
+        if self.state is State.CLOSED:
+            return
+        if self.state in (State.LISTEN, State.SYN_SENT, State.CLOSING, State.LAST_ACK, State.TIME_WAIT):
+            reset = None
+        else:
+            reset = self.tcb.snd.nxt
+        reason = "closed with unread data" if self.closed_by_application else "aborted by the application"
+        error = ConnectionAbortedError(errno.ECONNABORTED, reason)
+        self.fail(error, Cause.CLOSE if self.state is State.LISTEN else Cause.ABORT, now)
+        if reset is not None:
+            self.reset_due = reset
+            self._ready[self] = None
+
+    # --- what the stack calls ---
+
+    def receive(self, segment: Segment, now: int) -> None:
+        """A segment of this connection arrived."""
+        self.heard_at = now
+        segment_arrives(self, segment, now)
+        if self.observer is not None:
+            self.observer.segment(self, False, segment, now)
+        self._ready[self] = None
+
+    def transmit(self, now: int) -> list[Segment]:
+        """The segments to send now."""
+        return output.transmit(self, now)
+
+    def deadline(self) -> int | None:
+        """When `handle_timer` is next due."""
+        return self.timers.deadline()
+
+    def handle_timer(self, now: int) -> None:
+        """Act on the timers that are due."""
+        for timer in self.timers.expired(now):
+            self.note(Event.TIMER_FIRED, now, new=timer.label)
+            match timer:
+                case Timer.RETRANSMISSION:
+                    self._retransmission_timeout(now)
+                case Timer.PERSIST:
+                    self._persist_timeout(now)
+                case Timer.DELAYED_ACK:
+                    self.owe_ack(Why.DELAYED_ACK)
+                case Timer.TIME_WAIT:
+                    over = self.state is State.TIME_WAIT
+                    self.transition(Cause.TIME_WAIT_OVER if over else Cause.TIMEOUT, now)
+        self._ready[self] = None
+
+    # --- what the steps of arrives.py and output.py call ---
+
+    def transition(self, cause: Cause, now: int) -> None:
+        """Change state; the only place that does."""
+        old = self.state
+        self.state = new = next_state(old, cause)
+        self.note(Event.STATE, now, old=old.label, new=new.label, why=cause.label)
+        if new is State.TIME_WAIT:
+            self.timers.stop_all()
+            self.wait_time_wait(now)
+        elif new is State.FIN_WAIT_2 and self.closed_by_application:
+            self.wait_time_wait(now)
+        elif new is State.CLOSED:
+            self.timers.stop_all()
+            self.ack_due = None
+
+    def fail(self, error: OSError, cause: Cause, now: int) -> None:
+        """The connection ends abnormally: flush what was to be sent, tell the application."""
+        self.error = error
+        self.note(Event.ERROR, now, new=type(error).__name__, why=str(error.strerror))
+        self.queue = SendQueue(self.config.send_buffer)
+        self.queue.fin = 0
+        self.transition(cause, now)
+
+    def owe_ack(self, why: Why) -> None:
+        """An acknowledgment must leave with the next transmit; the first reason is the one recorded."""
+        if self.ack_due is None:
+            self.ack_due = why
+
+    def delay_ack(self, now: int) -> None:
+        """An acknowledgment may wait for company (RFC 9293 3.8.6.3)."""
+        if self.ack_due is None and self.timers[Timer.DELAYED_ACK] is None:
+            if self.config.delayed_ack:
+                self.set_timer(Timer.DELAYED_ACK, now + _ns(self.config.delayed_ack), now)
+            else:
+                self.ack_due = Why.ACK
+
+    def wait_time_wait(self, now: int) -> None:
+        """(Re)start the 2 MSL timer."""
+        self.set_timer(Timer.TIME_WAIT, now + _ns(self.config.time_wait), now)
+
+    def challenge_ack(self, now: int) -> None:
+        """Owe a challenge ACK, unless too many were sent lately (RFC 5961 7)."""
+        if now - self.challenge_from >= CHALLENGE_PERIOD:
+            self.challenge_from = now
+            self._challenges = 0
+        self._challenges += 1
+        if self._challenges <= CHALLENGE_ACKS:
+            self.owe_ack(Why.CHALLENGE_ACK)
+
+    def reset_peer(self, position: int) -> None:
+        """Answer an unacceptable acknowledgment with <SEQ=SEG.ACK><CTL=RST>; our state stays."""
+        self.reset_due = position
+
+    def use_mss(self, mss: int, window: int | None = None) -> None:
+        """Eff.snd.MSS is known: congestion control starts from it, with `window` octets if given."""
+        self.tcb.snd.mss = mss
+        window = window or self.config.initial_window or initial_window(mss)
+        self.cc = ALGORITHMS[self.config.congestion](window, mss)
+
+    def set_timer(self, timer: Timer, at: int, now: int) -> None:
+        self.timers.set(timer, at)
+        if self.observer is not None:
+            value = (at - now) / SECOND
+            self.observer.event(self, Event.TIMER_SET, now, "", timer.label, value, "")
+
+    def stop_timer(self, timer: Timer, now: int) -> None:
+        if self.timers[timer] is not None:
+            self.timers.stop(timer)
+            self.note(Event.TIMER_STOPPED, now, new=timer.label)
+
+    def set_persist_timer(self, now: int) -> None:
+        """The interval is the RTO, doubled with every probe (RFC 9293 SHLD-29, SHLD-30)."""
+        interval = min(self.rtt.rto << min(self._persists, 16), _ns(self.config.max_rto))
+        self.set_timer(Timer.PERSIST, now + interval, now)
+
+    def window_opened(self) -> None:
+        """The peer's window is open again: what was sent into the closed one goes out anew."""
+        self._persists = 0
+        spans = self.queue.spans
+        if spans and spans[0].why is Why.WINDOW_PROBE:
+            self.queue.mark_lost(spans[0], Why.WINDOW_PROBE, urgently=True)
+
+    # --- the log ---
+
+    def note(
+        self, event: Event, now: int, *, old: str = "", new: str = "", value: float = 0.0, why: str = ""
+    ) -> None:
+        """An entry in the log that is not a segment."""
+        if self.observer is not None:
+            self.observer.event(self, event, now, old, new, value, why)
+
+    def note_phase(self, before: Phase, lost_before: int, why: Why, now: int) -> None:
+        """Record what recovery decided since it was in phase `before`."""
+        if self.queue.lost_octets > lost_before:
+            value = self.queue.lost_octets - lost_before
+            self.note(Event.LOSS, now, value=value, why=why.label)
+        if (after := self.recovery.phase) is not before:
+            self.note(Event.RECOVERY, now, old=before.label, new=after.label, why=why.label)
+
+    @property
+    def local(self) -> tuple[str, int]:
+        """(address, port) of this end."""
+        return endpoints(self.flow)[0]
+
+    @property
+    def remote(self) -> tuple[str, int]:
+        """(address, port) of the peer."""
+        return endpoints(self.flow)[1]
+
+    def peer(self) -> str:
+        """The peer, for error messages."""
+        return f"{format_address(self.flow[4:8])} port {int.from_bytes(self.flow[10:12], 'big')}"
+
+    # --- timeouts (RFC 9293 3.10.8) ---
+
+    def _opened(self, now: int) -> None:
+        if self.observer is not None:
+            self.observer.opened(self, now)
+
+    def _retransmission_timeout(self, now: int) -> None:
+        """RFC 6298 5.4 to 5.7, and R2 of RFC 9293 3.8.3."""
+        spans = self.queue.spans
+        if not spans:
+            return
+        first = spans[0]
+        is_syn = first.start == 0
+        limit = self.config.syn_timeout if is_syn else self.config.user_timeout
+        if now - first.first_sent >= _ns(limit):
+            self._give_up(first, "SYN" if is_syn else "data", now)
+            return
+        before, lost = self.recovery.phase, self.queue.lost_octets
+        snd = self.tcb.snd
+        if not is_syn:
+            self.cc.timed_out(snd.nxt - snd.una, first.why is Why.TIMEOUT, now)
+        self.recovery.timed_out(snd, self.queue)
+        self.note_phase(before, lost, Why.TIMEOUT, now)
+        self.rtt.back_off()
+        if is_syn:
+            self.rtt.fall_back()
+
+    def _persist_timeout(self, now: int) -> None:
+        """Probe the window: repeat what is in flight, or send one octet more (RFC 9293 3.8.6.1)."""
+        self._persists += 1
+        spans = self.queue.spans
+        if not spans:
+            self.force = Why.WINDOW_PROBE if self.tcb.snd.wnd == 0 else Why.SWS_OVERRIDE
+        elif now - self.heard_at >= _ns(self.config.user_timeout):  # MUST-37: not while it answers
+            self._give_up(spans[0], "window probes", now)
+        else:
+            self.queue.mark_lost(spans[0], Why.WINDOW_PROBE, urgently=True)
+
+    def _give_up(self, span: Span, what: str, now: int) -> None:
+        seconds = (now - span.first_sent) / SECOND
+        error = TimeoutError(
+            errno.ETIMEDOUT,
+            f"no answer from {self.peer()} to {what} sent {span.times} times in {seconds:.1f} s",
+        )
+        self.fail(error, Cause.TIMEOUT, now)
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * SECOND)

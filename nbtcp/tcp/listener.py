@@ -1,0 +1,63 @@
+"""A port in LISTEN: a SYN queue, an accept queue, and the answers to what is no SYN (RFC 9293 3.10.7.2)."""
+
+from collections import deque
+
+from ..why import Why
+from ..wire.segment import ACK, RST, SYN, Segment
+from .connection import Connection
+
+
+class Listener:
+    """Made by `Stack.listen`. Connections that the peer has acknowledged wait in the accept queue."""
+
+    __slots__ = ("_accepted", "_embryos", "backlog", "closed", "port")
+
+    def __init__(self, port: int, backlog: int) -> None:
+        self.port = port
+        self.backlog = backlog
+        self.closed = False
+        self._accepted: deque[Connection] = deque()
+        self._embryos: dict[Connection, None] = {}
+
+    def __repr__(self) -> str:
+        return f"<Listener port {self.port}, {len(self._accepted)} to accept>"
+
+    def __len__(self) -> int:
+        """Connections that `accept` would return."""
+        return len(self._accepted)
+
+    def accept(self) -> Connection | None:
+        """The oldest established connection nobody has taken yet."""
+        return self._accepted.popleft() if self._accepted else None
+
+    def refuses(self, segment: Segment) -> Why | None:
+        """First, second and fourth step of 3.10.7.2: why `segment` opens nothing here, None if it does.
+
+        NO_CONNECTION calls for a RST, the others are dropped.
+        """
+        if segment.flags & RST:
+            return Why.RST
+        if segment.flags & ACK:
+            return Why.NO_CONNECTION
+        if not segment.flags & SYN:
+            return Why.NOT_SYN
+        if len(self._embryos) + len(self._accepted) >= self.backlog:
+            return Why.BACKLOG_FULL
+        return None
+
+    def add(self, embryo: Connection) -> None:
+        """A connection in SYN-RECEIVED."""
+        self._embryos[embryo] = None
+
+    def promote(self, embryo: Connection) -> None:
+        """`embryo` is established: it can be accepted."""
+        del self._embryos[embryo]
+        self._accepted.append(embryo)
+
+    def forget(self, embryo: Connection) -> None:
+        """`embryo` came to nothing."""
+        del self._embryos[embryo]
+
+    def waiting(self) -> list[Connection]:
+        """All connections that nobody has accepted, established or not."""
+        return [*self._embryos, *self._accepted]

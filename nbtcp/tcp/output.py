@@ -1,0 +1,240 @@
+"""What to send next. Only this module builds segments (RFC 9293 3.7, 3.8).
+
+Order: a reset, what was lost, new data with the FIN behind it, and an acknowledgment if one is still owed
+then. Each segment records why it was sent.
+"""
+
+from typing import TYPE_CHECKING
+
+from ..why import Why
+from ..wire.segment import ACK, FIN, PSH, RST, SYN, Segment
+from ..wire.seq import wrap
+from .sendqueue import Span
+from .state import State
+from .tcb import MAX_RAW_WINDOW, SendVariables, window_shift
+from .timers import Timer
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+_DATA_STATES = frozenset(
+    {
+        State.ESTABLISHED,
+        State.CLOSE_WAIT,
+        State.FIN_WAIT_1,
+        State.CLOSING,
+        State.LAST_ACK,
+    }
+)
+
+
+def transmit(conn: "Connection", now: int) -> list[Segment]:
+    """All the segments that `conn` may send at `now`."""
+    out: list[Segment] = []
+    if conn.reset_due is not None:
+        position, conn.reset_due = conn.reset_due, None
+        out.append(_segment(conn, RST, position, b"", Why.RST, now))
+    if conn.state is State.CLOSED or conn.state is State.LISTEN:
+        return out
+    if conn.queue.lost_octets:
+        _resend_lost(conn, now, out)
+    if conn.tcb.snd.nxt == 0:
+        _send_syn(conn, now, out)
+    elif conn.state in _DATA_STATES and conn.tcb.snd.una > 0:
+        _send_new(conn, now, out)
+    if conn.ack_due is not None and conn.state is not State.SYN_SENT:
+        out.append(_segment(conn, ACK, conn.tcb.snd.nxt, b"", conn.ack_due, now))
+    _set_timers(conn, now)
+    return out
+
+
+def window_update_due(conn: "Connection") -> bool:
+    """True when reading has freed so much that the peer should hear of it at once.
+
+    The right edge may move by at least min(RCV.BUFF/2, Eff.snd.MSS) (RFC 9293 3.8.6.2.2), and either
+    little of the window is left or a quarter of the buffer has become free; else the news travels with the
+    next acknowledgment.
+    """
+    rcv, capacity = conn.tcb.rcv, conn.reassembly.capacity
+    if conn.state not in (State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2):
+        return False
+    gain = rcv.nxt + capacity - conn.reassembly.size - rcv.edge
+    if gain < _least_gain(conn):
+        return False
+    return gain >= capacity // 4 or rcv.edge - rcv.nxt <= capacity // 8
+
+
+# --- what was lost ---
+
+
+def _resend_lost(conn: "Connection", now: int, out: list[Segment]) -> None:
+    """Send again what recovery has marked, oldest first, as far as cwnd allows."""
+    queue, snd = conn.queue, conn.tcb.snd
+    while (span := queue.next_lost()) is not None:
+        size = span.end - span.start
+        room = conn.cc.cwnd - conn.recovery.in_flight(snd, queue)
+        if not span.urgently and size > room:
+            return
+        flags, data = _contents(conn, span.start, span.end)
+        if span is queue.spans[0] and span.why is not Why.WINDOW_PROBE:  # RFC 6298 5.6
+            conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
+        queue.resent(span, now)
+        out.append(_segment(conn, flags, span.start, data, span.why, now))
+
+
+def _contents(conn: "Connection", start: int, end: int) -> tuple[int, bytes]:
+    """The flags and data of positions start..end."""
+    fin = conn.queue.fin
+    flags = ACK
+    if start == 0:
+        flags = SYN if conn.state is State.SYN_SENT else SYN | ACK
+    elif fin is not None and end > fin:
+        flags |= FIN
+    data = conn.queue.octets(start, end)
+    if data and end >= conn.queue.end:
+        flags |= PSH
+    return flags, data
+
+
+# --- what is new ---
+
+
+def _send_syn(conn: "Connection", now: int, out: list[Segment]) -> None:
+    why = Why.SYN if conn.state is State.SYN_SENT else Why.SYN_ACK
+    flags, data = _contents(conn, 0, 1)
+    _sent(conn, 0, 1, now)
+    out.append(_segment(conn, flags, 0, data, why, now))
+
+
+def _send_new(conn: "Connection", now: int, out: list[Segment]) -> None:
+    """New data as far as window, cwnd, Nagle and silly-window avoidance allow, then the FIN."""
+    queue, snd = conn.queue, conn.tcb.snd
+    while True:
+        start, size = snd.nxt, _sendable(conn)
+        fin = start + size == queue.fin and (_window_left(snd) > size or conn.force is not None)
+        if not size and not fin:
+            break
+        end = start + size + fin
+        why = conn.force or (Why.DATA if size else Why.FIN)
+        _sent(conn, start, end, now)
+        if size < snd.mss:
+            snd.sml = end
+        if conn.force is Why.WINDOW_PROBE:
+            queue.spans[-1].why = conn.force
+        conn.force = None
+        flags, data = _contents(conn, start, end)
+        out.append(_segment(conn, flags, start, data, why, now))
+    conn.force = None
+
+
+def _window_left(snd: SendVariables) -> int:
+    """U, the usable window; negative when the peer took window back."""
+    return snd.una + snd.wnd - snd.nxt
+
+
+def _sendable(conn: "Connection") -> int:
+    """How many octets the next new segment may carry; 0 for none yet (RFC 9293 3.8.6.2.1)."""
+    queue, snd = conn.queue, conn.tcb.snd
+    queued = queue.end - snd.nxt  # D
+    if queued <= 0:
+        return 0
+    usable = _window_left(snd)  # U
+    if conn.force:
+        return min(queued, max(usable, 1), snd.mss)
+    room = conn.cc.cwnd - conn.recovery.in_flight(snd, queue)
+    size = min(queued, usable, room, snd.mss)
+    if size <= 0:
+        return 0
+    if size == snd.mss:  # rule (1)
+        return size
+    idle = snd.nxt == snd.una
+    if size == queued:  # rule (2); Nagle as Minshall has it: wait only for a small segment (A.3)
+        held = conn.config.nagle and snd.sml > snd.una and queue.fin is None
+        return 0 if held else size
+    if idle and size >= snd.max_wnd // 2:  # rule (3), Fs = 1/2
+        return size
+    return 0  # rule (4), the override timeout, is the persist timer
+
+
+def _sent(conn: "Connection", start: int, end: int, now: int) -> None:
+    """start..end is in flight from now on."""
+    conn.queue.spans.append(Span(start, end, now))
+    conn.tcb.snd.nxt = end
+
+
+# --- every segment passes here ---
+
+
+def _segment(
+    conn: "Connection", flags: int, seq: int, data: bytes, why: Why, now: int
+) -> Segment:
+    """One segment with the current acknowledgment, window and timestamps; it goes into the log."""
+    tcb = conn.tcb
+    snd, rcv, ts = tcb.snd, tcb.rcv, tcb.ts
+    window = _window_field(conn, flags)
+    seg = Segment(conn.flow, flags, wrap(seq, snd.iss), 0, window, data)
+    seg.seq = seq
+    seg.why = why
+    seg.ttl = conn.config.ttl
+    if flags & ACK:
+        seg.ack = rcv.nxt
+        seg.raw_ack = wrap(rcv.nxt, rcv.irs)
+        ts.last_ack_sent = rcv.nxt
+        rcv.unacked = 0
+        conn.ack_due = None
+        if conn.timers[Timer.DELAYED_ACK] is not None:
+            conn.stop_timer(Timer.DELAYED_ACK, now)
+    if flags & SYN:
+        _syn_options(conn, seg)
+    else:
+        seg.window = window << rcv.shift
+    if ts.on:
+        seg.tsval = ts.value(now)
+        seg.tsecr = ts.recent if flags & ACK else 0
+    if conn.observer is not None:
+        conn.observer.segment(conn, True, seg, now)
+    return seg
+
+
+def _syn_options(conn: "Connection", seg: Segment) -> None:
+    """What we ask for; in a SYN,ACK only what the peer asked for too (RFC 7323 2.2, 3.2)."""
+    seg.window = seg.raw_window
+    seg.mss = conn.config.mss
+    if conn.tcb.scaling:
+        seg.wscale = window_shift(conn.config.receive_buffer)
+
+
+def _least_gain(conn: "Connection") -> int:
+    return min(conn.reassembly.capacity // 2, conn.tcb.snd.mss) or 1
+
+
+def _window_field(conn: "Connection", flags: int) -> int:
+    """The window to advertise: the right edge moves in steps worth moving, and never back."""
+    rcv, capacity = conn.tcb.rcv, conn.reassembly.capacity
+    free = capacity - conn.reassembly.size
+    if flags & SYN:
+        return min(free, MAX_RAW_WINDOW)
+    if rcv.nxt + free - rcv.edge >= _least_gain(conn):
+        rcv.edge = max(rcv.edge, rcv.nxt + (free >> rcv.shift << rcv.shift))
+    return rcv.wnd >> rcv.shift
+
+
+# --- timers ---
+
+
+def _set_timers(conn: "Connection", now: int) -> None:
+    """Retransmission timer while something is in flight; persist timer while the window stops us."""
+    queue, snd, timers = conn.queue, conn.tcb.snd, conn.timers
+    waiting = queue.end > snd.nxt or (queue.fin is not None and snd.nxt == queue.fin)
+    blocked = conn.state in _DATA_STATES and (
+        (snd.wnd == 0 and (waiting or bool(queue.spans))) or (waiting and not queue.spans)
+    )
+    if blocked:
+        conn.stop_timer(Timer.RETRANSMISSION, now)
+        if timers[Timer.PERSIST] is None:
+            conn.set_persist_timer(now)
+        return
+    if timers[Timer.PERSIST] is not None:
+        conn.stop_timer(Timer.PERSIST, now)
+    if queue.spans and timers[Timer.RETRANSMISSION] is None:  # RFC 6298 5.1
+        conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)

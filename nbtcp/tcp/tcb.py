@@ -1,0 +1,87 @@
+"""The transmission control block: every variable of a connection, under the RFC's name (RFC 9293 3.3.1).
+
+All sequence variables are positions (wire/seq.py): 0 is the SYN. SND.NXT is `tcb.snd.nxt`.
+"""
+
+from ..config import Config
+from ..wire.segment import MAX_WSCALE
+
+MAX_RAW_WINDOW = 65535
+
+
+class SendVariables:
+    """The send sequence variables."""
+
+    __slots__ = ("iss", "max_wnd", "mss", "nxt", "shift", "sml", "una", "wl1", "wl2", "wnd")
+
+    def __init__(self, iss: int, mss: int) -> None:
+        self.iss = iss  # initial send sequence number, 32 bits as on the wire
+        self.una = 0  # oldest unacknowledged position
+        self.nxt = 0  # next position to send
+        self.wnd = 0  # send window, octets from una
+        self.wl1 = 0  # seg.seq at the last window update
+        self.wl2 = 0  # seg.ack at the last window update
+        self.max_wnd = 0  # the largest window the peer has offered (RFC 9293 3.8.6.2.1)
+        self.mss = mss  # Eff.snd.MSS: octets of data in a full-sized segment (RFC 9293 3.7.1)
+        self.shift = 0  # Snd.Wind.Shift: what the peer's windows are shifted by (RFC 7323)
+        self.sml = 0  # end of the last segment sent that was not full-sized (Minshall's Nagle)
+
+
+class ReceiveVariables:
+    """The receive sequence variables.
+
+    `edge` is the right edge promised to the peer; RCV.WND is the distance to it, rounded up to the unit
+    of the window field, so that scaling never pulls the edge back (RFC 7323 2.4, RFC 9293 SHLD-14).
+    """
+
+    __slots__ = ("edge", "fin", "irs", "mss", "nxt", "shift", "unacked")
+
+    def __init__(self, mss: int) -> None:
+        self.irs = 0  # initial receive sequence number, 32 bits as on the wire
+        self.nxt = 0  # next position expected
+        self.edge = 0
+        self.shift = 0  # Rcv.Wind.Shift
+        self.mss = mss  # the size of the segments the peer sends, as far as we know
+        self.unacked = 0  # octets received in order since the last ACK was sent
+        self.fin: int | None = None  # position of the peer's FIN once a segment brought it
+
+    @property
+    def wnd(self) -> int:
+        """RCV.WND: octets from nxt that the peer may send."""
+        unit_mask = (1 << self.shift) - 1
+        window = (self.edge - self.nxt + unit_mask) & ~unit_mask
+        return min(window, MAX_RAW_WINDOW << self.shift)
+
+
+class Timestamps:
+    """Timestamps option state (RFC 7323 4.3); one tick is a millisecond."""
+
+    __slots__ = ("last_ack_sent", "offset", "on", "recent", "recent_at")
+
+    def __init__(self, on: bool, offset: int) -> None:
+        self.on = on
+        self.offset = offset  # TSval at time 0: no clock of ours is seen from outside
+        self.recent = 0  # TS.Recent: what we echo
+        self.recent_at = 0  # when TS.Recent was taken, ns
+        self.last_ack_sent = 0  # Last.ACK.sent, a position
+
+    def value(self, now: int) -> int:
+        """TSval at `now` (ns)."""
+        return (now // 1_000_000 + self.offset) & 0xFFFFFFFF
+
+
+class TCB:
+    """All variables of one connection."""
+
+    __slots__ = ("rcv", "scaling", "snd", "ts")
+
+    def __init__(self, iss: int, ts_offset: int, config: Config) -> None:
+        self.snd = SendVariables(iss, config.mss)
+        self.rcv = ReceiveVariables(config.mss)
+        self.ts = Timestamps(config.timestamps, ts_offset)
+        self.scaling = config.window_scale  # wanted by us; after the peer's SYN: by both
+
+
+def window_shift(buffer: int) -> int:
+    """The smallest shift with which the window field can offer a whole `buffer` (RFC 7323 2.3)."""
+    return min(MAX_WSCALE, max(0, (buffer // (MAX_RAW_WINDOW + 1)).bit_length()))

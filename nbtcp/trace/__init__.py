@@ -1,0 +1,1 @@
+"""What happened: the event log, its tables, and pictures of them."""

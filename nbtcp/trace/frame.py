@@ -1,0 +1,260 @@
+"""The event log's packed rows -> DataFrames, column by column, never row by row.
+
+`segments`, `events`, `samples` and `connections` take a log and return a new DataFrame each; `describe` is the
+log in one line. Times are seconds since the log's first entry, sizes octets.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ..why import Event, Why
+from ..wire.segment import endpoints, format_flags
+from .log import FIELDS, HAS_MSS, HAS_TCB, HAS_TIMESTAMPS, HAS_WSCALE
+
+if TYPE_CHECKING:
+    from .log import EventLog
+
+STATES = (
+    "CLOSED LISTEN SYN-SENT SYN-RECEIVED ESTABLISHED FIN-WAIT-1 FIN-WAIT-2 CLOSE-WAIT CLOSING "
+    "LAST-ACK TIME-WAIT"
+).split()
+SEGMENT_EVENTS = {1: "send", 2: "recv", 3: "drop"}
+EVENT_LABELS = {event.value: event.label for event in Event}
+WHY_LABELS = {why.value: why.label for why in Why}
+INFINITE = 1 << 62  # ssthresh before the first loss
+SECOND = 1e9
+
+TCB_COLUMNS = "snd_una snd_nxt snd_wnd rcv_nxt rcv_wnd cwnd inflight".split()
+SEGMENT_COLUMNS = (
+    "time host conn event why state flags seq ack raw_seq raw_ack len window sack tsval tsecr mss wscale "
+    "snd_una snd_nxt snd_wnd rcv_nxt rcv_wnd cwnd ssthresh inflight srtt rttvar rto"
+).split()
+
+
+def segments(log: "EventLog") -> pd.DataFrame:
+    """One row per segment sent, received or dropped.
+
+    `seq` and `ack` are positions (0 is the SYN, no wrapping), `raw_seq` and `raw_ack` the numbers on the wire;
+    `window` is scaled. The columns from `snd_una` on are the TCB of `host` at that moment, missing where the
+    host is not ours.
+    """
+    rows = _rows(log, "segments")
+    present = rows["present"]
+    has_tcb = (present & HAS_TCB) != 0
+    columns: dict[str, Any] = {
+        "time": _seconds(log, rows["time"]),
+        "host": pd.Categorical.from_codes(rows["host"], log.hosts),
+        "conn": rows["conn"].astype(np.int64),
+        "event": _labels(rows["event"], SEGMENT_EVENTS),
+        "why": _labels(rows["why"], WHY_LABELS),
+        "state": _labels(rows["state"], dict(enumerate(STATES))),
+        "flags": _labels(rows["flags"], {f: format_flags(f) for f in np.unique(rows["flags"])}),
+        "sack": _sack(log, len(rows)),
+        "ssthresh": np.where(
+            has_tcb & (rows["ssthresh"] < INFINITE), rows["ssthresh"].astype(float), np.nan
+        ),
+    }
+    for name in ("seq", "ack", "len", "window"):
+        columns[name] = rows[name].astype(np.int64)
+    columns["raw_seq"], columns["raw_ack"] = _raw_numbers(log, rows)
+    for name in TCB_COLUMNS:
+        columns[name] = _nullable(rows[name], has_tcb)
+    for name, bit in (
+        ("tsval", HAS_TIMESTAMPS),
+        ("tsecr", HAS_TIMESTAMPS),
+        ("mss", HAS_MSS),
+        ("wscale", HAS_WSCALE),
+    ):
+        columns[name] = _nullable(rows[name], (present & bit) != 0)
+    measured = has_tcb & (rows["srtt"] > 0)
+    for name, known in (("srtt", measured), ("rttvar", measured), ("rto", has_tcb)):
+        columns[name] = np.where(known, rows[name] / SECOND, np.nan)
+    return _finish(log, pd.DataFrame({name: columns[name] for name in SEGMENT_COLUMNS}))
+
+
+def events(log: "EventLog") -> pd.DataFrame:
+    """One row per transition, timer, loss, RTT sample and call of the application, in order of time."""
+    rows = _rows(log, "events")
+    names = np.array(log.names, dtype=object)
+    table = pd.DataFrame(
+        {
+            "time": _seconds(log, rows["time"]),
+            "host": pd.Categorical.from_codes(rows["host"], log.hosts),
+            "conn": rows["conn"].astype(np.int64),
+            "event": _labels(rows["event"], EVENT_LABELS).astype(str),
+            "old": names[rows["old"]],
+            "new": names[rows["new"]],
+            "value": rows["value"],
+            "why": names[rows["why"]],
+        }
+    )
+    taken = samples(log)
+    if len(taken):
+        rtt = taken[["time", "host", "conn", "why"]].assign(
+            event=Event.RTT_SAMPLE.label,
+            old="",
+            new=np.where(taken["kept"], "kept", "rejected"),
+            value=taken["rtt"],
+        )
+        table = pd.concat([table, rtt[table.columns]], ignore_index=True)
+        table = table.sort_values("time", kind="stable", ignore_index=True)
+    types = {"event": "category", "old": "str", "new": "str", "why": "str"}
+    return _finish(log, table.astype(types))
+
+
+def samples(log: "EventLog") -> pd.DataFrame:
+    """One row per RTT sample: what was measured, when, and srtt, rttvar and rto after it."""
+    rows = _rows(log, "samples")
+    table = {
+        "time": _seconds(log, rows["time"]),
+        "host": pd.Categorical.from_codes(rows["host"], log.hosts),
+        "conn": rows["conn"].astype(np.int64),
+        "start": rows["start"],
+        "end": rows["end"],
+        "sent": _seconds(log, rows["sent"]),
+        "acked": _seconds(log, rows["time"]),
+        "rtt": rows["rtt"] / SECOND,
+    }
+    for name in ("srtt", "rttvar"):
+        table[name] = np.where(rows["srtt"] > 0, rows[name] / SECOND, np.nan)
+    table["rto"] = rows["rto"] / SECOND
+    table["kept"] = rows["kept"].astype(bool)
+    table["why"] = _labels(rows["why"], WHY_LABELS)
+    return _finish(log, pd.DataFrame(table))
+
+
+def connections(log: "EventLog") -> pd.DataFrame:
+    """One row per connection and host: addresses, initial sequence numbers, how it began and ended."""
+    start = _origin(log)
+    rows = []
+    for record in log.records:
+        (local, local_port), (remote, remote_port) = endpoints(record.flow)
+        ended = np.nan if record.ended is None else (record.ended - start) / SECOND
+        rows.append(
+            {
+                "conn": record.number,
+                "host": local,
+                "local": local,
+                "local_port": local_port,
+                "remote": remote,
+                "remote_port": remote_port,
+                "iss": record.iss,
+                "irs": record.irs,
+                "opened": record.opened,
+                "began": (record.began - start) / SECOND,
+                "ended": ended,
+                "state": record.state,
+                "end": record.end,
+            }
+        )
+    table = pd.DataFrame(rows, columns=CONNECTION_COLUMNS)
+    return _finish(log, table.astype(CONNECTION_TYPES))
+
+
+CONNECTION_TYPES = {
+    "conn": "int64",
+    "host": "str",
+    "local": "str",
+    "local_port": "int64",
+    "remote": "str",
+    "remote_port": "int64",
+    "iss": "int64",
+    "irs": "Int64",
+    "opened": "str",
+    "began": "float64",
+    "ended": "float64",
+    "state": "str",
+    "end": "str",
+}
+CONNECTION_COLUMNS = list(CONNECTION_TYPES)
+
+BUILDERS: dict[str, Callable[["EventLog"], pd.DataFrame]] = {
+    "segments": segments,
+    "events": events,
+    "samples": samples,
+    "connections": connections,
+}
+
+
+def describe(log: "EventLog") -> str:
+    """The log in one line."""
+    table = log.segments
+    numbers = table["event"].value_counts()
+    sent, received, dropped = (int(numbers.get(name, 0)) for name in SEGMENT_EVENTS.values())
+    count = log.connections["conn"].nunique()
+    plural = "" if count == 1 else "s"
+    return (
+        f"<EventLog: {count} connection{plural}; segments: {sent} sent, {received} received, "
+        f"{dropped} dropped; {len(log.events)} events>"
+    )
+
+
+# --- helpers ---
+
+
+def _rows(log: "EventLog", name: str) -> np.ndarray:
+    dtype = np.dtype([(field, "<" + _NUMPY_CODES[code]) for field, code in FIELDS[name]])
+    return np.frombuffer(bytes(log.rows[name]), dtype)
+
+
+_NUMPY_CODES = {"q": "i8", "I": "u4", "H": "u2", "B": "u1", "d": "f8"}
+
+
+def _origin(log: "EventLog") -> int:
+    """The time of the log's first entry, ns."""
+    firsts = [int(rows["time"][0]) for name in FIELDS if len(rows := _rows(log, name))]
+    return min(firsts, default=0)
+
+
+def _seconds(log: "EventLog", times: np.ndarray) -> np.ndarray:
+    return np.asarray((times - _origin(log)) / SECOND)
+
+
+def _labels(codes: np.ndarray, names: dict[int, str]) -> pd.Categorical:
+    """Small numbers -> a Categorical with only the labels that occur; numbers without one are missing."""
+    present = [code for code in np.unique(codes).tolist() if code in names]
+    lookup = np.full(256, -1, dtype=np.int16)
+    lookup[present] = range(len(present))
+    return pd.Categorical.from_codes(lookup[codes], [names[code] for code in present])
+
+
+def _nullable(values: np.ndarray, known: np.ndarray) -> Any:
+    return pd.arrays.IntegerArray(values.astype(np.int64), ~known)
+
+
+def _sack(log: "EventLog", count: int) -> np.ndarray:
+    column = np.empty(count, dtype=object)
+    column.fill(())
+    for row, blocks in log.sack.items():
+        column[row] = blocks
+    return column
+
+
+def _raw_numbers(log: "EventLog", rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 32-bit numbers on the wire: positions plus the initial number of whoever counts them."""
+    seq_base = np.zeros(len(rows), dtype=np.int64)
+    ack_base = np.zeros(len(rows), dtype=np.int64)
+    sent_by_host = rows["event"] != 2
+    for record in log.records:
+        address = endpoints(record.flow)
+        peer = address[1][0]
+        ours = (rows["conn"] == record.number) & (rows["host"] == record.host)
+        outgoing, incoming = ours & sent_by_host, ours & ~sent_by_host
+        if peer in log.hosts:  # what the peer sent and a link dropped
+            from_peer = (rows["conn"] == record.number) & (rows["host"] == log.hosts.index(peer))
+            incoming |= from_peer & (rows["event"] == 3)
+        irs = record.irs or 0
+        seq_base[outgoing], ack_base[outgoing] = record.iss, irs
+        seq_base[incoming], ack_base[incoming] = irs, record.iss
+    has_ack = (rows["flags"] & 0x10) != 0
+    raw_seq = (rows["seq"] + seq_base) % (1 << 32)
+    raw_ack = np.where(has_ack, (rows["ack"] + ack_base) % (1 << 32), 0)
+    return raw_seq.astype(np.uint32), raw_ack.astype(np.uint32)
+
+
+def _finish(log: "EventLog", table: pd.DataFrame) -> pd.DataFrame:
+    table.attrs = dict(log.meta)
+    return table

@@ -1,0 +1,371 @@
+"""The append-only event log: one packed row per segment, per event and per RTT sample.
+
+The connection, the stack and the links tell it what happens through the methods of `EventLog`; nothing is
+interpreted here. frame.py makes DataFrames of the rows.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+from ..tcp.state import Cause, State
+from ..why import Event, Why
+from ..wire import ip
+from ..wire.segment import SYN, Segment, endpoints, parse, reverse_flow
+from ..wire.seq import unwrap
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..tcp.connection import Connection
+    from ..tcp.sendqueue import Span
+    from .plot import Plots
+
+SENT, RECEIVED, DROPPED = 1, 2, 3
+NO_STATE = 255  # in a row that belongs to no connection of ours
+
+# One field per line: name, struct code. Times are nanoseconds, sizes octets.
+SEGMENT_FIELDS = (
+    ("time", "q"),
+    ("conn", "I"),
+    ("seq", "q"),
+    ("ack", "q"),
+    ("len", "I"),
+    ("window", "I"),
+    ("tsval", "I"),
+    ("tsecr", "I"),
+    ("snd_una", "q"),
+    ("snd_nxt", "q"),
+    ("snd_wnd", "I"),
+    ("rcv_nxt", "q"),
+    ("rcv_wnd", "I"),
+    ("cwnd", "I"),
+    ("ssthresh", "q"),
+    ("inflight", "I"),
+    ("srtt", "q"),
+    ("rttvar", "q"),
+    ("rto", "q"),
+    ("mss", "H"),
+    ("host", "B"),
+    ("event", "B"),
+    ("why", "B"),
+    ("state", "B"),
+    ("flags", "B"),
+    ("wscale", "B"),
+    ("present", "B"),
+)
+HAS_TIMESTAMPS, HAS_MSS, HAS_WSCALE, HAS_TCB = 1, 2, 4, 8  # bits of `present`
+EVENT_FIELDS = (
+    ("time", "q"),
+    ("conn", "I"),
+    ("value", "d"),
+    ("old", "H"),
+    ("new", "H"),
+    ("why", "H"),
+    ("host", "B"),
+    ("event", "B"),
+)
+SAMPLE_FIELDS = (
+    ("time", "q"),
+    ("conn", "I"),
+    ("start", "q"),
+    ("end", "q"),
+    ("sent", "q"),
+    ("rtt", "q"),
+    ("srtt", "q"),
+    ("rttvar", "q"),
+    ("rto", "q"),
+    ("host", "B"),
+    ("kept", "B"),
+    ("why", "B"),
+)
+FIELDS = {"segments": SEGMENT_FIELDS, "events": EVENT_FIELDS, "samples": SAMPLE_FIELDS}
+LAYOUTS = {
+    name: Struct("<" + "".join(code for _, code in fields)) for name, fields in FIELDS.items()
+}
+_pack_segment = LAYOUTS["segments"].pack
+_pack_event = LAYOUTS["events"].pack
+_pack_sample = LAYOUTS["samples"].pack
+
+_ENDS = {
+    Cause.RCV_ACK_OF_FIN.label: "FIN",
+    Cause.TIME_WAIT_OVER.label: "FIN",
+    Cause.RCV_FIN.label: "FIN",
+    Cause.RCV_RST.label: "RST",
+    Cause.BACK_TO_LISTEN.label: "RST",
+    Cause.ABORT.label: "abort",
+    Cause.CLOSE.label: "close",
+    Cause.TIMEOUT.label: "timeout",
+}
+
+
+@dataclass(slots=True)
+class ConnectionRecord:
+    """A connection as one host sees it. Times are nanoseconds on the clock of the rows."""
+
+    number: int
+    host: int
+    flow: bytes  # of the segments this host sends
+    opened: str  # "active" or "passive"
+    began: int
+    iss: int
+    irs: int | None = None
+    ended: int | None = None
+    state: str = State.CLOSED.label
+    end: str = "open"
+
+
+class EventLog:
+    """What a stack did: `segments`, `events`, `connections`, `rtt()`, `summary()`, `plot`.
+
+    Pass it as `observer` to one or more stacks. `meta` holds what is known of the run (seed, settings, the
+    time of day it began) and travels with every table in `DataFrame.attrs`.
+    """
+
+    def __init__(self, **meta: Any) -> None:
+        self.meta: dict[str, Any] = meta
+        self.rows = {name: bytearray() for name in FIELDS}
+        self.sack: dict[int, tuple[tuple[int, int], ...]] = {}  # by row of `segments`
+        self.hosts: list[str] = []
+        self.names: list[str] = [""]  # what the numbers in `events` stand for
+        self.records: list[ConnectionRecord] = []
+        self._name_numbers: dict[str, int] = {"": 0}
+        self._live: dict[bytes, Connection] = {}  # the last connection of each flow
+        self._numbers: dict[bytes, tuple[int, set[int]]] = {}  # number and hosts, by either flow
+        self._last_number = 0
+        self._frames: dict[str, tuple[int, pd.DataFrame]] = {}
+
+    def __repr__(self) -> str:
+        from .frame import describe
+
+        return describe(self)
+
+    def __bytes__(self) -> bytes:
+        """All that was recorded; equal for equal runs."""
+        records = [{**asdict(record), "flow": record.flow.hex()} for record in self.records]
+        head = json.dumps([self.meta, self.hosts, self.names, records], sort_keys=True)
+        return b"\n".join([head.encode(), repr(self.sack).encode(), *self.rows.values()])
+
+    # --- the doors: what stacks and links call ---
+
+    def opened(self, conn: "Connection", now: int) -> None:
+        """A connection begins; both its ends share a number, a later one on the same ports does not."""
+        flow = conn.flow
+        host = self._host(endpoints(flow)[0][0])
+        number, hosts = self._numbers.get(flow, (0, {host}))
+        if host in hosts:
+            self._last_number += 1
+            number, hosts = self._last_number, set()
+        hosts.add(host)
+        self._numbers[flow] = self._numbers[reverse_flow(flow)] = (number, hosts)
+        opened = "passive" if conn.passive else "active"
+        conn.log_entry = ConnectionRecord(number, host, flow, opened, now, conn.tcb.snd.iss)
+        self.records.append(conn.log_entry)
+        self._live[flow] = conn
+
+    def segment(self, conn: "Connection", sent: bool, segment: Segment, now: int) -> None:
+        """`conn` sent or received a segment."""
+        self._add(SENT if sent else RECEIVED, conn.log_entry.host, conn, segment, now)
+
+    def event(
+        self, conn: "Connection", event: Event, now: int, old: str, new: str, value: float, why: str
+    ) -> None:
+        """A transition, a timer, a decision, or a call of the application."""
+        record: ConnectionRecord = conn.log_entry
+        names = self._name_numbers
+        for name in (old, new, why):
+            if name not in names:
+                names[name] = len(self.names)
+                self.names.append(name)
+        numbers = names[old], names[new], names[why]
+        self.rows["events"] += _pack_event(now, record.number, value, *numbers, record.host, event)
+        if event is Event.STATE:
+            record.state = new
+            if conn.state >= State.SYN_RECEIVED:
+                record.irs = conn.tcb.rcv.irs
+            if conn.state in (State.CLOSED, State.TIME_WAIT, State.LISTEN) and record.ended is None:
+                record.ended, record.end = now, _ENDS.get(why, "open")
+
+    def rtt_sample(
+        self, conn: "Connection", span: "Span", rtt: int, kept: bool, why: Why, now: int
+    ) -> None:
+        """One measurement of the round-trip time, kept or rejected."""
+        record: ConnectionRecord = conn.log_entry
+        state = conn.rtt
+        times = span.sent, rtt, state.srtt or 0, state.rttvar, state.rto
+        self.rows["samples"] += _pack_sample(
+            now, record.number, span.start, span.end, *times, record.host, kept, why
+        )
+
+    def refused(self, host: str, segment: Segment | None, why: Why, now: int) -> None:
+        """`host` received something that belongs to no connection, or that is no segment."""
+        if segment is None:
+            segment = Segment(bytes(12), 0, 0, 0, 0)
+        segment.why = why
+        self._add(RECEIVED, self._host(host), None, _raw(segment), now)
+
+    def replied(self, host: str, segment: Segment, now: int) -> None:
+        """`host` sent a RST for nobody's segment."""
+        self._add(SENT, self._host(host), None, _raw(segment), now)
+
+    def dropped(self, packet: bytes, why: Why, now: int) -> None:
+        """A link dropped a packet. `host` of the row is who had sent it, and so is the TCB if it is ours."""
+        try:
+            segment = parse(packet)
+        except ip.WireError:
+            return
+        segment.why = why
+        host = self._host(endpoints(segment.flow)[0][0])
+        sender = self._live.get(segment.flow)
+        receiver = self._live.get(reverse_flow(segment.flow))
+        if sender is not None:
+            snd, rcv = sender.tcb.snd, sender.tcb.rcv
+            _place(segment, snd.iss, snd.nxt, rcv.irs, rcv.nxt, rcv.shift)
+        elif receiver is not None:
+            snd, rcv = receiver.tcb.snd, receiver.tcb.rcv
+            irs = rcv.irs if receiver.state >= State.SYN_RECEIVED else segment.raw_seq
+            _place(segment, irs, rcv.nxt, snd.iss, snd.nxt, snd.shift)
+        else:
+            _raw(segment)
+        number = self._numbers.get(segment.flow, (0, None))[0]
+        self._add(DROPPED, host, sender, segment, now, number)
+
+    # --- the tables ---
+
+    @property
+    def segments(self) -> "pd.DataFrame":
+        """One row per segment sent, received or dropped; frame.py has the columns."""
+        return self._frame("segments")
+
+    @property
+    def events(self) -> "pd.DataFrame":
+        """One row per transition, timer, loss, RTT sample and call of the application."""
+        return self._frame("events")
+
+    @property
+    def connections(self) -> "pd.DataFrame":
+        """One row per connection and host."""
+        return self._frame("connections")
+
+    def rtt(self) -> "pd.DataFrame":
+        """One row per RTT sample, kept or rejected, and why; times in seconds."""
+        return self._frame("samples")
+
+    def summary(self) -> "pd.DataFrame":
+        """Statistics of each connection and direction; units in `.attrs["units"]`."""
+        from .metrics import summary
+
+        return summary(self.segments, self.rtt(), self.connections)
+
+    @property
+    def plot(self) -> "Plots":
+        """Pictures: `log.plot.sequence()`."""
+        from .plot import Plots
+
+        return Plots(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything to a Parquet file, whose rows are those of `segments`."""
+        from .capture import save
+
+        return save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "EventLog":
+        """Read a file that `save` wrote; LogFileError when it is none."""
+        from .capture import load
+
+        return load(Path(path))
+
+    # --- inside ---
+
+    def _frame(self, name: str) -> "pd.DataFrame":
+        """A table, made again only when something was recorded since."""
+        from .frame import BUILDERS
+
+        size = sum(map(len, self.rows.values()))
+        cached = self._frames.get(name)
+        if cached is None or cached[0] != size:
+            cached = self._frames[name] = (size, BUILDERS[name](self))
+        return cached[1]
+
+    def _host(self, address: str) -> int:
+        if address not in self.hosts:
+            self.hosts.append(address)
+        return self.hosts.index(address)
+
+    def _add(
+        self,
+        event: int,
+        host: int,
+        conn: "Connection | None",
+        segment: Segment,
+        now: int,
+        number: int = 0,
+    ) -> None:
+        tsval, mss, wscale = segment.tsval, segment.mss, segment.wscale
+        present = (tsval is not None) | (mss is not None) << 1 | (wscale is not None) << 2
+        if conn is None:
+            state, tcb_columns = NO_STATE, _NO_TCB
+        else:
+            present |= HAS_TCB
+            number, state, tcb_columns = conn.log_entry.number, conn.state, _tcb_columns(conn)
+        rows = self.rows["segments"]
+        if segment.sack:
+            self.sack[len(rows) // LAYOUTS["segments"].size] = segment.sack
+        rows += _pack_segment(
+            now,
+            number,
+            segment.seq,
+            segment.ack,
+            len(segment.data),
+            segment.window,
+            tsval or 0,
+            segment.tsecr or 0,
+            *tcb_columns,
+            mss or 0,
+            host,
+            event,
+            segment.why,
+            state,
+            segment.flags,
+            wscale or 0,
+            present,
+        )
+
+
+def _tcb_columns(conn: "Connection") -> tuple[int, ...]:
+    snd, rcv, rtt, cc = conn.tcb.snd, conn.tcb.rcv, conn.rtt, conn.cc
+    return (
+        snd.una,
+        snd.nxt,
+        snd.wnd,
+        rcv.nxt,
+        rcv.wnd,
+        cc.cwnd,
+        cc.ssthresh,
+        conn.recovery.in_flight(snd, conn.queue),
+        rtt.srtt or 0,
+        rtt.rttvar,
+        rtt.rto,
+    )
+
+
+_NO_TCB = (0,) * 11
+
+
+def _raw(segment: Segment) -> Segment:
+    """Nobody knows where this connection began: the numbers stay those of the wire."""
+    segment.seq, segment.ack, segment.window = segment.raw_seq, segment.raw_ack, segment.raw_window
+    return segment
+
+
+def _place(
+    segment: Segment, iss: int, near_seq: int, irs: int, near_ack: int, shift: int
+) -> None:
+    """Give a segment that a link saw the positions which its connection would give it."""
+    segment.seq = unwrap(segment.raw_seq, iss, near_seq)
+    segment.ack = unwrap(segment.raw_ack, irs, near_ack) if segment.raw_ack else 0
+    segment.window = segment.raw_window << (0 if segment.flags & SYN else shift)

@@ -1,0 +1,1 @@
+"""Bytes <-> values, without state: nothing in here knows what a connection is."""

@@ -1,0 +1,267 @@
+"""TCP segments: an IPv4 packet's bytes <-> `Segment` (RFC 9293 3.1, RFC 7323, RFC 2018).
+
+`parse` and `build` are the two functions every packet passes through, so both unpack the IPv4 and the TCP
+header with one precompiled struct. Neither keeps state; any bytes give a `Segment` or a `WireError`.
+"""
+
+from dataclasses import dataclass
+from struct import Struct, error
+from typing import TYPE_CHECKING
+
+from ..why import Why
+from . import ip
+from .ip import WireError
+
+if TYPE_CHECKING:
+    from scapy.packet import Packet
+
+FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
+FLAG_LETTERS = "FSRPAUEC"  # as scapy writes them, lowest bit first
+
+HEADER_LENGTH = 20  # octets of TCP header without options
+MAX_DATA_OFFSET = 60  # octets of TCP header with all options it can hold
+MAX_WSCALE = 14  # RFC 7323 2.3
+
+# IPv4 and TCP in one: version+IHL, TOS, length, id, fragment, TTL, protocol, checksum, flow; then
+# sequence, acknowledgment, data offset, flags, window, checksum, urgent pointer.
+_HEADERS = Struct("!BBHHHBBH12sLLBBHHH")
+_TIMESTAMPS_ONLY = Struct("!LLL")
+_NOP_NOP_TIMESTAMPS = 0x0101080A
+
+
+class Option:
+    """Option kinds (RFC 9293 3.2, RFC 7323, RFC 2018)."""
+
+    END, NOP, MSS, WSCALE, SACK_PERMITTED, SACK, TIMESTAMPS = 0, 1, 2, 3, 4, 5, 8
+
+
+@dataclass(slots=True)
+class Segment:
+    """One TCP segment with what matters of its IP header.
+
+    `flow` is the 12 octets that name a direction of a connection: source address, destination address,
+    source port, destination port, as they stand in the packet. `raw_seq`, `raw_ack` and `raw_window` are
+    the fields on the wire; `seq`, `ack` (positions, see wire/seq.py) and `window` (octets) are filled in
+    by the connection, the only one who can, and so is `why`: what it was sent for, or what was done with it.
+    """
+
+    flow: bytes
+    flags: int
+    raw_seq: int
+    raw_ack: int
+    raw_window: int
+    data: bytes = b""
+    tsval: int | None = None
+    tsecr: int | None = None
+    mss: int | None = None
+    wscale: int | None = None
+    sack_permitted: bool = False
+    sack: tuple[tuple[int, int], ...] = ()
+    urgent: int = 0
+    tos: int = 0
+    ttl: int = 64
+    seq: int = 0
+    ack: int = 0
+    window: int = 0
+    why: Why = Why.NO_CONNECTION
+
+    @property
+    def len(self) -> int:
+        """SEG.LEN: octets of sequence space, SYN and FIN included."""
+        return len(self.data) + (self.flags & SYN != 0) + (self.flags & FIN != 0)
+
+    @property
+    def source(self) -> tuple[str, int]:
+        """(address, port) of the sender."""
+        return endpoints(self.flow)[0]
+
+    @property
+    def destination(self) -> tuple[str, int]:
+        """(address, port) of the receiver."""
+        return endpoints(self.flow)[1]
+
+    def scapy(self) -> "Packet":
+        """The same packet as a scapy object, to look into or to change."""
+        from . import scapy
+
+        return scapy.to_scapy(self)
+
+
+def pack_flow(source: tuple[str, int], destination: tuple[str, int]) -> bytes:
+    """The flow from `source` to `destination`, each (address, port)."""
+    addresses = ip.pack_address(source[0]) + ip.pack_address(destination[0])
+    return addresses + source[1].to_bytes(2, "big") + destination[1].to_bytes(2, "big")
+
+
+def reverse_flow(flow: bytes) -> bytes:
+    """The flow of the answers."""
+    return flow[4:8] + flow[:4] + flow[10:12] + flow[8:10]
+
+
+def endpoints(flow: bytes) -> tuple[tuple[str, int], tuple[str, int]]:
+    """((address, port) of the source, (address, port) of the destination)."""
+    return (
+        (ip.format_address(flow[:4]), int.from_bytes(flow[8:10], "big")),
+        (ip.format_address(flow[4:8]), int.from_bytes(flow[10:12], "big")),
+    )
+
+
+def format_flags(flags: int) -> str:
+    """Flags as scapy writes them: "SA" for SYN and ACK."""
+    return "".join(letter for bit, letter in enumerate(FLAG_LETTERS) if flags >> bit & 1)
+
+
+def parse(packet: bytes) -> Segment:
+    """The segment in an IPv4 packet, its checksums verified. Raises WireError and nothing else."""
+    if packet[:1] != b"\x45":
+        packet = ip.without_options(packet)
+    try:
+        fields = _HEADERS.unpack_from(packet)
+    except error:
+        raise WireError(Why.MALFORMED, f"{len(packet)} octets hold no TCP header") from None
+    _, tos, total, _, fragment, ttl, protocol, _, flow, *tcp = fields
+    if protocol != ip.PROTOCOL_TCP:
+        raise WireError(Why.NOT_TCP, f"IP protocol {protocol}")
+    if fragment & ip.FRAGMENT_MASK:
+        raise WireError(Why.FRAGMENT, "an IP fragment")
+    seq, ack, offset, flags, window, _, urgent = tcp
+    data_at = ip.HEADER_LENGTH + (offset >> 4) * 4
+    if not ip.HEADER_LENGTH + HEADER_LENGTH <= data_at <= total <= len(packet):
+        raise WireError(
+            Why.MALFORMED, f"data at {data_at}, total length {total}, {len(packet)} octets"
+        )
+    _verify(packet, total)
+    segment = Segment(flow, flags, seq, ack, window, packet[data_at:total])
+    if data_at > ip.HEADER_LENGTH + HEADER_LENGTH:
+        _parse_options(packet[ip.HEADER_LENGTH + HEADER_LENGTH : data_at], segment)
+    segment.urgent = urgent
+    segment.tos = tos
+    segment.ttl = ttl
+    return segment
+
+
+def build(segment: Segment) -> bytes:
+    """The IPv4 packet that carries `segment`, checksums made, don't-fragment set (RFC 1191)."""
+    flow = segment.flow
+    options = _build_options(segment)
+    data = segment.data
+    offset = HEADER_LENGTH + len(options)
+    length = offset + len(data)
+    total = ip.HEADER_LENGTH + length
+    ip_sum = (
+        (0x4500 | segment.tos)
+        + total
+        + ip.DONT_FRAGMENT
+        + (segment.ttl << 8 | ip.PROTOCOL_TCP)
+        + ip.ones_sum(flow[:8])
+    )
+    tcp_sum = (
+        ip.ones_sum(flow)  # the addresses of the pseudo-header, and the ports
+        + ip.PROTOCOL_TCP
+        + length
+        + segment.raw_seq
+        + segment.raw_ack
+        + (offset << 10 | segment.flags)
+        + segment.raw_window
+        + segment.urgent
+        + ip.ones_sum(options)
+        + ip.ones_sum(data)
+    )
+    headers = _HEADERS.pack(
+        0x45,
+        segment.tos,
+        total,
+        0,
+        ip.DONT_FRAGMENT,
+        segment.ttl,
+        ip.PROTOCOL_TCP,
+        -ip_sum % 65535,
+        flow,
+        segment.raw_seq,
+        segment.raw_ack,
+        offset << 2,
+        segment.flags,
+        segment.raw_window,
+        -tcp_sum % 65535,
+        segment.urgent,
+    )
+    return b"".join((headers, options, data))
+
+
+def _verify(packet: bytes, total: int) -> None:
+    """Both checksums (RFC 9293 MUST-3); `total` is the packet's length by its IPv4 header."""
+    if int.from_bytes(packet[: ip.HEADER_LENGTH], "big") % 65535:
+        raise WireError(Why.BAD_CHECKSUM, "IPv4 header")
+    # From the addresses to the end is the pseudo-header but for protocol and length, then the segment.
+    length = total - ip.HEADER_LENGTH
+    if (ip.ones_sum(packet[12:total]) + ip.PROTOCOL_TCP + length) % 65535:
+        raise WireError(Why.BAD_CHECKSUM, "TCP segment")
+
+
+def _parse_options(options: bytes, segment: Segment) -> None:
+    """Read TCP options into `segment`; unknown ones are skipped by their length (MUST-6)."""
+    if len(options) == _TIMESTAMPS_ONLY.size:  # RFC 7323 appendix A: what nearly all segments carry
+        kind, tsval, tsecr = _TIMESTAMPS_ONLY.unpack(options)
+        if kind == _NOP_NOP_TIMESTAMPS:
+            segment.tsval = tsval
+            segment.tsecr = tsecr
+            return
+    at = 0
+    while at < len(options):
+        kind = options[at]
+        if kind == Option.END:
+            return
+        if kind == Option.NOP:
+            at += 1
+            continue
+        length = options[at + 1] if at + 1 < len(options) else 0
+        if length < 2 or at + length > len(options):  # MUST-7
+            raise WireError(Why.MALFORMED, f"TCP option {kind} of length {length}")
+        _read_option(kind, options[at + 2 : at + length], segment)
+        at += length
+
+
+def _read_option(kind: int, value: bytes, segment: Segment) -> None:
+    """One option into `segment`; a known kind of a wrong length is treated as unknown."""
+    match kind, len(value):
+        case (Option.MSS, 2):
+            segment.mss = int.from_bytes(value, "big")
+        case (Option.WSCALE, 1):
+            segment.wscale = value[0]
+        case (Option.SACK_PERMITTED, 0):
+            segment.sack_permitted = True
+        case (Option.SACK, 8 | 16 | 24 | 32):
+            edges = [int.from_bytes(value[i : i + 4], "big") for i in range(0, len(value), 4)]
+            segment.sack = tuple(zip(edges[::2], edges[1::2], strict=True))
+        case (Option.TIMESTAMPS, 8):
+            segment.tsval = int.from_bytes(value[:4], "big")
+            segment.tsecr = int.from_bytes(value[4:], "big")
+
+
+def _build_options(segment: Segment) -> bytes:
+    """The options of `segment`, padded to whole words, in the order that Linux uses."""
+    if segment.flags & SYN:
+        return _build_syn_options(segment)
+    if segment.tsval is None:
+        options = b""
+    else:
+        options = _TIMESTAMPS_ONLY.pack(_NOP_NOP_TIMESTAMPS, segment.tsval, segment.tsecr or 0)
+    if segment.sack:
+        edges = [edge for block in segment.sack for edge in block]
+        options += bytes((Option.NOP, Option.NOP, Option.SACK, 2 + 4 * len(edges)))
+        options += b"".join(edge.to_bytes(4, "big") for edge in edges)
+    return options
+
+
+def _build_syn_options(segment: Segment) -> bytes:
+    options = b""
+    if segment.mss is not None:
+        options += bytes((Option.MSS, 4)) + segment.mss.to_bytes(2, "big")
+    if segment.sack_permitted:
+        options += bytes((Option.SACK_PERMITTED, 2))
+    if segment.tsval is not None:
+        options += bytes((Option.TIMESTAMPS, 10)) + segment.tsval.to_bytes(4, "big")
+        options += (segment.tsecr or 0).to_bytes(4, "big")
+    if segment.wscale is not None:
+        options += bytes((Option.NOP, Option.WSCALE, 3, segment.wscale))
+    return options + b"\0" * (-len(options) % 4)
