@@ -54,9 +54,7 @@ class Pipe:
 
     __slots__ = ("_busy_until", "_delay", "_departures", "_moving", "_on_drop", "_random", "path")
 
-    def __init__(
-        self, path: Path, direction: str, on_drop: DropObserver | None = None
-    ) -> None:
+    def __init__(self, path: Path, direction: str, on_drop: DropObserver | None = None) -> None:
         self.path = path
         self._random = random.Random(f"{path.seed}/{direction}")
         self._delay = round(path.delay * SECOND)
@@ -134,29 +132,3 @@ class Impaired:
 
     def close(self) -> None:
         self._link.close()
-
-
-class WireEnd:
-    """One end of a simulated wire: what goes into `out` comes out of the other end's `into`."""
-
-    __slots__ = ("_into", "_out")
-
-    def __init__(self, out: Pipe, into: Pipe) -> None:
-        self._out = out
-        self._into = into
-
-    def receive(self, now: int) -> list[bytes]:
-        return self._into.receive(now)
-
-    def send(self, packets: list[bytes], now: int) -> None:
-        for packet in packets:
-            self._out.send(packet, now)
-
-    def deadline(self) -> int | None:
-        return self._into.deadline()
-
-    def fileno(self) -> int:
-        return -1
-
-    def close(self) -> None:
-        """Nothing to give back."""

@@ -173,8 +173,7 @@ class Loop:
         finally:
             self._waiters.remove(waiter)
             self._left_at = time.monotonic()
-            if self._waiters and not self._turning:
-                self._waiters[0].event.set()  # somebody has to turn
+            self._pass_on()
 
     # --- background ---
 
@@ -256,6 +255,12 @@ class Loop:
                     return  # `failure` holds it; callers will see it
                 finally:
                     self._in_background = False
+                    self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Whoever has turned the loop leaves it: another that waits has to."""
+        if self._waiters and not self._turning:
+            self._waiters[0].event.set()
 
     def _attended(self) -> bool:
         """True while a caller turns the loop, or did so a moment ago."""

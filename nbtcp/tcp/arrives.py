@@ -285,8 +285,6 @@ def _establish(conn: "Connection", seg: Segment, now: int) -> None:
     if held is not None:
         _process_text(conn, held, now)
         _check_fin(conn, held, now)
-    if conn.queue.fin is not None and conn.state is State.ESTABLISHED:  # closed in SYN-RECEIVED
-        conn.transition(Cause.CLOSE, now)
 
 
 def _new_ack(conn: "Connection", seg: Segment, now: int) -> None:

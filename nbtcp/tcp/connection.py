@@ -188,11 +188,9 @@ class Connection:
         self.note(Event.CALL, now, new="shutdown")
         if self.queue.fin is not None or self.state is State.CLOSED:
             return
-        if self.state in (State.LISTEN, State.SYN_SENT):
-            self.transition(Cause.CLOSE, now)
-            return
         self.queue.fin = self.queue.end
-        if self.state is not State.SYN_RECEIVED or not self.queue.data:
+        opening = self.state in (State.SYN_SENT, State.SYN_RECEIVED)
+        if not (opening and self.queue.data):  # else the FIN waits for ESTABLISHED
             self.transition(Cause.CLOSE, now)
         self._ready[self] = None
 
@@ -267,7 +265,9 @@ class Connection:
         old = self.state
         self.state = new = next_state(old, cause)
         self.note(Event.STATE, now, old=old.label, new=new.label, why=cause.label)
-        if new is State.TIME_WAIT:
+        if new is State.ESTABLISHED and self.queue.fin is not None:
+            self.transition(Cause.CLOSE, now)
+        elif new is State.TIME_WAIT:
             self.timers.stop_all()
             self.wait_time_wait(now)
         elif new is State.FIN_WAIT_2 and self.closed_by_application:

@@ -99,6 +99,7 @@ _ENDS = {
     Cause.CLOSE.label: "close",
     Cause.TIMEOUT.label: "timeout",
 }
+_ENDED = frozenset({State.CLOSED, State.TIME_WAIT, State.LISTEN})
 
 
 @dataclass(slots=True)
@@ -185,8 +186,8 @@ class EventLog:
             record.state = new
             if conn.state >= State.SYN_RECEIVED:
                 record.irs = conn.tcb.rcv.irs
-            if conn.state in (State.CLOSED, State.TIME_WAIT, State.LISTEN) and record.ended is None:
-                record.ended, record.end = now, _ENDS.get(why, "open")
+            if conn.state in _ENDED and why in _ENDS and record.ended is None:
+                record.ended, record.end = now, _ENDS[why]
 
     def rtt_sample(
         self, conn: "Connection", span: "Span", rtt: int, kept: bool, why: Why, now: int

@@ -1,0 +1,36 @@
+"""nbtcp: a TCP to read, to run and to look at.
+
+    with nbtcp.Lab(nbtcp.Path(delay=0.02, loss=0.01)) as lab:
+        page = lab.fetch("/bytes/100000")
+    page.log.plot.sequence()
+
+Heavy libraries (scapy, pandas, matplotlib, httpx) are imported when first used.
+"""
+
+from .config import Config, ConfigError
+from .errors import MachineError, NbtcpError
+from .lab import Lab
+from .links.path import Path, PathError
+from .simulation import Simulation, Transfer
+from .stack import Stack
+from .tcp.connection import Connection
+from .tcp.state import State
+from .trace.log import EventLog
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Connection",
+    "EventLog",
+    "Lab",
+    "MachineError",
+    "NbtcpError",
+    "Path",
+    "PathError",
+    "Simulation",
+    "Stack",
+    "State",
+    "Transfer",
+]

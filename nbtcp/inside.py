@@ -1,0 +1,629 @@
+"""What runs inside the private network: process 1 of its namespaces, and a web site on port 80.
+
+`links/namespace.py` starts this file as a program of its own, inside new namespaces, with one JSON
+argument. It makes the TUN device, gives the kernel its address, hands the device and its namespaces
+to the owner over a socket pair, and then serves HTTP until that socket or the owner ends. As
+process 1 it takes everything that was started inside along with it.
+
+It imports nothing but the standard library: all of nbtcp would double the time to start, and
+pyroute2 takes 190 ms to import, three times what it all takes now.
+"""
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import queue
+import random
+import re
+import select
+import signal
+import socket
+import socketserver
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+KERNEL_ADDRESS = "10.0.0.1"
+OUR_ADDRESS = "10.0.0.2"
+NETWORK, PREFIX = "10.0.0.0", 24
+INTERFACE = "tun0"
+PORT = 80
+# Packets that wait for the reader: 15 MB at MTU 1500.
+QUEUE_LENGTH = 10_000
+
+BLOCK = 1 << 20
+LARGEST = 4 << 30
+LONGEST_WAIT = 60.0
+PIECE = 1 << 18
+
+# From the kernel's if_tun.h, if.h, netlink.h, rtnetlink.h, if_link.h and if_addr.h.
+TUNSETIFF, IFF_TUN, IFF_NO_PI, IFF_UP = 0x400454CA, 0x0001, 0x1000, 0x0001
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_CREATE = 0x001, 0x004, 0x100, 0x400
+RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE = 16, 20, 24
+IFLA_MTU, IFLA_TXQLEN, IFA_ADDRESS, IFA_LOCAL = 4, 13, 1, 2
+RTA_DST, RTA_OIF, RTA_PREFSRC, RTA_METRICS, RTAX_CC_ALGO = 1, 4, 7, 8, 16
+RT_TABLE_MAIN, RTPROT_KERNEL, RT_SCOPE_LINK, RTN_UNICAST = 254, 2, 253, 1
+
+# Bytes: at most this much is buffered for one connection, and a receiver begins with this much.
+# The kernel's own beginning, 128 KiB, stalls a sender of 64 KiB segments.
+LARGEST_BUFFER = 32 << 20
+FIRST_RECEIVE_BUFFER = 1 << 20
+
+
+# ---- the content of /bytes/N
+
+
+def content(size: int) -> Iterator[bytes]:
+    """Yield the body of GET /bytes/`size` in pieces of 1 MiB; the same bytes on every machine."""
+    for offset in range(0, size, BLOCK):
+        yield content_block(offset, min(BLOCK, size - offset))
+
+
+def content_block(offset: int, size: int) -> bytes:
+    """Return `size` bytes of the content of /bytes from `offset` on (both in bytes).
+
+    It is one block of 1 MiB of random bytes, over and over, with the block's number mixed into its
+    first 8 bytes: cheap to make, and a block in the wrong place changes the checksum.
+    """
+    first = offset // BLOCK
+    last = (offset + size - 1) // BLOCK
+    skip = offset - first * BLOCK
+    return b"".join(_block(number) for number in range(first, last + 1))[skip : skip + size]
+
+
+def _block(number: int) -> bytes:
+    head, tail = _random_block()
+    return (number ^ head).to_bytes(8, "big") + tail
+
+
+@functools.cache
+def _random_block() -> tuple[int, bytes]:
+    block = random.Random(0).randbytes(BLOCK)
+    return int.from_bytes(block[:8], "big"), block[8:]
+
+
+# ---- the web site
+
+
+class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """An HTTP server, one thread for each connection.
+
+    Not http.server's own class, which looks its address up in the DNS: through this very network.
+    """
+
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 1024
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: connections that break are what this network is for."""
+
+
+class Refusal(Exception):
+    """A request that is answered with an error status."""
+
+    def __init__(self, status: int, text: str, **headers: str) -> None:
+        """`headers` are further fields of the answer."""
+        super().__init__(text)
+        self.status = status
+        self.headers = headers
+
+
+class Site(BaseHTTPRequestHandler):
+    """GET /, its pages, /bytes/N, /slow?seconds=S&bytes=N; POST /echo, /sink (RFC 9110, 9112)."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    # A header and a small body leave in one segment.
+    rbufsize = wbufsize = 1 << 16
+
+    def version_string(self) -> str:
+        """Name the server without versions, so that an answer is equally long on every machine."""
+        return "nbtcp"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing: the log of the connection itself is the point here."""
+
+    def handle_expect_100(self) -> bool:
+        """Tell the client to go on, at once (RFC 9110, 10.1.1)."""
+        proceed = super().handle_expect_100()
+        self.wfile.flush()
+        return proceed
+
+    def do_GET(self) -> None:
+        """Answer GET and HEAD."""
+        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
+            self.close_connection = (
+                True  # a body that nobody reads would be taken for the next request
+            )
+        try:
+            self._get()
+        except Refusal as refusal:
+            self._refuse(refusal)
+
+    do_HEAD = do_GET
+
+    def do_POST(self) -> None:
+        """Answer POST."""
+        try:
+            pieces = self._body()
+            path = urlsplit(self.path).path
+            if path == "/echo":
+                self._echo(pieces)
+            elif path == "/sink":
+                self._sink(pieces)
+            else:
+                for _ in pieces:  # answering first would reset the connection under the client
+                    pass
+                raise Refusal(404, f"There is nothing to post to at {path}.")
+        except Refusal as refusal:
+            self._refuse(refusal)
+
+    def _get(self) -> None:
+        target = urlsplit(self.path)
+        if target.path in PAGES:
+            self._answer(200, *PAGES[target.path])
+        elif target.path.startswith("/bytes/"):
+            size = _number(target.path.removeprefix("/bytes/"))
+            self._head(200, "application/octet-stream", size)
+            if self.command != "HEAD":
+                for piece in content(size):
+                    self.wfile.write(piece)
+        elif target.path == "/slow":
+            self._slow(parse_qs(target.query, keep_blank_values=True))
+        elif target.path in ("/echo", "/sink"):
+            raise Refusal(405, f"{target.path} takes POST.", Allow="POST")
+        else:
+            raise Refusal(404, f"There is no page {target.path}.")
+
+    def _slow(self, query: dict[str, list[str]]) -> None:
+        """Wait, or spread `bytes` evenly over `seconds`, 20 pieces a second."""
+        seconds = _seconds(query.get("seconds", ["1"])[-1])
+        size = _number(query["bytes"][-1]) if "bytes" in query else None
+        if size is None:
+            if self.command != "HEAD":
+                time.sleep(seconds)
+            self._answer(200, f"after {seconds:g} s\n".encode(), "text/plain")
+            return
+        self._head(200, "application/octet-stream", size)
+        if self.command == "HEAD":
+            return
+        pieces = max(1, min(size, round(seconds * 20)))
+        begin = time.monotonic()
+        for number in range(pieces):
+            self.wfile.flush()
+            time.sleep(max(0.0, begin + seconds * (number + 1) / pieces - time.monotonic()))
+            start, end = size * number // pieces, size * (number + 1) // pieces
+            for offset in range(start, end, BLOCK):
+                self.wfile.write(content_block(offset, min(BLOCK, end - offset)))
+
+    def _echo(self, pieces: Iterator[bytes]) -> None:
+        """Send the body back while it still comes, framed as it came."""
+        chunked = "Transfer-Encoding" in self.headers
+        pieces = _read_ahead(pieces)
+        piece = next(pieces, b"")  # a body that is wrong from the start is still answered with 400
+        length = None if chunked else int(self.headers.get("Content-Length", 0))
+        kind = self.headers.get("Content-Type", "application/octet-stream")
+        self._head(200, kind, length)
+        while piece:
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            self.wfile.flush()
+            try:
+                piece = next(pieces, b"")
+            except Refusal as refusal:  # too late for a status: the answer just ends short
+                raise ConnectionAbortedError(str(refusal)) from refusal
+        if chunked:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _sink(self, pieces: Iterator[bytes]) -> None:
+        digest = hashlib.sha256()
+        size = 0
+        for piece in pieces:
+            size += len(piece)
+            digest.update(piece)
+        answer = {"bytes": size, "sha256": digest.hexdigest()}
+        self._answer(200, json.dumps(answer).encode() + b"\n", "application/json")
+
+    def _body(self) -> Iterator[bytes]:
+        """Return the pieces of the request's body (RFC 9112, section 6)."""
+        coding = self.headers.get("Transfer-Encoding")
+        lengths = self.headers.get_all("Content-Length", [])
+        if coding is not None:
+            if lengths or coding.strip().lower() != "chunked":
+                raise Refusal(
+                    400, "A body is chunked or has a Content-Length, and one of them only."
+                )
+            return self._chunks()
+        if not lengths:
+            return iter(())
+        if len(lengths) > 1 or not re.fullmatch("[0-9]{1,20}", lengths[0]):
+            raise Refusal(400, "Content-Length must be one number.")
+        if int(lengths[0]) > LARGEST:
+            raise Refusal(413, f"A body has at most {LARGEST} bytes.")
+        return self._exactly(int(lengths[0]))
+
+    def _exactly(self, size: int) -> Iterator[bytes]:
+        while size:
+            piece = self.rfile.read1(min(size, PIECE))
+            if not piece:
+                raise ConnectionAbortedError("the body ended early")
+            size -= len(piece)
+            yield piece
+
+    def _chunks(self) -> Iterator[bytes]:
+        """Undo the chunked coding (RFC 9112, 7.1)."""
+        total = 0
+        while size := self._chunk_size():
+            total += size
+            if total > LARGEST:
+                raise Refusal(413, f"A body has at most {LARGEST} bytes.")
+            yield from self._exactly(size)
+            if self.rfile.readline(3) != b"\r\n":
+                raise Refusal(400, "A chunk is not as long as it says.")
+        while self.rfile.readline(1 << 16) not in (b"\r\n", b"\n", b""):
+            pass  # trailer fields
+
+    def _chunk_size(self) -> int:
+        line = self.rfile.readline(1 << 12)
+        if not line:
+            raise ConnectionAbortedError("the body ended early")
+        match = re.match(rb"([0-9A-Fa-f]{1,15})[ \t]*[;\r\n]", line)
+        if not match:
+            raise Refusal(400, "A chunk begins with its size in hexadecimal.")
+        return int(match[1], 16)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if self.command == "POST" and refusal.status != 404:
+            self.close_connection = True  # the rest of the body is in the way
+        text = f"{refusal.status} {self.responses[refusal.status][0]}: {refusal}\n"
+        self._answer(refusal.status, text.encode(), "text/plain", **refusal.headers)
+
+    def _answer(self, status: int, body: bytes, kind: str, **headers: str) -> None:
+        self._head(status, kind, len(body), **headers)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _head(self, status: int, kind: str, length: int | None, **headers: str) -> None:
+        """Write the header; without a length the body is chunked."""
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        if length is None:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(length))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,20}", text) or int(text) > LARGEST:
+        raise Refusal(400, f"{text!r} is not a number of bytes from 0 to {LARGEST}.")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= LONGEST_WAIT:  # true of nan as well
+        raise Refusal(400, f"{text!r} is not a number of seconds from 0 to {LONGEST_WAIT:g}.")
+    return seconds
+
+
+def _read_ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Read in a thread of its own, however slowly the pieces are taken.
+
+    A client that sends all before it reads anything would otherwise wait for us, and we for it.
+    """
+    waiting: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            for piece in pieces:
+                waiting.put(piece)
+            waiting.put(b"")
+        except Exception as error:
+            waiting.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    while piece := waiting.get():
+        if isinstance(piece, Exception):
+            raise piece
+        yield piece
+
+
+# ---- the pages to look at
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font: 17px/1.6 Georgia, serif; color: #222; max-width: 40em; margin: 3em auto;
+  padding: 0 1em; }}
+h1 {{ font-weight: normal; }}
+a {{ color: #0b5394; }}
+code, pre {{ font: 14px/1.5 monospace; background: #f4f4f1; padding: 0 .25em; }}
+nav, footer {{ color: #777; border-top: 1px solid #ddd; margin-top: 2em; padding-top: .5em; }}
+</style>
+</head>
+<body>
+<img src="/segments.svg" alt="Segments between two hosts" width="320" height="120">
+<h1>{title}</h1>
+{text}
+<nav><a href="/">Start</a> &middot; <a href="/handshake.html">Handshake</a> &middot;
+<a href="/loss.html">Loss</a> &middot; <a href="/closing.html">Closing</a></nav>
+</body>
+</html>
+"""
+
+_INDEX = """<p>This page comes from a private network that consists of two hosts. This one,
+<code>10.0.0.1</code>, is the TCP of the Linux kernel. The other one, <code>10.0.0.2</code>, is a
+TCP written in Python. Whatever you fetch here has gone through both.</p>
+<ul>
+<li><a href="/bytes/100000"><code>/bytes/N</code></a>: N bytes, the same ones each time</li>
+<li><a href="/slow?seconds=2"><code>/slow?seconds=S</code></a>: an answer after S seconds;
+with <code>&amp;bytes=N</code> N bytes spread over them</li>
+<li><code>POST /echo</code>: your own bytes back, while you still send</li>
+<li><code>POST /sink</code>: how many bytes arrived, and their SHA-256</li>
+</ul>
+"""
+
+_HANDSHAKE = """<p>Before this page could be sent, three segments went between the two hosts. Each
+side told the other the number of its first byte, and heard that it was understood:</p>
+<pre>10.0.0.2  SYN       &rarr;
+          &larr;  SYN, ACK   10.0.0.1
+10.0.0.2  ACK       &rarr;</pre>
+<p>The first numbers are hard to guess, so that nobody can join in who does not see the
+segments.</p>
+"""
+
+_LOSS = """<p>A network may lose a segment, repeat it, or deliver it late. The receiver acknowledges
+the last byte up to which nothing is missing, so a hole shows as the same acknowledgment over and
+over. After three of them the sender sends the missing segment again, and from then on more slowly:
+a loss mostly means that a queue was full. Fetch <a href="/bytes/1000000">a million bytes</a> over a
+bad path and look at the plot.</p>
+"""
+
+_CLOSING = """<p>A connection is two streams, and each ends on its own, with a FIN that is
+acknowledged as if it were one more byte. The side that ends first waits a while in TIME-WAIT, in
+case its last acknowledgment was lost and the other side asks again.</p>
+"""
+
+_IMAGE = """<svg xmlns="http://www.w3.org/2000/svg" width="320" height="120" viewBox="0 0 320 120">
+<g stroke="#0b5394" stroke-width="2" fill="none">
+<path d="M20 8V112M300 8V112" stroke="#222"/>
+<path d="M20 16L296 30M288 25l8 5-9 3"/>
+<path d="M300 38L24 52M33 47l-9 5 9 4" stroke="#b45f06"/>
+<path d="M20 60L296 74M288 69l8 5-9 3"/>
+<path d="M20 76L160 83" stroke-dasharray="5 4"/>
+<path d="M154 77l12 12M166 77l-12 12" stroke="#cc0000"/>
+<path d="M300 90L24 104M33 99l-9 5 9 4" stroke="#b45f06"/>
+</g></svg>
+"""
+
+
+def _page(title: str, text: str) -> tuple[bytes, str]:
+    return _PAGE.format(title=title, text=text).encode(), "text/html; charset=utf-8"
+
+
+PAGES = {
+    "/": _page("A network of two hosts", _INDEX),
+    "/handshake.html": _page("How a connection begins", _HANDSHAKE),
+    "/loss.html": _page("When a segment is lost", _LOSS),
+    "/closing.html": _page("How a connection ends", _CLOSING),
+    "/segments.svg": (_IMAGE.encode(), "image/svg+xml"),
+}
+
+
+# ---- process 1
+
+
+class SetupError(Exception):
+    """The private network cannot be set up; one line for the owner."""
+
+
+def main(argument: str) -> None:
+    """Set the network up, report to the owner, and serve until the owner ends.
+
+    `argument` is a JSON object: `socket` and `owner` (file descriptors: our end of the socket pair
+    and, or null, a pidfd of the owner), `mtu` (bytes), `congestion` (a name or null), `user` (in a
+    user namespace).
+    """
+    options = json.loads(argument)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Orphans inside become our children: ignored, they are reaped by the kernel.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(fileno=options["socket"]) as owner:
+        try:
+            tun = set_up(options["mtu"], options["congestion"])
+            server = Server((KERNEL_ADDRESS, PORT), Site)
+            _report(owner, tun, options["user"])
+        except (SetupError, OSError) as error:
+            text = f"the private network cannot be set up ({error}); see `nbtcp doctor`"
+            if isinstance(error, SetupError):
+                text = str(error)
+            owner.send(json.dumps({"error": text}).encode())
+            return
+        _random_block()
+        # A day between looks for an order to stop, which never comes: process 1 just ends.
+        threading.Thread(target=server.serve_forever, args=(86_400.0,), daemon=True).start()
+        _wait_for_end(options["socket"], options["owner"])
+        os._exit(0)
+
+
+def set_up(mtu: int, congestion: str | None) -> int:
+    """Bring up lo and tun0 with the kernel's address, and return the TUN's file descriptor.
+
+    `mtu` in bytes. SetupError when the congestion control does not exist; OSError for the rest.
+    """
+    # Before the device exists: else the kernel sends IPv6 of its own through it.
+    _tune("net/ipv6/conf/default/disable_ipv6", "1")
+    # Each connection begins afresh, without what was learned from the one before.
+    _tune("net/ipv4/tcp_no_metrics_save", "1")
+    for buffer, first in (("tcp_rmem", FIRST_RECEIVE_BUFFER), ("tcp_wmem", 0)):
+        least, default, most = (int(value) for value in _read_sysctl(f"net/ipv4/{buffer}"))
+        _tune(f"net/ipv4/{buffer}", f"{least} {max(default, first)} {max(most, LARGEST_BUFFER)}")
+    tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", INTERFACE.encode(), IFF_TUN | IFF_NO_PI))
+    _bring_up("lo")
+    _bring_up(
+        INTERFACE,
+        _number_attribute(IFLA_MTU, mtu),
+        _number_attribute(IFLA_TXQLEN, QUEUE_LENGTH),
+    )
+    _give_address()
+    if congestion is not None:
+        _use_congestion(congestion)
+    return tun
+
+
+def _sysctl(name: str, value: str) -> None:
+    # One write of its own, so that the kernel's refusal comes from here and not from a close.
+    fd = os.open(f"/proc/sys/{name}", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def _read_sysctl(name: str) -> list[str]:
+    with open(f"/proc/sys/{name}") as file:
+        return file.read().split()
+
+
+def _tune(name: str, value: str) -> None:
+    # A container may see /proc/sys read-only, a kernel may lack IPv6: it works without, less well.
+    with contextlib.suppress(OSError):
+        _sysctl(name, value)
+
+
+def _use_congestion(name: str) -> None:
+    try:
+        _sysctl("net/ipv4/tcp_congestion_control", name)
+    except OSError as error:
+        available = _read_sysctl("net/ipv4/tcp_available_congestion_control")
+        if name not in available:
+            raise SetupError(
+                f"the kernel has no congestion control {name!r}; "
+                f"it has {', '.join(available)} (others come with `modprobe tcp_NAME`)"
+            ) from error
+        _route_with_congestion(name)
+
+
+# ---- routing netlink, rtnetlink(7): ioctls cannot do all of it in a user namespace
+
+
+def _bring_up(name: str, *attributes: bytes) -> None:
+    flags = struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(name), IFF_UP, IFF_UP)
+    _netlink(RTM_NEWLINK, 0, flags, *attributes)
+
+
+def _give_address() -> None:
+    address = socket.inet_aton(KERNEL_ADDRESS)
+    index = socket.if_nametoindex(INTERFACE)
+    _netlink(
+        RTM_NEWADDR,
+        NLM_F_CREATE,
+        struct.pack("=BBBBI", socket.AF_INET, PREFIX, 0, 0, index),
+        _attribute(IFA_LOCAL, address),
+        _attribute(IFA_ADDRESS, address),
+    )
+
+
+def _route_with_congestion(name: str) -> None:
+    """Choose a congestion control for the route to our TCP.
+
+    One that is not in net.ipv4.tcp_allowed_congestion_control cannot be the default of a namespace,
+    but it can belong to a route.
+    """
+    route = (PREFIX, 0, 0, RT_TABLE_MAIN, RTPROT_KERNEL, RT_SCOPE_LINK, RTN_UNICAST, 0)
+    try:
+        _netlink(
+            RTM_NEWROUTE,
+            NLM_F_CREATE | NLM_F_REPLACE,
+            struct.pack("=BBBBBBBBI", socket.AF_INET, *route),
+            _attribute(RTA_DST, socket.inet_aton(NETWORK)),
+            _number_attribute(RTA_OIF, socket.if_nametoindex(INTERFACE)),
+            _attribute(RTA_PREFSRC, socket.inet_aton(KERNEL_ADDRESS)),
+            _attribute(RTA_METRICS, _attribute(RTAX_CC_ALGO, name.encode() + b"\0")),
+        )
+    except OSError as error:
+        raise SetupError(
+            f"congestion control {name!r} cannot be set ({error.strerror}); "
+            f"add it to net.ipv4.tcp_allowed_congestion_control, or choose another"
+        ) from error
+
+
+def _attribute(kind: int, data: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
+
+
+def _number_attribute(kind: int, number: int) -> bytes:
+    return _attribute(kind, struct.pack("=I", number))
+
+
+def _netlink(kind: int, flags: int, *parts: bytes) -> None:
+    """Send one request and wait for its acknowledgment; OSError when the kernel refuses it."""
+    body = b"".join(parts)
+    flags |= NLM_F_REQUEST | NLM_F_ACK
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+        kernel.send(struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body)
+        (result,) = struct.unpack_from("=i", kernel.recv(1 << 16), 16)
+    if result:
+        raise OSError(-result, os.strerror(-result))
+
+
+# ---- the owner
+
+
+def _report(owner: socket.socket, tun: int, user: bool) -> None:
+    """Send the owner the ready line with the descriptors it names, in this order."""
+    files = {
+        "tun": tun,
+        "net": _open("/proc/self/ns/net"),
+        "pid": _open("/proc/self/ns/pid"),
+        "snmp": _open("/proc/self/net/snmp"),
+        "netstat": _open("/proc/self/net/netstat"),
+    }
+    if user:
+        files["user"] = _open("/proc/self/ns/user")
+    # /proc is the one from outside, so this is our number outside.
+    ready = {"files": list(files), "pid": int(os.readlink("/proc/self"))}
+    socket.send_fds(owner, [json.dumps(ready).encode()], list(files.values()))
+    # From here on stderr has no reader.
+    files["null"] = _open(os.devnull, os.O_WRONLY)
+    os.dup2(files["null"], 2)
+    for fd in files.values():
+        os.close(fd)
+
+
+def _open(path: str, flags: int = os.O_RDONLY) -> int:
+    return os.open(path, flags | os.O_CLOEXEC)
+
+
+def _wait_for_end(owner_socket: int, owner: int | None) -> None:
+    """Block until the owner closes its end, or has died while a child of it still holds that."""
+    poll = select.poll()
+    poll.register(owner_socket, select.POLLIN)
+    if owner is not None:
+        poll.register(owner, select.POLLIN)
+    poll.poll()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,334 @@
+"""Statistics of a log: per connection and direction, and of its RTT samples.
+
+DataFrames in, DataFrames out: the tables of `log.segments`, `log.rtt()` and `log.connections`,
+whoever made them. This module never imports the stack, so a saved log or anybody's capture has the
+same statistics as a live one.
+
+Each direction of a connection is looked at from one place, its *vantage point*: the sender when the
+log holds what that host sent, otherwise the receiver. Numbers from the two places differ (a lost
+segment was sent but did not arrive), so they are never mixed in one count.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+SUMMARY_UNITS = {
+    "segments": "segments",
+    "data_segments": "segments",
+    "bytes": "B",
+    "unique_bytes": "B",
+    "retransmitted": "segments",
+    "retransmitted_bytes": "B",
+    "dropped": "segments",
+    "duplicate_acks": "segments",
+    "out_of_order": "segments",
+    "first": "s",
+    "last": "s",
+    "duration": "s",
+    "throughput": "bit/s",
+    "goodput": "bit/s",
+    "rtt_samples": "samples",
+    "rtt_min": "s",
+    "rtt_mean": "s",
+    "rtt_max": "s",
+}
+
+SEGMENT_COLUMNS = ("time", "host", "conn", "event", "why", "flags", "seq", "ack", "len", "window")
+
+RTT_COLUMNS = (
+    *("time", "host", "conn", "start", "end", "sent", "acked", "rtt"),
+    *("srtt", "rttvar", "rto", "kept", "why"),
+)
+
+RTT_UNITS = {
+    **{"start": "B", "end": "B"},
+    **dict.fromkeys(("time", "sent", "acked", "rtt", "srtt", "rttvar", "rto"), "s"),
+}
+
+DAMAGED = ("bad-checksum", "malformed")
+"""What `why` says of segments that arrived but were thrown away unread."""
+
+UNHEARD = (*DAMAGED, "unacceptable", "ack-unsent", "paws", "options-missing", "not-syn")
+"""What `why` says of segments whose ACK was not taken."""
+
+
+def summary(
+    segments: pd.DataFrame, samples: pd.DataFrame, connections: pd.DataFrame
+) -> pd.DataFrame:
+    """Statistics, one row per connection and direction; the units are also in `.attrs["units"]`.
+
+    conn, direction      the connection, and "sender:port > receiver:port"
+    vantage              "sender" or "receiver": the end whose view the row gives
+    segments             segments of this direction seen there, pure ACKs included
+    data_segments        those with payload
+    bytes                B of payload, repeated bytes included
+    unique_bytes         B of payload, each position counted once
+    retransmitted        segments of which some part (payload, SYN or FIN) had been seen before
+    retransmitted_bytes  B, bytes - unique_bytes
+    dropped              segments lost on the way, or discarded for a bad checksum
+    duplicate_acks       duplicate ACKs for this direction's data, seen at the vantage point
+    out_of_order         segments that arrived ahead of a hole; NA when no arrival is in the log
+    first, last          s, times of the first and the last segment with payload
+    duration             s, last - first
+    throughput           bit/s, unique_bytes over duration; NaN when the duration is 0
+    goodput              bit/s, acknowledged bytes over the time from `first` until their ACK; seen
+                         by a sender it is never above the rate of the link, unlike throughput
+    rtt_samples          samples that were used (Karn's algorithm rejects some)
+    rtt_min, rtt_mean, rtt_max  s, over the samples used
+    """
+    segments = _complete(segments, SEGMENT_COLUMNS)
+    samples = _complete(samples, RTT_COLUMNS)
+    ends = _ends(connections)
+    ways = flows(segments, connections)
+    table = ways.table[["conn", "direction", "vantage"]]
+    table = table.assign(
+        **_volume(segments, ways),
+        **_trouble(segments, ways),
+        **_pace(segments, ways),
+        **_round_trips(samples, ends),
+    )
+    table["retransmitted_bytes"] = table["bytes"] - table["unique_bytes"]
+    table["duration"] = table["last"] - table["first"]
+    table["throughput"] = _rate(table["unique_bytes"], table["duration"])
+    table = table[["conn", "direction", "vantage", *SUMMARY_UNITS]]
+    table.attrs = {**segments.attrs, "units": dict(SUMMARY_UNITS)}
+    return table
+
+
+def rtt_table(samples: pd.DataFrame) -> pd.DataFrame:
+    """The RTT samples in the order in which they were taken, one row each.
+
+    Columns: time (s), host, conn, start and end (the sequence range measured, B), sent, acked and
+    rtt (s); after the sample srtt, rttvar and rto (s); kept (False: not used) and why. The units
+    are also in `.attrs["units"]`.
+    """
+    table = _complete(samples, RTT_COLUMNS)[list(RTT_COLUMNS)]
+    table = table.sort_values("time", kind="stable", ignore_index=True)
+    table.attrs = {**samples.attrs, "units": dict(RTT_UNITS)}
+    return table
+
+
+@dataclass(frozen=True)
+class Flows:
+    """Which way each segment went, and which rows show it.
+
+    table   one row per direction: conn, sender and receiver (addresses), direction (text), vantage.
+            Rows 2i and 2i + 1 are the two directions of one connection; the first one leads out
+            from the host that the table of connections names first.
+    flow    per row of the segments: its row in `table`, -1 for a segment of no known connection
+    own     per row: shows its flow, at the vantage point of that flow
+    answer  per row: carries ACKs for the data of flow `flow ^ 1`, at the vantage point of that one
+    lost    per row: did not arrive, or not unharmed
+    """
+
+    table: pd.DataFrame
+    flow: Ints
+    own: Bools
+    answer: Bools
+    lost: Bools
+
+
+def flows(segments: pd.DataFrame, connections: pd.DataFrame) -> Flows:
+    """Give every segment its direction, and every direction its vantage point."""
+    segments = _complete(segments, SEGMENT_COLUMNS)
+    ends = _ends(connections)
+    place, home = _whereabouts(segments, ends)
+    known = place >= 0
+    sent, arrived = _is(segments["event"], "send"), _is(segments["event"], "recv")
+    corrupt = arrived & segments["why"].isin(DAMAGED).to_numpy(bool)
+    ignored = arrived & segments["why"].isin(UNHEARD).to_numpy(bool)
+    flow = np.where(known, 2 * place + (home == arrived), -1)
+    # The last entry is never set: it is what the -1 of an unknown segment looks up.
+    by_sender = np.bincount(flow[known & sent], minlength=2 * len(ends) + 1) > 0
+    arrives = np.bincount(flow[known & arrived], minlength=2 * len(ends) + 1) > 0
+    opposite = np.where(known, flow ^ 1, -1)
+    # ACKs count where they arrive at the sender of the data; a capture made between the two hosts
+    # may have no arrivals at all, and then they count where they were sent.
+    ends_seen = arrives[flow] | arrives[opposite]
+    back = ~by_sender[flow] | (by_sender[opposite] & ends_seen)
+    return Flows(
+        table=_directions(ends, by_sender[:-1]),
+        flow=flow,
+        own=known & ~corrupt & np.where(by_sender[flow], sent, arrived),
+        answer=known & ~ignored & np.where(back, arrived, sent),
+        lost=known & (corrupt | _is(segments["event"], "drop")),
+    )
+
+
+def payload(rows: pd.DataFrame) -> tuple[Ints, Ints]:
+    """Where the payload of each segment starts and ends, in relative sequence numbers."""
+    start = rows["seq"].to_numpy(np.int64) + has_flag(rows, "S")  # a SYN comes before the data
+    return start, start + rows["len"].to_numpy(np.int64)
+
+
+def resent(rows: pd.DataFrame, flow: Ints) -> Bools:
+    """Per segment, in time order: some part of it, SYN and FIN included, was seen before."""
+    start = rows["seq"].to_numpy(np.int64)
+    end = payload(rows)[1] + has_flag(rows, "F")
+    again: Bools = first_seen(flow, start, end) < end - start
+    return again
+
+
+def first_seen(flow: Ints, start: Ints, end: Ints) -> Ints:
+    """How many positions of each range [start, end) no earlier range of the same flow covers.
+
+    Exact for any overlap: the ranges are cut at every start and end, and each piece belongs to the
+    first range that covers it.
+    """
+    if not len(start):
+        return np.zeros(0, np.int64)
+    # Flows are laid end to end on one axis, so that one pass serves them all.
+    shift = flow * (end.max() - start.min() + 1)
+    start, end = start + shift, end + shift
+    cuts = np.sort(np.concatenate([start, end]))
+    cuts = cuts[np.append(True, cuts[1:] > cuts[:-1])]
+    low = np.searchsorted(cuts, start)
+    pieces = np.searchsorted(cuts, end) - low
+    owner = np.repeat(np.arange(len(start)), pieces)
+    rank = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    piece = np.repeat(low, pieces) + rank
+    first = np.full(len(cuts), len(start))
+    np.minimum.at(first, piece, owner)
+    covered = np.flatnonzero(first < len(start))
+    fresh = np.zeros(len(start), np.int64)
+    np.add.at(fresh, first[covered], cuts[covered + 1] - cuts[covered])
+    return fresh
+
+
+def has_flag(rows: pd.DataFrame, letter: str) -> Bools:
+    """Per segment: the flag of that letter (S, A, F, R, P, ...) is set."""
+    flags = rows["flags"].astype("category")
+    return flags.isin([kind for kind in flags.cat.categories if letter in kind]).to_numpy(bool)
+
+
+def _complete(frame: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
+    """The frame itself; an empty one gets the columns that it lacks."""
+    return frame if len(frame) else frame.reindex(columns=list(columns))
+
+
+def _ends(connections: pd.DataFrame) -> pd.DataFrame:
+    """One row per connection: of two ends in one log, the one named first."""
+    columns = ("conn", "host", "local", "local_port", "remote", "remote_port")
+    return _complete(connections, columns).drop_duplicates("conn", ignore_index=True)
+
+
+def _whereabouts(frame: pd.DataFrame, ends: pd.DataFrame) -> tuple[Ints, Bools]:
+    """Per row: where its connection is in `ends` (-1: nowhere), and whether it happened there."""
+    place = pd.Index(ends["conn"]).get_indexer(frame["conn"]).astype(np.int64)
+    hosts = frame["host"].astype("category")
+    codes = hosts.cat.categories.get_indexer(pd.Index(ends["host"].astype(object)))
+    return place, hosts.cat.codes.to_numpy() == np.append(codes, -2)[place]
+
+
+def _directions(ends: pd.DataFrame, by_sender: Bools) -> pd.DataFrame:
+    rows = []
+    columns = ["conn", "local", "local_port", "remote", "remote_port"]
+    for conn, local, local_port, remote, remote_port in ends[columns].to_numpy(object).tolist():
+        here, there = _socket(local, local_port), _socket(remote, remote_port)
+        rows.append((conn, local, remote, f"{here} > {there}"))
+        rows.append((conn, remote, local, f"{there} > {here}"))
+    table = pd.DataFrame(rows, columns=["conn", "sender", "receiver", "direction"])
+    table["conn"] = table["conn"].astype(np.int64)
+    table["vantage"] = np.where(by_sender, "sender", "receiver")
+    return table
+
+
+def _socket(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _volume(segments: pd.DataFrame, ways: Flows) -> dict[str, Ints]:
+    """What was sent, as seen at the vantage points."""
+    rows, flow, n = segments[ways.own], ways.flow[ways.own], len(ways.table)
+    start, end = payload(rows)
+    return {
+        "segments": _sum(flow, n),
+        "data_segments": _sum(flow[end > start], n),
+        "bytes": _sum(flow, n, end - start),
+        "unique_bytes": _sum(flow, n, first_seen(flow, start, end)),
+        "retransmitted": _sum(flow[resent(rows, flow)], n),
+    }
+
+
+def _trouble(segments: pd.DataFrame, ways: Flows) -> dict[str, Ints | pd.Series]:
+    """What went wrong on the way; arrivals are counted wherever the log has them."""
+    flow, n = ways.flow, len(ways.table)
+    arrived = (flow >= 0) & _is(segments["event"], "recv")
+    early = pd.Series(_sum(flow[arrived & _is(segments["why"], "out-of-order")], n), dtype="Int64")
+    duplicate = ways.answer & _is(segments["why"], "duplicate-ack")
+    return {
+        "dropped": _sum(flow[ways.lost], n),
+        "duplicate_acks": _sum(flow[duplicate] ^ 1, n),
+        "out_of_order": early.where(_sum(flow[arrived], n) > 0),
+    }
+
+
+def _pace(segments: pd.DataFrame, ways: Flows) -> dict[str, Floats]:
+    """When the data was sent, and how fast it was acknowledged."""
+    n = len(ways.table)
+    rows, flow = segments[ways.own], ways.flow[ways.own]
+    start, end = payload(rows)
+    data = end > start
+    time = rows["time"].to_numpy(np.float64)[data]
+    flow, start, end = flow[data], start[data], end[data]
+    first, last = _least(flow, time, n), -_least(flow, -time, n)
+
+    answers, about = segments[ways.answer], ways.flow[ways.answer] ^ 1
+    ack = answers["ack"].to_numpy(np.float64)
+    # An ACK of a FIN lies beyond the data; no data, no goodput.
+    acked = np.minimum(-_least(about, -ack, n), -_least(flow, -end, n))
+    full = ack >= acked[about]
+    done = _least(about[full], answers["time"].to_numpy(np.float64)[full], n)
+    return {
+        "first": first,
+        "last": last,
+        "goodput": _rate(acked - _least(flow, start, n), done - first),
+    }
+
+
+def _round_trips(samples: pd.DataFrame, ends: pd.DataFrame) -> dict[str, Ints | Floats]:
+    place, home = _whereabouts(samples, ends)
+    used = (place >= 0) & samples["kept"].to_numpy(bool)
+    flow, n = (2 * place + ~home)[used], 2 * len(ends)
+    rtt = samples["rtt"].to_numpy(np.float64)[used]
+    count = _sum(flow, n)
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(flow, rtt, n) / count
+    return {
+        "rtt_samples": count,
+        "rtt_min": _least(flow, rtt, n),
+        "rtt_mean": mean,
+        "rtt_max": -_least(flow, -rtt, n),
+    }
+
+
+def _is(column: pd.Series, value: str) -> Bools:
+    return (column == value).to_numpy(bool)
+
+
+def _sum(flow: Ints, n: int, values: Ints | None = None) -> Ints:
+    """Per flow: how many rows, or the sum of their values (exact below 2^53)."""
+    return np.bincount(flow, values, n).astype(np.int64)
+
+
+def _least(flow: Ints, values: Ints | Floats, n: int) -> Floats:
+    """Per flow: the smallest value, NaN without any."""
+    least = np.full(n, np.inf)
+    np.minimum.at(least, flow, values)
+    return np.where(np.isinf(least), np.nan, least)
+
+
+def _rate(size: Floats | pd.Series, seconds: Floats | pd.Series) -> Floats:
+    """Bit/s; NaN where nothing was transferred or no time passed."""
+    size, seconds = np.asarray(size, np.float64), np.asarray(seconds, np.float64)
+    known = (size > 0) & (seconds > 0)
+    rate = np.full(len(size), np.nan)
+    rate[known] = 8 * size[known] / seconds[known]
+    return rate
