@@ -1,4 +1,6 @@
-"""The lab: a private network, made by the program and gone with it, with the kernel's TCP at the other end."""
+"""The lab: a private network, made by the program and gone with it, with the kernel's TCP at the
+other end.
+"""
 
 import subprocess
 from collections.abc import Sequence
@@ -16,16 +18,18 @@ from .trace.log import EventLog
 if TYPE_CHECKING:
     from .runtime.http import Page
 
+BATCH = 16  # packets read at once: more is faster, and blurs their times
 HEADERS = 40  # octets of IPv4 and TCP header without options
 
 
 class Lab(Host):
     """Our TCP at 10.0.0.2, the kernel's at 10.0.0.1 with a web server on port 80.
 
-    `path` impairs both directions, `up` (to the kernel) and `down` set them apart. `kernel_congestion` is the
-    kernel's congestion control; Reno unless told otherwise, for it is always there and does not pace.
-    `mtu` is in octets. `seed` makes our ISNs and ports repeatable; times are the machine's. Use it with `with`,
-    or call `close`. Raises MachineError when this machine cannot, ConfigError, PathError.
+    `path` impairs both directions, `up` (to the kernel) and `down` set them apart.
+    `kernel_congestion` is the kernel's congestion control; Reno unless told otherwise, for it is
+    always there and does not pace. `mtu` is in octets. `seed` makes our ISNs and ports repeatable;
+    times are the machine's. Use it with `with`, or call `close`. Raises MachineError when this
+    machine cannot, ConfigError, PathError.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Lab(Host):
         self.namespace = Namespace(mtu=mtu, congestion=kernel_congestion)
         loop = Loop(RealClock())
         super().__init__(OUR_ADDRESS, loop, config=config, seed=seed, log=self.new_log())
+        self.namespace.tun.batch = BATCH
         self.attach(self.namespace.tun, up, down)
         loop.mind_in_background()
 
@@ -73,14 +78,17 @@ class Lab(Host):
     def fetch(self, path: str, *, timeout: float = 30.0, **settings: Any) -> "Page":
         """GET `path` from the kernel's web server; `page.log` is the log of this fetch alone.
 
-        `/bytes/N`, `/slow?seconds=S`, `/` and what that links to. `timeout` is how long (s) to wait for an
-        answer at any point; `settings` change the Config for this connection. Raises TimeoutError,
-        ConnectionRefusedError, ConnectionResetError (its `page` holds what had arrived) and the like.
+        `/bytes/N`, `/slow?seconds=S`, `/` and what that links to. `timeout` is how long (s) to wait
+        for an answer at any point; `settings` change the Config for this connection. Raises
+        TimeoutError, ConnectionRefusedError, ConnectionResetError (its `page` holds what had
+        arrived) and the like.
         """
         from .runtime.http import get
 
         if not path.startswith("/"):
-            raise ValueError(f"a path of the lab's server begins with /, such as /bytes/1000: {path!r}")
+            raise ValueError(
+                f"a path of the lab's server begins with /, such as /bytes/1000: {path!r}"
+            )
         url = f"http://{KERNEL_ADDRESS}{path}"
         return get(self, url, timeout=timeout, log=self.new_log(url=url), **settings)
 

@@ -1,7 +1,7 @@
 """A simulated network: two hosts joined by paths, on a virtual clock. No root, no waiting.
 
-The stacks, the paths and the loop are those of the live links; only the clock and the wire differ. One seed
-gives one log, byte for byte.
+The stacks, the paths and the loop are those of the live links; only the clock and the wire differ.
+One seed gives one log, byte for byte.
 """
 
 from dataclasses import asdict, dataclass
@@ -45,8 +45,8 @@ class Transfer:
 class Simulation:
     """A client (10.0.0.1) and a server (10.0.0.2) with a path between them.
 
-    `path` impairs both directions; `up` (client to server) and `down` set them apart. Every transfer begins
-    anew, so the same call gives the same log.
+    `path` impairs both directions; `up` (client to server) and `down` set them apart. Every
+    transfer begins anew, so the same call gives the same log.
     """
 
     def __init__(
@@ -64,7 +64,9 @@ class Simulation:
         self.config = config or Config()
 
     def hosts(self, **settings: Any) -> tuple[Host, Host]:
-        """A new (client, server) on a new virtual clock, with one log; `settings` change the Config."""
+        """A new (client, server) on a new virtual clock, with one log; `settings` change the
+        Config.
+        """
         config = self.config.but(**settings)
         log = EventLog(
             seed=self.seed, up=asdict(self.up), down=asdict(self.down), config=asdict(config)

@@ -1,7 +1,8 @@
-"""One host: addresses, ports, demultiplexing, initial sequence numbers, and RSTs for nobody's segments.
+"""One host: addresses, ports, demultiplexing, initial sequence numbers, and RSTs for nobody's
+segments.
 
-Driven by hand or by runtime/loop.py: `receive` takes packets, `transmit` gives packets, `deadline` and
-`handle_timer` are its clock. It never blocks and never reads a clock itself.
+Driven by hand or by runtime/loop.py: `receive` takes packets, `transmit` gives packets, `deadline`
+and `handle_timer` are its clock. It never blocks and never reads a clock itself.
 """
 
 import errno
@@ -27,8 +28,9 @@ _CODECS = {"struct": (struct_codec.parse, struct_codec.build), "scapy": (scapy.p
 class Stack:
     """A host's TCP at one IPv4 `address`.
 
-    With a `seed` everything that is random elsewhere (ISNs, ports, timestamp offsets) follows from it; without,
-    from the operating system. `observer` is told every segment and decision; an EventLog, usually.
+    With a `seed` everything that is random elsewhere (ISNs, ports, timestamp offsets) follows from
+    it; without, from the operating system. `observer` is told every segment and decision; an
+    EventLog, usually.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class Stack:
         _check_port(local_port)
         flow = pack_flow((self.address, local_port), remote)
         if reverse_flow(flow) in self._connections:
-            reason = f"a connection from port {local_port} to {remote[0]}:{remote[1]} exists already"
+            reason = (
+                f"a connection from port {local_port} to {remote[0]}:{remote[1]} exists already"
+            )
             raise OSError(errno.EADDRINUSE, reason)
         conn = self._new_connection(flow, config or self.config, observer or self.observer, now)
         conn.open(now)

@@ -4,10 +4,14 @@ from typing import Protocol
 
 
 class Link(Protocol):
-    """A way out of a stack. Packets are whole IP packets, `now` is nanoseconds; nothing here blocks."""
+    """A way out of a stack. Packets are whole IP packets, `now` is nanoseconds; nothing here
+    blocks.
+    """
 
     def receive(self, now: int) -> list[bytes]:
-        """Packets that have arrived, oldest first; [] when there are none. A link may give them in batches."""
+        """Packets that have arrived, oldest first; [] when there are none. A link may give them in
+        batches.
+        """
 
     def send(self, packets: list[bytes], now: int) -> None:
         """Put packets on the way."""

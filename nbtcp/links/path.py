@@ -1,7 +1,7 @@
 """One direction of a network: rate, queue, loss and delay, from a seeded generator.
 
-`Path` describes; `Pipe` is one direction of it at work. A pipe is pure like the core: it has no clock, packets
-and times go in, packets come out when they are due.
+`Path` describes; `Pipe` is one direction of it at work. A pipe is pure like the core: it has no
+clock, packets and times go in, packets come out when they are due.
 """
 
 import random
@@ -28,8 +28,8 @@ class Path:
     delay: seconds that a packet travels, one way.
     loss: probability that a packet is lost, 0 to 1.
     rate: bits per second, counted with IP headers; None is unlimited.
-    queue: packets that wait for the rate at most, the one being sent not counted; None is unlimited.
-    seed: of all that is random here; each direction has a generator of its own.
+    queue: packets that wait for the rate at most, the one being sent not counted; None is
+    unlimited. seed: of all that is random here; each direction has a generator of its own.
     """
 
     delay: float = 0.0
@@ -101,7 +101,9 @@ class Pipe:
 
 
 class Impaired:
-    """A link with a pipe in each direction before it: `up` for what we send, `down` for what comes."""
+    """A link with a pipe in each direction before it: `up` for what we send, `down` for what
+    comes.
+    """
 
     __slots__ = ("_down", "_link", "_up")
 

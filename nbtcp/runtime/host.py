@@ -1,4 +1,6 @@
-"""A host: a stack on a link, with blocking sockets. Lab, live and simulated hosts are all of this kind."""
+"""A host: a stack on a link, with blocking sockets. Lab, live and simulated hosts are all of this
+kind.
+"""
 
 from types import TracebackType
 from typing import Any, Self
@@ -94,7 +96,9 @@ class Host:
             log.dropped(packet, why, now)
 
     def settle(self, timeout: float = 1.0) -> bool:
-        """Wait until no connection has anything left to send or to wait for; False after `timeout` s."""
+        """Wait until no connection has anything left to send or to wait for; False after `timeout`
+        s.
+        """
         with self.loop.lock:
             until = self.loop.now() + round(timeout * SECOND)
             stack = self.stack

@@ -1,12 +1,14 @@
 """HTTP over our sockets: httpx and httpcore do the protocol, this module gives them a network.
 
-`get` is what `lab.fetch` and `nbtcp.fetch` call; `Transport` makes any `httpx.Client` run on a `Host`.
+`get` is what `lab.fetch` and `nbtcp.fetch` call; `Transport` makes any `httpx.Client` run on a
+`Host`.
 """
 
 import ssl
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpcore
@@ -59,8 +61,9 @@ def get(
 ) -> Page:
     """GET `url` over `host`'s TCP, following redirects.
 
-    `timeout` (s) bounds each wait. `progress` None: a bar on a terminal, for long bodies. Raises OSErrors as
-    sockets do; one that comes in the middle of the body has a `page` with what had arrived.
+    `timeout` (s) bounds each wait. `progress` None: a bar on a terminal, for long bodies. Raises
+    OSErrors as sockets do; one that comes in the middle of the body has a `page` with what had
+    arrived.
     """
     log = host.log if log is None else log
     page = Page(url, 0, "", {}, b"", log)
@@ -214,15 +217,15 @@ class _TlsStream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
-            return self._do(lambda: self._tls.read(max_bytes), timeout)
+            data: bytes = self._do(partial(self._tls.read, max_bytes), timeout)
+            return data
         except ssl.SSLZeroReturnError:  # the peer's close_notify
             return b""
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         view = memoryview(buffer)
         while view:
-            written = self._do(lambda data=view: self._tls.write(data), timeout)
-            view = view[written:]
+            view = view[self._do(partial(self._tls.write, view), timeout) :]
 
     def close(self) -> None:
         self._below.close()

@@ -1,8 +1,9 @@
 """One run loop for virtual and for real time: packets in, timers, packets out.
 
-Whoever waits for something turns the loop meanwhile (`run_until`); there is no hand-over between threads for
-a packet. Of several threads that wait one turns, and wakes the others when what they wait for has come. In real
-time `mind_in_background` starts a thread that turns the loop while nobody waits.
+Whoever waits for something turns the loop meanwhile (`run_until`); there is no hand-over between
+threads for a packet. Of several threads that wait one turns, and wakes the others when what they
+wait for has come. In real time `mind_in_background` starts a thread that turns the loop while
+nobody waits.
 """
 
 import errno
@@ -27,7 +28,9 @@ class Clock(Protocol):
         """Nanoseconds, never decreasing."""
 
     def sleep(self, until: int | None, descriptors: list[int]) -> None:
-        """Return at `until` (None: never), or earlier when a descriptor is readable or `wake` was called."""
+        """Return at `until` (None: never), or earlier when a descriptor is readable or `wake` was
+        called.
+        """
 
     def wake(self) -> None:
         """End a sleep."""
@@ -94,7 +97,11 @@ class _Waiter:
 
     def __init__(self, predicate: Callable[[], bool]) -> None:
         self.predicate = predicate
-        self.event = threading.Event()
+        self.event: threading.Event | None = None  # made when another thread turns the loop
+
+    def wake(self) -> None:
+        if self.event is not None:
+            self.event.set()
 
 
 class Loop:
@@ -104,6 +111,7 @@ class Loop:
         self.clock = clock
         self.lock = threading.Lock()
         self.failure: OSError | None = None
+        self.quiet = True  # nothing more was there to be moved when the loop was last turned
         self._pairs: list[tuple[Stack, Link]] = []
         self._waiters: list[_Waiter] = []
         self._turning = False
@@ -123,14 +131,22 @@ class Loop:
     # --- with the lock held ---
 
     def turn(self, now: int) -> bool:
-        """Move all that can be moved at `now`; False if there was nothing."""
+        """Move all that can be moved at `now`; False if there was nothing.
+
+        Packets that arrive together are taken in groups of `Config.ack_every`: all of a group are
+        processed before anything is acknowledged (RFC 9293 MUST-59), and no more than that, so that
+        acknowledgments are as frequent as SHLD-19 wants them.
+        """
         moved = False
         for stack, link in self._pairs:
             packets = link.receive(now)
-            if packets:
+            group = stack.config.ack_every
+            for start in range(0, len(packets), group):
                 moved = True
-                for packet in packets:
+                for packet in packets[start : start + group]:
                     stack.receive(packet, now)
+                if out := stack.transmit(now):
+                    link.send(out, now)
             due = stack.deadline()
             if due is not None and due <= now:
                 moved = True
@@ -160,7 +176,8 @@ class Loop:
     def run_until(self, predicate: Callable[[], bool], until: int | None = None) -> bool:
         """Let time pass until `predicate` holds (True) or `until` is reached (False).
 
-        The lock is held on entry and on return, and free in between. OSError when the loop has failed.
+        The lock is held on entry and on return, and free in between. OSError when the loop has
+        failed.
         """
         if predicate():
             return True
@@ -208,17 +225,19 @@ class Loop:
                 self._turn_or_sleep(now, until)
 
     def _wait_for_turner(self, waiter: _Waiter, now: int, until: int | None) -> None:
+        waiter.event = waiter.event or threading.Event()
+        waiter.event.clear()
         self.lock.release()
         try:
             waiter.event.wait(None if until is None else (until - now) / SECOND)
         finally:
             self.lock.acquire()
-            waiter.event.clear()
 
     def _turn_or_sleep(self, now: int, until: int | None) -> None:
         self._turning = True
         try:
-            if not self.turn(now):
+            self.quiet = not self.turn(now)
+            if self.quiet and not any(waiter.predicate() for waiter in self._waiters):
                 self._sleep(until)
         except OSError as problem:
             self.failure = problem
@@ -226,8 +245,8 @@ class Loop:
         finally:
             self._turning = False
             for waiter in self._waiters:
-                if waiter.predicate() or self.failure is not None:
-                    waiter.event.set()
+                if waiter.event is not None and (self.failure is not None or waiter.predicate()):
+                    waiter.wake()
 
     def _sleep(self, until: int | None) -> None:
         """Wait for a packet, a deadline or a wake-up, with the lock free."""
@@ -260,7 +279,7 @@ class Loop:
     def _pass_on(self) -> None:
         """Whoever has turned the loop leaves it: another that waits has to."""
         if self._waiters and not self._turning:
-            self._waiters[0].event.set()
+            self._waiters[0].wake()
 
     def _attended(self) -> bool:
         """True while a caller turns the loop, or did so a moment ago."""

@@ -18,7 +18,9 @@ Buffer = bytes | bytearray | memoryview
 
 
 class Socket:
-    """A TCP socket of a `Host`. Sizes in octets, timeouts in seconds, None waits for ever, 0 never waits."""
+    """A TCP socket of a `Host`. Sizes in octets, timeouts in seconds, None waits for ever, 0 never
+    waits.
+    """
 
     def __init__(
         self,
@@ -55,7 +57,8 @@ class Socket:
     def connect(self, remote: tuple[str, int]) -> None:
         """Open a connection to (IPv4 address, port).
 
-        TimeoutError says how many SYNs were sent and for how long; ConnectionRefusedError when the port is.
+        TimeoutError says how many SYNs were sent and for how long; ConnectionRefusedError when the
+        port is.
         """
         with self._loop.lock:
             if self.connection is not None:
@@ -132,9 +135,15 @@ class Socket:
         if max_bytes <= 0:
             return b""
         with self._loop.lock:
-            reassembly = conn.reassembly
-            if not reassembly.size:
-                self._block(lambda: reassembly.size > 0 or conn.eof)
+            reassembly, loop = conn.reassembly, self._loop
+            if not reassembly.size:  # once something came, take what comes with it
+                self._block(
+                    lambda: (
+                        reassembly.size >= max_bytes
+                        or (reassembly.size > 0 and loop.quiet)
+                        or conn.eof
+                    )
+                )
             data = conn.recv(max_bytes, self._loop.now())
             if conn.ack_due is not None:
                 self._loop.flush()
@@ -162,7 +171,9 @@ class Socket:
                 self._loop.flush()
 
     def close(self) -> None:
-        """Done with the socket; what is queued is still delivered. Files made of it keep it open."""
+        """Done with the socket; what is queued is still delivered. Files made of it keep it
+        open.
+        """
         self._closed = True
         if self._io_refs <= 0:
             self._really_close()
@@ -210,7 +221,8 @@ class Socket:
         return self._connected().remote
 
     makefile: Callable[..., Any] = stdlib.socket.makefile
-    """A file over the socket, as of the standard library's: its code, on our `recv_into` and `send`."""
+    """A file over the socket, as of the standard library's: its code, on our `recv_into` and
+    `send`."""
 
     def _decref_socketios(self) -> None:  # called by the standard library's SocketIO
         self._io_refs -= 1

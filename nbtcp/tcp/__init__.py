@@ -1,1 +1,3 @@
-"""One connection: pure. No clock, no sockets, no randomness; time comes as `now`, in nanoseconds."""
+"""One connection: pure. No clock, no sockets, no randomness; time comes as `now`, in
+nanoseconds.
+"""

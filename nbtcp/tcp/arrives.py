@@ -1,11 +1,12 @@
 """SEGMENT ARRIVES: RFC 9293 3.10.7.3 and 3.10.7.4, one function per step, in the RFC's order.
 
-A step changes the TCB and says whether to go on; when it stops, `seg.why` holds what was done with the
-segment. No step sends anything: it leaves what is owed in the connection, and output.py builds the segments.
-CLOSED and LISTEN (3.10.7.1 and .2) concern segments without a connection: see stack.py and listener.py.
+A step changes the TCB and says whether to go on; when it stops, `seg.why` holds what was done with
+the segment. No step sends anything: it leaves what is owed in the connection, and output.py builds
+the segments. CLOSED and LISTEN (3.10.7.1 and .2) concern segments without a connection: see
+stack.py and listener.py.
 
-The third step, security, does not apply: nbtcp has no compartments. The sixth, urgent data, is not there yet;
-urgent octets are delivered in line.
+The third step, security, does not apply: nbtcp has no compartments. The sixth, urgent data, is not
+there yet; urgent octets are delivered in line.
 """
 
 import errno
@@ -30,21 +31,15 @@ PAWS_IDLE = 24 * 24 * 3600 * SECOND  # after 24 days TS.Recent is no longer vali
 
 
 def segment_arrives(conn: "Connection", seg: Segment, now: int) -> None:
-    """Process one segment; `seg.why` says afterwards what was done with it."""
-    unwrap_numbers(conn, seg)
+    """Process one segment, numbers unwrapped; `seg.why` says afterwards what was done with it."""
     if conn.state is State.LISTEN:
         _listen(conn, seg, now)
     elif conn.state is State.SYN_SENT:
         _syn_sent(conn, seg, now)
     elif conn.state is not State.CLOSED:
-        process(conn, seg, now)
-
-
-def process(conn: "Connection", seg: Segment, now: int) -> None:
-    """3.10.7.4, other states: step after step until one stops."""
-    for step in STEPS:
-        if not step(conn, seg, now):
-            return
+        for step in STEPS:  # 3.10.7.4, other states: until one stops
+            if not step(conn, seg, now):
+                return
 
 
 def unwrap_numbers(conn: "Connection", seg: Segment) -> None:
@@ -150,7 +145,8 @@ def _check_sequence(conn: "Connection", seg: Segment, now: int) -> bool:
         return False
     if rcv.wnd == 0 and seg.seq == rcv.nxt:
         _update_timestamp(conn, seg, now)
-        # "special allowance should be made to accept valid ACKs, URGs and RSTs": the text is refused
+        # "special allowance should be made to accept valid ACKs, URGs and RSTs": the text is
+        # refused
         seg.why = Why.WINDOW_CLOSED
         conn.owe_ack(Why.ACK)
         return True
@@ -178,8 +174,8 @@ def _acceptable(seg: Segment, nxt: int, wnd: int) -> bool:
 def _repeated_syn(conn: "Connection", seg: Segment) -> bool:
     """The SYN that we have already, in SYN-RECEIVED.
 
-    With an ACK it is the peer's half of a simultaneous open (RFC 9293 figure 8), whose acknowledgment counts.
-    Without, our SYN,ACK was lost: it is sent again.
+    With an ACK it is the peer's half of a simultaneous open (RFC 9293 figure 8), whose
+    acknowledgment counts. Without, our SYN,ACK was lost: it is sent again.
     """
     if seg.flags & ACK:
         return True
@@ -239,7 +235,9 @@ def _check_rst(conn: "Connection", seg: Segment, now: int) -> bool:
 
 
 def _check_syn(conn: "Connection", seg: Segment, now: int) -> bool:
-    """Fourth: a SYN here is old, an attack or a mistake (RFC 5961 4.2), unless it is the one we have."""
+    """Fourth: a SYN here is old, an attack or a mistake (RFC 5961 4.2), unless it is the one we
+    have.
+    """
     if not seg.flags & SYN or seg.seq == 0:
         return True
     seg.why = Why.SYN_IN_WINDOW
@@ -288,7 +286,9 @@ def _establish(conn: "Connection", seg: Segment, now: int) -> None:
 
 
 def _new_ack(conn: "Connection", seg: Segment, now: int) -> None:
-    """SND.UNA < SEG.ACK =< SND.NXT: spans leave the queue, and RTT, recovery and cwnd learn of it."""
+    """SND.UNA < SEG.ACK =< SND.NXT: spans leave the queue, and RTT, recovery and cwnd learn of
+    it.
+    """
     snd, queue = conn.tcb.snd, conn.queue
     old, flight, octets = snd.una, snd.nxt - snd.una, seg.ack - snd.una
     before, lost = conn.recovery.phase, queue.lost_octets
@@ -359,9 +359,9 @@ def _ack_of_fin(conn: "Connection", now: int) -> bool:
 def _sample_rtt(conn: "Connection", done: list[Span], seg: Segment, now: int) -> None:
     """One RTT sample of the newest segment acknowledged, unless Karn's rule forbids (RFC 6298 3).
 
-    An acknowledgment that covers something believed lost may answer any transmission, or may have waited
-    for the hole to be filled. The timestamp it echoes can tell which (RFC 7323 4): if it is that of the
-    last transmission and of no earlier one.
+    An acknowledgment that covers something believed lost may answer any transmission, or may have
+    waited for the hole to be filled. The timestamp it echoes can tell which (RFC 7323 4): if it is
+    that of the last transmission and of no earlier one.
     """
     span, kept, why = done[-1], True, Why.FIRST_TRANSMISSION
     for suspect in done:
@@ -413,8 +413,9 @@ def _accept_text(conn: "Connection", seg: Segment, start: int, data: bytes, now:
     before = rcv.nxt
     rcv.nxt = reassembly.insert(start, data, rcv.nxt)
     if rcv.nxt == before:
-        conn.owe_ack(Why.DUPLICATE_ACK)
+        conn.duplicate_acks += 1
         return
+    conn.duplicate_acks = 0  # the acknowledgment of all this says more (MUST-58)
     rcv.unacked += rcv.nxt - before
     if had_holes or rcv.unacked >= conn.config.ack_every * rcv.mss:
         conn.owe_ack(Why.ACK)

@@ -1,8 +1,8 @@
 """One TCP connection: the application's calls, the timers, and its place in the log.
 
-The logic is in arrives.py (what a segment does to the TCB) and output.py (what may be sent); this module
-joins them. All entries in the log come from here, through four doors: `log_segment`, `note`, `transition`
-and the observer's `rtt_sample`.
+The logic is in arrives.py (what a segment does to the TCB) and output.py (what may be sent); this
+module joins them. All entries in the log come from here, through four doors: `log_segment`, `note`,
+`transition` and the observer's `rtt_sample`.
 """
 
 import errno
@@ -13,8 +13,9 @@ from ..why import Event, Why
 from ..wire.ip import format_address
 from ..wire.segment import Segment, endpoints
 from . import output
-from .arrives import segment_arrives
+from .arrives import segment_arrives, unwrap_numbers
 from .congestion import ALGORITHMS, CongestionControl, initial_window
+from .prediction import predicted
 from .reassembly import Reassembly
 from .recovery import STRATEGIES, Phase, Recovery
 from .rtt import SECOND, RoundTripTime
@@ -52,8 +53,8 @@ class Observer(Protocol):
 class Connection:
     """A connection in any state. Made by `Stack.connect` or `Listener.accept`.
 
-    `now` is nanoseconds on the clock of whoever drives the stack. `state`, `error` (None or the exception
-    that ended the connection) and `tcb` may be read at any time.
+    `now` is nanoseconds on the clock of whoever drives the stack. `state`, `error` (None or the
+    exception that ended the connection) and `tcb` may be read at any time.
     """
 
     __slots__ = (
@@ -64,6 +65,7 @@ class Connection:
         "challenge_from",
         "cc",
         "closed_by_application",
+        "duplicate_acks",
         "config",
         "error",
         "flow",
@@ -101,9 +103,7 @@ class Connection:
         self.tcb = TCB(iss, ts_offset, config)
         self.queue = SendQueue(config.send_buffer)
         self.reassembly = Reassembly(config.receive_buffer)
-        self.rtt = RoundTripTime(
-            _ns(config.initial_rto), _ns(config.min_rto), _ns(config.max_rto)
-        )
+        self.rtt = RoundTripTime(_ns(config.initial_rto), _ns(config.min_rto), _ns(config.max_rto))
         self.timers = Timers()
         self.recovery: Recovery = STRATEGIES[config.recovery]()
         self.cc: CongestionControl
@@ -112,6 +112,7 @@ class Connection:
         self.listener: Any = None  # the Listener whose SYN queue this connection is in
         self.held: Segment | None = None  # text that came with a SYN, until ESTABLISHED
         self.ack_due: Why | None = None
+        self.duplicate_acks = 0  # owed, one for each segment out of order (RFC 5681 3.2)
         self.reset_due: int | None = None  # position of a RST to send
         self.heard_at = 0  # when the peer last sent anything, ns
         self.force: Why | None = None  # send at least an octet whatever the window says
@@ -172,7 +173,9 @@ class Connection:
 
     @property
     def eof(self) -> bool:
-        """True when all that the peer sent before its FIN has been read, or nothing more can come."""
+        """True when all that the peer sent before its FIN has been read, or nothing more can
+        come.
+        """
         if self.reassembly.size:
             return False
         rcv = self.tcb.rcv
@@ -197,8 +200,8 @@ class Connection:
     def close(self, now: int) -> None:
         """The application is done in both directions.
 
-        Data that it has not read, or that comes later, resets the connection, so that the peer learns of
-        the loss (RFC 9293 SHLD-3).
+        Data that it has not read, or that comes later, resets the connection, so that the peer
+        learns of the loss (RFC 9293 SHLD-3).
         """
         self.closed_by_application = True
         if self.reassembly.size and self.synchronized:
@@ -213,11 +216,21 @@ class Connection:
         self.note(Event.CALL, now, new="abort")
         if self.state is State.CLOSED:
             return
-        if self.state in (State.LISTEN, State.SYN_SENT, State.CLOSING, State.LAST_ACK, State.TIME_WAIT):
+        if self.state in (
+            State.LISTEN,
+            State.SYN_SENT,
+            State.CLOSING,
+            State.LAST_ACK,
+            State.TIME_WAIT,
+        ):
             reset = None
         else:
             reset = self.tcb.snd.nxt
-        reason = "closed with unread data" if self.closed_by_application else "aborted by the application"
+        reason = (
+            "closed with unread data"
+            if self.closed_by_application
+            else "aborted by the application"
+        )
         error = ConnectionAbortedError(errno.ECONNABORTED, reason)
         self.fail(error, Cause.CLOSE if self.state is State.LISTEN else Cause.ABORT, now)
         if reset is not None:
@@ -229,7 +242,9 @@ class Connection:
     def receive(self, segment: Segment, now: int) -> None:
         """A segment of this connection arrived."""
         self.heard_at = now
-        segment_arrives(self, segment, now)
+        unwrap_numbers(self, segment)
+        if not predicted(self, segment, now):
+            segment_arrives(self, segment, now)
         if self.observer is not None:
             self.observer.segment(self, False, segment, now)
         self._ready[self] = None
@@ -285,13 +300,15 @@ class Connection:
         self.transition(cause, now)
 
     def owe_ack(self, why: Why) -> None:
-        """An acknowledgment must leave with the next transmit; the first reason is the one recorded."""
+        """An acknowledgment must leave with the next transmit; the first reason is the one
+        recorded.
+        """
         if self.ack_due is None:
             self.ack_due = why
 
     def delay_ack(self, now: int) -> None:
         """An acknowledgment may wait for company (RFC 9293 3.8.6.3)."""
-        if self.ack_due is None and self.timers[Timer.DELAYED_ACK] is None:
+        if self.ack_due is None and not self.timers.runs(Timer.DELAYED_ACK):
             if self.config.delayed_ack:
                 self.set_timer(Timer.DELAYED_ACK, now + _ns(self.config.delayed_ack), now)
             else:
@@ -315,7 +332,9 @@ class Connection:
         self.reset_due = position
 
     def use_mss(self, mss: int, window: int | None = None) -> None:
-        """Eff.snd.MSS is known: congestion control starts from it, with `window` octets if given."""
+        """Eff.snd.MSS is known: congestion control starts from it, with `window` octets if
+        given.
+        """
         self.tcb.snd.mss = mss
         window = window or self.config.initial_window or initial_window(mss)
         self.cc = ALGORITHMS[self.config.congestion](window, mss)
@@ -327,7 +346,7 @@ class Connection:
             self.observer.event(self, Event.TIMER_SET, now, "", timer.label, value, "")
 
     def stop_timer(self, timer: Timer, now: int) -> None:
-        if self.timers[timer] is not None:
+        if self.timers.runs(timer):
             self.timers.stop(timer)
             self.note(Event.TIMER_STOPPED, now, new=timer.label)
 
@@ -346,7 +365,14 @@ class Connection:
     # --- the log ---
 
     def note(
-        self, event: Event, now: int, *, old: str = "", new: str = "", value: float = 0.0, why: str = ""
+        self,
+        event: Event,
+        now: int,
+        *,
+        old: str = "",
+        new: str = "",
+        value: float = 0.0,
+        why: str = "",
     ) -> None:
         """An entry in the log that is not a segment."""
         if self.observer is not None:

@@ -1,4 +1,6 @@
-"""A port in LISTEN: a SYN queue, an accept queue, and the answers to what is no SYN (RFC 9293 3.10.7.2)."""
+"""A port in LISTEN: a SYN queue, an accept queue, and the answers to what is no SYN (RFC 9293
+3.10.7.2).
+"""
 
 from collections import deque
 
@@ -8,7 +10,9 @@ from .connection import Connection
 
 
 class Listener:
-    """Made by `Stack.listen`. Connections that the peer has acknowledged wait in the accept queue."""
+    """Made by `Stack.listen`. Connections that the peer has acknowledged wait in the accept
+    queue.
+    """
 
     __slots__ = ("_accepted", "_embryos", "backlog", "closed", "port")
 
@@ -31,7 +35,8 @@ class Listener:
         return self._accepted.popleft() if self._accepted else None
 
     def refuses(self, segment: Segment) -> Why | None:
-        """First, second and fourth step of 3.10.7.2: why `segment` opens nothing here, None if it does.
+        """First, second and fourth step of 3.10.7.2: why `segment` opens nothing here, None if it
+        does.
 
         NO_CONNECTION calls for a RST, the others are dropped.
         """

@@ -1,7 +1,7 @@
 """What to send next. Only this module builds segments (RFC 9293 3.7, 3.8).
 
-Order: a reset, what was lost, new data with the FIN behind it, and an acknowledgment if one is still owed
-then. Each segment records why it was sent.
+Order: a reset, what was lost, new data with the FIN behind it, and an acknowledgment if one is
+still owed then. Each segment records why it was sent.
 """
 
 from typing import TYPE_CHECKING
@@ -42,6 +42,9 @@ def transmit(conn: "Connection", now: int) -> list[Segment]:
         _send_syn(conn, now, out)
     elif conn.state in _DATA_STATES and conn.tcb.snd.una > 0:
         _send_new(conn, now, out)
+    while conn.duplicate_acks:
+        conn.duplicate_acks -= 1
+        out.append(_segment(conn, ACK, conn.tcb.snd.nxt, b"", Why.DUPLICATE_ACK, now))
     if conn.ack_due is not None and conn.state is not State.SYN_SENT:
         out.append(_segment(conn, ACK, conn.tcb.snd.nxt, b"", conn.ack_due, now))
     _set_timers(conn, now)
@@ -51,9 +54,9 @@ def transmit(conn: "Connection", now: int) -> list[Segment]:
 def window_update_due(conn: "Connection") -> bool:
     """True when reading has freed so much that the peer should hear of it at once.
 
-    The right edge may move by at least min(RCV.BUFF/2, Eff.snd.MSS) (RFC 9293 3.8.6.2.2), and either
-    little of the window is left or a quarter of the buffer has become free; else the news travels with the
-    next acknowledgment.
+    The right edge may move by at least min(RCV.BUFF/2, Eff.snd.MSS) (RFC 9293 3.8.6.2.2), and
+    either little of the window is left or a quarter of the buffer has become free; else the news
+    travels with the next acknowledgment.
     """
     rcv, capacity = conn.tcb.rcv, conn.reassembly.capacity
     if conn.state not in (State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2):
@@ -165,9 +168,7 @@ def _sent(conn: "Connection", start: int, end: int, now: int) -> None:
 # --- every segment passes here ---
 
 
-def _segment(
-    conn: "Connection", flags: int, seq: int, data: bytes, why: Why, now: int
-) -> Segment:
+def _segment(conn: "Connection", flags: int, seq: int, data: bytes, why: Why, now: int) -> Segment:
     """One segment with the current acknowledgment, window and timestamps; it goes into the log."""
     tcb = conn.tcb
     snd, rcv, ts = tcb.snd, tcb.rcv, tcb.ts
@@ -182,7 +183,7 @@ def _segment(
         ts.last_ack_sent = rcv.nxt
         rcv.unacked = 0
         conn.ack_due = None
-        if conn.timers[Timer.DELAYED_ACK] is not None:
+        if conn.timers.runs(Timer.DELAYED_ACK):
             conn.stop_timer(Timer.DELAYED_ACK, now)
     if flags & SYN:
         _syn_options(conn, seg)
@@ -223,18 +224,23 @@ def _window_field(conn: "Connection", flags: int) -> int:
 
 
 def _set_timers(conn: "Connection", now: int) -> None:
-    """Retransmission timer while something is in flight; persist timer while the window stops us."""
+    """Retransmission timer while something is in flight; persist timer while the window stops
+    us.
+    """
     queue, snd, timers = conn.queue, conn.tcb.snd, conn.timers
+    if not queue.spans and queue.fin is None and not queue.data:
+        conn.stop_timer(Timer.PERSIST, now)  # nothing to send and nothing in flight
+        return
     waiting = queue.end > snd.nxt or (queue.fin is not None and snd.nxt == queue.fin)
     blocked = conn.state in _DATA_STATES and (
         (snd.wnd == 0 and (waiting or bool(queue.spans))) or (waiting and not queue.spans)
     )
     if blocked:
         conn.stop_timer(Timer.RETRANSMISSION, now)
-        if timers[Timer.PERSIST] is None:
+        if not timers.runs(Timer.PERSIST):
             conn.set_persist_timer(now)
         return
-    if timers[Timer.PERSIST] is not None:
+    if timers.runs(Timer.PERSIST):
         conn.stop_timer(Timer.PERSIST, now)
-    if queue.spans and timers[Timer.RETRANSMISSION] is None:  # RFC 6298 5.1
+    if queue.spans and not timers.runs(Timer.RETRANSMISSION):  # RFC 6298 5.1
         conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)

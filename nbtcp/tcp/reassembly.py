@@ -1,7 +1,8 @@
 """What the peer sent: octets in order for the application, and ranges that arrived too early.
 
-Positions as in wire/seq.py. Ranges beyond a hole are kept apart, sorted, never overlapping (RFC 9293
-SHLD-31); a hole that fills hands them over. Where segments disagree about an octet the first one wins.
+Positions as in wire/seq.py. Ranges beyond a hole are kept apart, sorted, never overlapping (RFC
+9293 SHLD-31); a hole that fills hands them over. Where segments disagree about an octet the first
+one wins.
 """
 
 from bisect import bisect_left

@@ -1,8 +1,9 @@
 """What is lost, and what is still out there: loss recovery.
 
-A strategy keeps its own view of the spans in the send queue and marks those it believes lost; output.py sends
-them again. It never touches cwnd: duplicate ACKs do not inflate the window, the octets that have left the
-network are subtracted from what is in flight instead, so the cwnd one plots is the true one.
+A strategy keeps its own view of the spans in the send queue and marks those it believes lost;
+output.py sends them again. It never touches cwnd: duplicate ACKs do not inflate the window, the
+octets that have left the network are subtracted from what is in flight instead, so the cwnd one
+plots is the true one.
 """
 
 from collections.abc import Callable
@@ -61,8 +62,8 @@ class NewReno:
             self.phase = Phase.OPEN  # a full acknowledgment ends the episode
             self._departed = 0
         elif self.phase is Phase.FAST_RECOVERY:
-            # A partial acknowledgment: the next hole is lost too. Of the octets acknowledged one SMSS is
-            # the retransmission, the rest are those which duplicate ACKs had reported.
+            # A partial acknowledgment: the next hole is lost too. Of the octets acknowledged one
+            # SMSS is the retransmission, the rest are those which duplicate ACKs had reported.
             self._departed = max(0, self._departed - octets + snd.mss)
             queue.mark_lost(queue.spans[0], Why.PARTIAL_ACK, urgently=True)
 
@@ -71,13 +72,13 @@ class NewReno:
             return  # they answer what was sent before the timeout
         self._duplicates += 1
         self._departed = min(self._departed + snd.mss, snd.nxt - snd.una)
-        if self.phase is Phase.OPEN and self._duplicates == DUPLICATE_THRESHOLD:
-            # RFC 6582 3.2 step 2: only if the acknowledgment covers more than recover, for else the
-            # duplicates may come from our own needless retransmissions.
-            if snd.una > self._recover:
-                self.phase = Phase.FAST_RECOVERY
-                self._recover = snd.nxt
-                queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
+        third = self._duplicates == DUPLICATE_THRESHOLD
+        # RFC 6582 3.2 step 2: only if the acknowledgment covers more than recover, for else the
+        # duplicates may come from our own needless retransmissions.
+        if third and self.phase is Phase.OPEN and snd.una > self._recover:
+            self.phase = Phase.FAST_RECOVERY
+            self._recover = snd.nxt
+            queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
 
     def timed_out(self, snd: SendVariables, queue: SendQueue) -> None:
         self.phase = Phase.LOSS

@@ -1,7 +1,7 @@
 """What the application sent: octets waiting, and spans in flight.
 
-A span is one segment as it was first sent: it remembers when and how often. The queue also counts what is
-marked lost, so that nobody has to walk the spans to know how much is in flight.
+A span is one segment as it was first sent: it remembers when and how often. The queue also counts
+what is marked lost, so that nobody has to walk the spans to know how much is in flight.
 """
 
 from collections import deque
@@ -67,7 +67,9 @@ class SendQueue:
         return bytes(self.data[max(start - self.base, 0) : max(end - self.base, 0)])
 
     def acknowledge(self, una: int) -> list[Span]:
-        """Remove what lies before `una`; returns the spans that are wholly acknowledged, oldest first."""
+        """Remove what lies before `una`; returns the spans that are wholly acknowledged, oldest
+        first.
+        """
         done = []
         spans = self.spans
         while spans and spans[0].end <= una:

@@ -1,7 +1,7 @@
 """The states of a connection and all transitions between them, as one table (RFC 9293 3.3.2).
 
-`Connection.transition` is the only place where a state changes, and what this table does not hold cannot
-happen: `next_state` raises. The state diagram of the notebooks is drawn from the same table.
+`Connection.transition` is the only place where a state changes, and what this table does not hold
+cannot happen: `next_state` raises. The state diagram of the notebooks is drawn from the same table.
 """
 
 from ..why import Labelled
@@ -48,8 +48,8 @@ class ImpossibleTransitionError(AssertionError):
     """The code asked for an edge that the table does not have: a bug in nbtcp."""
 
 
-# From the four states that never saw an acknowledged SYN, and from CLOSED, connections end differently;
-# from all others a RST, the application or R2 lead to CLOSED.
+# From the four states that never saw an acknowledged SYN, and from CLOSED, connections end
+# differently; from all others a RST, the application or R2 lead to CLOSED.
 _SYNCHRONIZED = tuple(State)[State.ESTABLISHED :]
 
 TRANSITIONS: dict[tuple[State, Cause], State] = {

@@ -1,4 +1,5 @@
-"""The transmission control block: every variable of a connection, under the RFC's name (RFC 9293 3.3.1).
+"""The transmission control block: every variable of a connection, under the RFC's name (RFC 9293
+3.3.1).
 
 All sequence variables are positions (wire/seq.py): 0 is the SYN. SND.NXT is `tcb.snd.nxt`.
 """
@@ -30,8 +31,9 @@ class SendVariables:
 class ReceiveVariables:
     """The receive sequence variables.
 
-    `edge` is the right edge promised to the peer; RCV.WND is the distance to it, rounded up to the unit
-    of the window field, so that scaling never pulls the edge back (RFC 7323 2.4, RFC 9293 SHLD-14).
+    `edge` is the right edge promised to the peer; RCV.WND is the distance to it, rounded up to the
+    unit of the window field, so that scaling never pulls the edge back (RFC 7323 2.4, RFC 9293
+    SHLD-14).
     """
 
     __slots__ = ("edge", "fin", "irs", "mss", "nxt", "shift", "unacked")

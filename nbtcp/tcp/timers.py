@@ -1,6 +1,10 @@
-"""Named deadlines of one connection. A timer is a time, nothing runs: the owner asks `deadline()`."""
+"""Named deadlines of one connection. A timer is a time, nothing runs: the owner asks
+`deadline()`.
+"""
 
 from ..why import Labelled
+
+NEVER = 1 << 62  # ns; later than any clock
 
 
 class Timer(Labelled):
@@ -13,32 +17,33 @@ class Timer(Labelled):
 
 
 class Timers:
-    """A table of deadlines, in nanoseconds, None where a timer is not running."""
+    """A table of deadlines in nanoseconds, NEVER where a timer is not running."""
 
     __slots__ = ("_due",)
 
     def __init__(self) -> None:
-        self._due: list[int | None] = [None] * len(Timer)
+        self._due = [NEVER] * len(Timer)
 
-    def __getitem__(self, timer: Timer) -> int | None:
-        return self._due[timer]
+    def runs(self, timer: Timer) -> bool:
+        return self._due[timer] != NEVER
 
     def set(self, timer: Timer, at: int) -> None:
         self._due[timer] = at
 
     def stop(self, timer: Timer) -> None:
-        self._due[timer] = None
+        self._due[timer] = NEVER
 
     def stop_all(self) -> None:
-        self._due = [None] * len(Timer)
+        self._due = [NEVER] * len(Timer)
 
     def deadline(self) -> int | None:
         """The earliest deadline."""
-        return min((due for due in self._due if due is not None), default=None)
+        due = min(self._due)
+        return due if due != NEVER else None
 
     def expired(self, now: int) -> list[Timer]:
         """The timers that are due at `now`, stopped; in the order of the enum."""
-        fired = [timer for timer in Timer if (due := self._due[timer]) is not None and due <= now]
+        fired = [timer for timer in Timer if self._due[timer] <= now]
         for timer in fired:
-            self._due[timer] = None
+            self._due[timer] = NEVER
         return fired

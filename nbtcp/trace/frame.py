@@ -1,7 +1,7 @@
 """The event log's packed rows -> DataFrames, column by column, never row by row.
 
-`segments`, `events`, `samples` and `connections` take a log and return a new DataFrame each; `describe` is the
-log in one line. Times are seconds since the log's first entry, sizes octets.
+`segments`, `events`, `samples` and `connections` take a log and return a new DataFrame each;
+`describe` is the log in one line. Times are seconds since the log's first entry, sizes octets.
 """
 
 from collections.abc import Callable
@@ -29,24 +29,24 @@ SECOND = 1e9
 
 TCB_COLUMNS = "snd_una snd_nxt snd_wnd rcv_nxt rcv_wnd cwnd inflight".split()
 SEGMENT_COLUMNS = (
-    "time host conn event why state flags seq ack raw_seq raw_ack len window sack tsval tsecr mss wscale "
-    "snd_una snd_nxt snd_wnd rcv_nxt rcv_wnd cwnd ssthresh inflight srtt rttvar rto"
+    "time host conn event why state flags seq ack raw_seq raw_ack len window sack tsval tsecr "
+    "mss wscale snd_una snd_nxt snd_wnd rcv_nxt rcv_wnd cwnd ssthresh inflight srtt rttvar rto"
 ).split()
 
 
 def segments(log: "EventLog") -> pd.DataFrame:
     """One row per segment sent, received or dropped.
 
-    `seq` and `ack` are positions (0 is the SYN, no wrapping), `raw_seq` and `raw_ack` the numbers on the wire;
-    `window` is scaled. The columns from `snd_una` on are the TCB of `host` at that moment, missing where the
-    host is not ours.
+    `seq` and `ack` are positions (0 is the SYN, no wrapping), `raw_seq` and `raw_ack` the numbers
+    on the wire; `window` is scaled. The columns from `snd_una` on are the TCB of `host` at that
+    moment, missing where the host is not ours.
     """
     rows = _rows(log, "segments")
     present = rows["present"]
     has_tcb = (present & HAS_TCB) != 0
     columns: dict[str, Any] = {
         "time": _seconds(log, rows["time"]),
-        "host": pd.Categorical.from_codes(rows["host"], log.hosts),
+        "host": _hosts(log, rows),
         "conn": rows["conn"].astype(np.int64),
         "event": _labels(rows["event"], SEGMENT_EVENTS),
         "why": _labels(rows["why"], WHY_LABELS),
@@ -76,13 +76,15 @@ def segments(log: "EventLog") -> pd.DataFrame:
 
 
 def events(log: "EventLog") -> pd.DataFrame:
-    """One row per transition, timer, loss, RTT sample and call of the application, in order of time."""
+    """One row per transition, timer, loss, RTT sample and call of the application, in order of
+    time.
+    """
     rows = _rows(log, "events")
     names = np.array(log.names, dtype=object)
     table = pd.DataFrame(
         {
             "time": _seconds(log, rows["time"]),
-            "host": pd.Categorical.from_codes(rows["host"], log.hosts),
+            "host": _hosts(log, rows),
             "conn": rows["conn"].astype(np.int64),
             "event": _labels(rows["event"], EVENT_LABELS).astype(str),
             "old": names[rows["old"]],
@@ -110,7 +112,7 @@ def samples(log: "EventLog") -> pd.DataFrame:
     rows = _rows(log, "samples")
     table = {
         "time": _seconds(log, rows["time"]),
-        "host": pd.Categorical.from_codes(rows["host"], log.hosts),
+        "host": _hosts(log, rows),
         "conn": rows["conn"].astype(np.int64),
         "start": rows["start"],
         "end": rows["end"],
@@ -127,7 +129,9 @@ def samples(log: "EventLog") -> pd.DataFrame:
 
 
 def connections(log: "EventLog") -> pd.DataFrame:
-    """One row per connection and host: addresses, initial sequence numbers, how it began and ended."""
+    """One row per connection and host: addresses, initial sequence numbers, how it began and
+    ended.
+    """
     start = _origin(log)
     rows = []
     for record in log.records:
@@ -213,12 +217,18 @@ def _seconds(log: "EventLog", times: np.ndarray) -> np.ndarray:
     return np.asarray((times - _origin(log)) / SECOND)
 
 
-def _labels(codes: np.ndarray, names: dict[int, str]) -> pd.Categorical:
-    """Small numbers -> a Categorical with only the labels that occur; numbers without one are missing."""
+def _hosts(log: "EventLog", rows: np.ndarray) -> Any:
+    return pd.Categorical.from_codes(rows["host"], pd.Index(log.hosts, dtype="str"))
+
+
+def _labels(codes: np.ndarray, names: dict[int, str]) -> Any:
+    """Small numbers -> a Categorical with only the labels that occur; numbers without one are
+    missing.
+    """
     present = [code for code in np.unique(codes).tolist() if code in names]
     lookup = np.full(256, -1, dtype=np.int16)
     lookup[present] = range(len(present))
-    return pd.Categorical.from_codes(lookup[codes], [names[code] for code in present])
+    return pd.Categorical.from_codes(lookup[codes], pd.Index([names[code] for code in present]))
 
 
 def _nullable(values: np.ndarray, known: np.ndarray) -> Any:
@@ -256,5 +266,5 @@ def _raw_numbers(log: "EventLog", rows: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _finish(log: "EventLog", table: pd.DataFrame) -> pd.DataFrame:
-    table.attrs = dict(log.meta)
+    table.attrs.update(log.meta)
     return table

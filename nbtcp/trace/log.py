@@ -1,7 +1,7 @@
 """The append-only event log: one packed row per segment, per event and per RTT sample.
 
-The connection, the stack and the links tell it what happens through the methods of `EventLog`; nothing is
-interpreted here. frame.py makes DataFrames of the rows.
+The connection, the stack and the links tell it what happens through the methods of `EventLog`;
+nothing is interpreted here. frame.py makes DataFrames of the rows.
 """
 
 import json
@@ -40,7 +40,7 @@ SEGMENT_FIELDS = (
     ("snd_nxt", "q"),
     ("snd_wnd", "I"),
     ("rcv_nxt", "q"),
-    ("rcv_wnd", "I"),
+    ("rcv_wnd", "q"),
     ("cwnd", "I"),
     ("ssthresh", "q"),
     ("inflight", "I"),
@@ -121,13 +121,14 @@ class ConnectionRecord:
 class EventLog:
     """What a stack did: `segments`, `events`, `connections`, `rtt()`, `summary()`, `plot`.
 
-    Pass it as `observer` to one or more stacks. `meta` holds what is known of the run (seed, settings, the
-    time of day it began) and travels with every table in `DataFrame.attrs`.
+    Pass it as `observer` to one or more stacks. `meta` holds what is known of the run (seed,
+    settings, the time of day it began) and travels with every table in `DataFrame.attrs`.
     """
 
     def __init__(self, **meta: Any) -> None:
         self.meta: dict[str, Any] = meta
         self.rows = {name: bytearray() for name in FIELDS}
+        self._segment_rows, self._event_rows = self.rows["segments"], self.rows["events"]
         self.sack: dict[int, tuple[tuple[int, int], ...]] = {}  # by row of `segments`
         self.hosts: list[str] = []
         self.names: list[str] = [""]  # what the numbers in `events` stand for
@@ -152,7 +153,9 @@ class EventLog:
     # --- the doors: what stacks and links call ---
 
     def opened(self, conn: "Connection", now: int) -> None:
-        """A connection begins; both its ends share a number, a later one on the same ports does not."""
+        """A connection begins; both its ends share a number, a later one on the same ports does
+        not.
+        """
         flow = conn.flow
         host = self._host(endpoints(flow)[0][0])
         number, hosts = self._numbers.get(flow, (0, {host}))
@@ -168,7 +171,7 @@ class EventLog:
 
     def segment(self, conn: "Connection", sent: bool, segment: Segment, now: int) -> None:
         """`conn` sent or received a segment."""
-        self._add(SENT if sent else RECEIVED, conn.log_entry.host, conn, segment, now)
+        self._add(SENT if sent else RECEIVED, conn.log_entry.host, conn, segment, now, 0)
 
     def event(
         self, conn: "Connection", event: Event, now: int, old: str, new: str, value: float, why: str
@@ -176,12 +179,11 @@ class EventLog:
         """A transition, a timer, a decision, or a call of the application."""
         record: ConnectionRecord = conn.log_entry
         names = self._name_numbers
-        for name in (old, new, why):
-            if name not in names:
-                names[name] = len(self.names)
-                self.names.append(name)
-        numbers = names[old], names[new], names[why]
-        self.rows["events"] += _pack_event(now, record.number, value, *numbers, record.host, event)
+        try:
+            row = names[old], names[new], names[why], record.host, event
+        except KeyError:
+            row = self._number(old), self._number(new), self._number(why), record.host, event
+        self._event_rows += _pack_event(now, record.number, value, *row)
         if event is Event.STATE:
             record.state = new
             if conn.state >= State.SYN_RECEIVED:
@@ -212,7 +214,9 @@ class EventLog:
         self._add(SENT, self._host(host), None, _raw(segment), now)
 
     def dropped(self, packet: bytes, why: Why, now: int) -> None:
-        """A link dropped a packet. `host` of the row is who had sent it, and so is the TCB if it is ours."""
+        """A link dropped a packet. `host` of the row is who had sent it, and so is the TCB if it is
+        ours.
+        """
         try:
             segment = parse(packet)
         except ip.WireError:
@@ -280,6 +284,20 @@ class EventLog:
 
         return load(Path(path))
 
+    @classmethod
+    def from_frames(
+        cls, frames: "dict[str, pd.DataFrame]", hosts: list[str], meta: dict[str, Any]
+    ) -> "EventLog":
+        """A log of finished tables (segments, events, samples, connections); nothing can be
+        added.
+        """
+        log = cls(**meta)
+        log.hosts = hosts
+        for name, frame in frames.items():
+            frame.attrs.update(meta)
+            log._frames[name] = (0, frame)
+        return log
+
     # --- inside ---
 
     def _frame(self, name: str) -> "pd.DataFrame":
@@ -297,6 +315,13 @@ class EventLog:
             self.hosts.append(address)
         return self.hosts.index(address)
 
+    def _number(self, name: str) -> int:
+        """The number that stands for `name` in the rows of events."""
+        if name not in self._name_numbers:
+            self._name_numbers[name] = len(self.names)
+            self.names.append(name)
+        return self._name_numbers[name]
+
     def _add(
         self,
         event: int,
@@ -306,14 +331,20 @@ class EventLog:
         now: int,
         number: int = 0,
     ) -> None:
-        tsval, mss, wscale = segment.tsval, segment.mss, segment.wscale
-        present = (tsval is not None) | (mss is not None) << 1 | (wscale is not None) << 2
+        tcb_columns: tuple[int, ...]
+        present = 0
+        if segment.tsval is not None:
+            present = HAS_TIMESTAMPS
+        if segment.mss is not None:
+            present |= HAS_MSS
+        if segment.wscale is not None:
+            present |= HAS_WSCALE
         if conn is None:
             state, tcb_columns = NO_STATE, _NO_TCB
         else:
             present |= HAS_TCB
             number, state, tcb_columns = conn.log_entry.number, conn.state, _tcb_columns(conn)
-        rows = self.rows["segments"]
+        rows = self._segment_rows
         if segment.sack:
             self.sack[len(rows) // LAYOUTS["segments"].size] = segment.sack
         rows += _pack_segment(
@@ -323,28 +354,29 @@ class EventLog:
             segment.ack,
             len(segment.data),
             segment.window,
-            tsval or 0,
+            segment.tsval or 0,
             segment.tsecr or 0,
             *tcb_columns,
-            mss or 0,
+            segment.mss or 0,
             host,
             event,
             segment.why,
             state,
             segment.flags,
-            wscale or 0,
+            segment.wscale or 0,
             present,
         )
 
 
 def _tcb_columns(conn: "Connection") -> tuple[int, ...]:
-    snd, rcv, rtt, cc = conn.tcb.snd, conn.tcb.rcv, conn.rtt, conn.cc
+    tcb, rtt, cc = conn.tcb, conn.rtt, conn.cc
+    snd, rcv = tcb.snd, tcb.rcv
     return (
         snd.una,
         snd.nxt,
         snd.wnd,
         rcv.nxt,
-        rcv.wnd,
+        rcv.edge - rcv.nxt,
         cc.cwnd,
         cc.ssthresh,
         conn.recovery.in_flight(snd, conn.queue),
@@ -354,7 +386,7 @@ def _tcb_columns(conn: "Connection") -> tuple[int, ...]:
     )
 
 
-_NO_TCB = (0,) * 11
+_NO_TCB: tuple[int, ...] = (0,) * 11
 
 
 def _raw(segment: Segment) -> Segment:
@@ -363,9 +395,7 @@ def _raw(segment: Segment) -> Segment:
     return segment
 
 
-def _place(
-    segment: Segment, iss: int, near_seq: int, irs: int, near_ack: int, shift: int
-) -> None:
+def _place(segment: Segment, iss: int, near_seq: int, irs: int, near_ack: int, shift: int) -> None:
     """Give a segment that a link saw the positions which its connection would give it."""
     segment.seq = unwrap(segment.raw_seq, iss, near_seq)
     segment.ack = unwrap(segment.raw_ack, irs, near_ack) if segment.raw_ack else 0

@@ -84,6 +84,7 @@ GLYPHS = {
     # What the other end said.
     "ack": Glyph("acknowledged", "steps", GREEN, zorder=2.2),
     "duplicate-ack": Glyph("duplicate ACK", "mark", GREEN, TICKDOWN, size=6, zorder=3.5),
+    "ack-dropped": Glyph("ACK dropped", "mark", GREEN, "4", size=9, zorder=4),
     "sack": Glyph("SACK block", "bar", PURPLE, "_", size=3, width=1.2, zorder=2.5),
     "window": Glyph("receive window", "steps", GREY, dashes="--", width=1.2, zorder=2),
     "zero-window": Glyph("zero window", "mark", PURPLE, "$Z$", size=7, zorder=6),
@@ -206,6 +207,9 @@ class Plots:
         return Picture(ax.figure.figure, data, name, _census(data), title)
 
 
+SUFFIXES = (".png", ".svg", ".pdf", ".csv")
+"""What `Picture.save` can write."""
+
 _UNDATED: dict[str, dict[str, str | None]] = {
     ".png": {"Software": None},
     ".svg": {"Date": None},
@@ -300,6 +304,7 @@ def _sequence_data(segments: pd.DataFrame, ways: Flows, flow: int) -> pd.DataFra
         *_sent(segments[ways.own & this]),
         *_dropped(segments[ways.lost & this]),
         *_heard(segments[ways.answer & opposite]),
+        _unheard(segments[ways.lost & opposite]),
     ]
     kinds = list(dict.fromkeys([*GLYPHS, *(piece.glyph for piece in pieces)]))
     codes = [np.full(len(piece.time), kinds.index(piece.glyph)) for piece in pieces]
@@ -364,6 +369,12 @@ def _heard(rows: pd.DataFrame) -> Iterator[_Piece]:
     blocks = [(row, *block) for row, sack in enumerate(rows["sack"]) for block in sack]
     table = np.array(blocks, np.int64).reshape(-1, 3)
     yield _piece("sack", rows.iloc[table[:, 0]], table[:, 1], table[:, 2])
+
+
+def _unheard(rows: pd.DataFrame) -> _Piece:
+    """Glyphs of ACKs that were dropped: they explain timeouts of data that had arrived."""
+    rows = rows[has_flag(rows, "A") & (rows["event"] == "drop").to_numpy(bool)]
+    return _piece("ack-dropped", rows, rows["ack"].to_numpy(np.int64))
 
 
 def _glyph(kind: str) -> Glyph:

@@ -36,9 +36,9 @@ def format_address(address: bytes) -> str:
 def ones_sum(data: bytes) -> int:
     """The one's complement sum of the 16-bit words of `data`, padded with zero (RFC 1071).
 
-    2**16 is 1 modulo 65535, so the whole number and the sum of its words leave the same remainder, and
-    the interpreter divides one long number faster than a loop adds words. For the same reason a 32-bit
-    field may be added to a sum as it is.
+    2**16 is 1 modulo 65535, so the whole number and the sum of its words leave the same remainder,
+    and the interpreter divides one long number faster than a loop adds words. For the same reason a
+    32-bit field may be added to a sum as it is.
     """
     remainder = int.from_bytes(data, "big") % 65535
     return remainder * 256 % 65535 if len(data) & 1 else remainder
@@ -52,7 +52,8 @@ def checksum(total: int) -> int:
 def without_options(packet: bytes) -> bytes:
     """`packet` with a plain 20-octet IPv4 header: TCP ignores IP options (RFC 9293 MUST-50).
 
-    The header's checksum is verified and made anew. Raises WireError when this is no whole IPv4 header.
+    The header's checksum is verified and made anew. Raises WireError when this is no whole IPv4
+    header.
     """
     if not packet or packet[0] >> 4 != 4:
         raise WireError(Why.NOT_TCP, "no IPv4 packet")

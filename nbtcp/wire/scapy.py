@@ -89,7 +89,9 @@ def _from_scapy(header: Any, tcp: Any, data: bytes) -> Segment:
 
 def _options(segment: Segment) -> list[tuple[str, Any]]:
     """The options of `segment` in scapy's form, in the order of wire/segment.py."""
-    timestamps = [("Timestamp", (segment.tsval, segment.tsecr or 0))] if segment.tsval is not None else []
+    timestamps = (
+        [("Timestamp", (segment.tsval, segment.tsecr or 0))] if segment.tsval is not None else []
+    )
     options: list[tuple[str, Any]] = []
     if not segment.flags & SYN:
         if timestamps:

@@ -1,7 +1,8 @@
 """TCP segments: an IPv4 packet's bytes <-> `Segment` (RFC 9293 3.1, RFC 7323, RFC 2018).
 
-`parse` and `build` are the two functions every packet passes through, so both unpack the IPv4 and the TCP
-header with one precompiled struct. Neither keeps state; any bytes give a `Segment` or a `WireError`.
+`parse` and `build` are the two functions every packet passes through, so both unpack the IPv4 and
+the TCP header with one precompiled struct. Neither keeps state; any bytes give a `Segment` or a
+`WireError`.
 """
 
 from dataclasses import dataclass
@@ -39,10 +40,11 @@ class Option:
 class Segment:
     """One TCP segment with what matters of its IP header.
 
-    `flow` is the 12 octets that name a direction of a connection: source address, destination address,
-    source port, destination port, as they stand in the packet. `raw_seq`, `raw_ack` and `raw_window` are
-    the fields on the wire; `seq`, `ack` (positions, see wire/seq.py) and `window` (octets) are filled in
-    by the connection, the only one who can, and so is `why`: what it was sent for, or what was done with it.
+    `flow` is the 12 octets that name a direction of a connection: source address, destination
+    address, source port, destination port, as they stand in the packet. `raw_seq`, `raw_ack` and
+    `raw_window` are the fields on the wire; `seq`, `ack` (positions, see wire/seq.py) and `window`
+    (octets) are filled in by the connection, the only one who can, and so is `why`: what it was
+    sent for, or what was done with it.
     """
 
     flow: bytes
@@ -192,7 +194,8 @@ def _verify(packet: bytes, total: int) -> None:
     """Both checksums (RFC 9293 MUST-3); `total` is the packet's length by its IPv4 header."""
     if int.from_bytes(packet[: ip.HEADER_LENGTH], "big") % 65535:
         raise WireError(Why.BAD_CHECKSUM, "IPv4 header")
-    # From the addresses to the end is the pseudo-header but for protocol and length, then the segment.
+    # From the addresses to the end is the pseudo-header but for protocol and length, then the
+    # segment.
     length = total - ip.HEADER_LENGTH
     if (ip.ones_sum(packet[12:total]) + ip.PROTOCOL_TCP + length) % 65535:
         raise WireError(Why.BAD_CHECKSUM, "TCP segment")

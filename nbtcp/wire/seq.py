@@ -1,7 +1,7 @@
 """Sequence numbers: 32 bits on the wire, plain integers inside (RFC 9293 3.4).
 
-Positions count from the initial sequence number: the SYN is at 0, the first octet of data at 1, and they
-never wrap. These two functions are the whole border between the two worlds.
+Positions count from the initial sequence number: the SYN is at 0, the first octet of data at 1, and
+they never wrap. These two functions are the whole border between the two worlds.
 """
 
 MODULUS = 1 << 32
@@ -16,7 +16,7 @@ def wrap(position: int, initial: int) -> int:
 def unwrap(number: int, initial: int, near: int) -> int:
     """The position of 32-bit `number` that lies nearest to position `near`.
 
-    Numbers up to 2**31 - 1 ahead of `near` and 2**31 behind it are told apart; what is older than the
-    connection has a negative position.
+    Numbers up to 2**31 - 1 ahead of `near` and 2**31 behind it are told apart; what is older than
+    the connection has a negative position.
     """
     return near + ((number - initial - near + HALF) % MODULUS) - HALF

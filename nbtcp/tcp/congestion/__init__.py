@@ -1,7 +1,7 @@
 """How much may be in flight: congestion control algorithms, one small file each.
 
-An algorithm owns `cwnd` and `ssthresh` (octets) and has three methods: `acked`, `lost`, `timed_out`. It sees
-numbers only, never the connection.
+An algorithm owns `cwnd` and `ssthresh` (octets) and has three methods: `acked`, `lost`,
+`timed_out`. It sees numbers only, never the connection.
 """
 
 from collections.abc import Callable

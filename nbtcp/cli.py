@@ -1,0 +1,236 @@
+"""The command line: nbtcp fetch, plot, rtt, doctor, lab.
+
+Exit codes: 0 done, 1 the fetch failed, 2 the call was wrong or the machine cannot. Whatever goes
+wrong is one line on stderr.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from .config import Config, ConfigError
+from .errors import MachineError, NbtcpError
+from .links.path import Path as NetworkPath
+
+if TYPE_CHECKING:
+    from .runtime.http import Page
+    from .trace.log import EventLog
+
+FAILED, WRONG = 1, 2
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+
+
+def main(argv: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    try:
+        code = commands.main(args=argv, prog_name="nbtcp", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as problem:
+        click.echo(problem.ctx.get_help() if problem.ctx else "")
+        sys.exit(WRONG)
+    except click.ClickException as problem:
+        _say(problem.format_message())
+        sys.exit(WRONG)
+    except click.Abort:
+        sys.exit(130)
+    except (ConfigError, MachineError, NbtcpError, ValueError) as problem:
+        _say(str(problem))
+        sys.exit(WRONG)
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group()
+@click.version_option(package_name="nbtcp")
+def commands() -> None:
+    """A TCP to read, to run and to look at."""
+
+
+@commands.command()
+@click.argument("url")
+@click.option("--lab", is_flag=True, help="Fetch from the lab's own server: URL is a path.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the body here.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Save the sequence plot here.")
+@click.option("--log", type=click.Path(path_type=Path), help="Save the event log here (.parquet).")
+@click.option("--rtt", is_flag=True, help="Print the table of round-trip times.")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds without an answer.")
+@click.option("--delay", default=0.0, help="Lab: seconds of delay in each direction.")
+@click.option("--loss", default=0.0, help="Lab: probability of loss in each direction.")
+@click.option("--rate", type=float, help="Lab: bits per second in each direction.")
+@click.option("--queue", type=int, help="Lab: packets that may wait for the rate.")
+@click.option("--seed", type=int, default=0, help="Lab: seed of the losses.")
+@click.option("--kernel-congestion", default="reno", show_default=True, help="Lab: the kernel's.")
+@click.option("--codec", default="struct", show_default=True, help="struct or scapy.")
+def fetch(url: str, **options: Any) -> int:
+    """Fetch URL with nbtcp's own TCP; the body goes to stdout unless -o says where.
+
+    With --lab, URL is a path such as /bytes/300000, fetched from the kernel's TCP in a private
+    network.
+    """
+    outputs = [options[name] for name in ("output", "plot", "log") if options[name]]
+    for path in outputs:
+        _check_writable(path)
+    _check_plot_kind(options["plot"])
+    try:
+        page = _fetch(url, options)
+    except OSError as problem:
+        _save(getattr(problem, "page", None), options)
+        _say(problem.strerror or str(problem))
+        return FAILED
+    if options["output"]:
+        options["output"].write_bytes(page.content)
+    elif not options["rtt"]:
+        click.get_binary_stream("stdout").write(page.content)
+    _save(page, options)
+    if not page.ok:
+        _say(f"{page.url}: {page.status} {page.reason}")
+        return FAILED
+    return 0
+
+
+@commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--kind", default="sequence", show_default=True, help="Which picture.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+@click.option("--conn", type=int, help="Which connection; else the one with most data.")
+@click.option("--direction", help="Whose data: an address, or out or in.")
+def plot(file: Path, kind: str, output: Path, conn: int | None, direction: str | None) -> None:
+    """Draw a picture of a saved log; the suffix of -o chooses PNG, SVG, PDF or CSV."""
+    _check_writable(output)
+    _check_plot_kind(output)
+    log = _load(file)
+    draw = getattr(log.plot, kind, None) if not kind.startswith("_") else None
+    if draw is None:
+        kinds = [name for name in dir(log.plot) if not name.startswith("_")]
+        raise click.UsageError(f"there is no picture {kind!r}; there are: {', '.join(kinds)}")
+    draw(conn=conn, direction=direction).save(output)
+
+
+@commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def rtt(file: Path) -> None:
+    """Print the round-trip times in a saved log."""
+    _print_rtt(_load(file))
+
+
+@commands.command()
+@click.option("--quiet", is_flag=True, help="Only the exit code: 0 when the lab can run here.")
+def doctor(quiet: bool) -> int:
+    """Say what this machine has, what it lacks and what would help."""
+    from .links.namespace import Namespace, diagnose
+
+    try:
+        Namespace().close()
+        problem = ""
+    except MachineError as error:
+        problem = str(error)
+    if not quiet:
+        for condition in diagnose():
+            mark = "ok     " if condition.ok else "missing"
+            hint = f"; {condition.help}" if condition.help and not condition.ok else ""
+            click.echo(f"{mark} {condition.name}: {condition.detail}{hint}")
+        click.echo(f"the lab cannot run here: {problem}" if problem else "the lab can run here")
+    return WRONG if problem else 0
+
+
+@commands.command(context_settings={"ignore_unknown_options": True})
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def lab(options: tuple[str, ...]) -> int:
+    """Open JupyterLab on the notebooks; OPTIONS go to jupyter lab."""
+    if not NOTEBOOKS.is_dir():
+        raise MachineError(f"no notebooks at {NOTEBOOKS}: run this from a clone of the repository")
+    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"]
+    if os.geteuid() == 0:
+        command.append("--allow-root")
+    start = NOTEBOOKS / "00-start-here.ipynb"
+    return subprocess.call([*command, f"--notebook-dir={NOTEBOOKS}", *options, str(start)])
+
+
+# --- helpers ---
+
+
+def _say(text: str) -> None:
+    click.echo(f"nbtcp: {' '.join(text.split())}", err=True)
+
+
+def _fetch(url: str, options: dict[str, Any]) -> "Page":
+    from .lab import Lab
+    from .runtime.http import get
+
+    if not options["lab"]:
+        raise click.UsageError(
+            "a fetch from the internet is not possible yet: use --lab and a path"
+        )
+    if not url.startswith("/"):
+        raise click.UsageError(f"with --lab the URL is a path such as /bytes/1000, not {url!r}")
+    path = NetworkPath(
+        delay=options["delay"],
+        loss=options["loss"],
+        rate=options["rate"],
+        queue=options["queue"],
+        seed=options["seed"],
+    )
+    config = Config(codec=options["codec"])
+    with Lab(path, config=config, kernel_congestion=options["kernel_congestion"]) as lab:
+        target = f"http://{lab.kernel_address}{url}"
+        return get(lab, target, timeout=options["timeout"], log=lab.new_log(url=target))
+
+
+def _save(page: "Page | None", options: dict[str, Any]) -> None:
+    """What was asked for besides the body; also when the fetch failed."""
+    if page is None:
+        return
+    if options["log"]:
+        page.log.save(options["log"])
+    if options["plot"] and len(page.log.segments):
+        page.log.plot.sequence().save(options["plot"])
+    if options["rtt"]:
+        _print_rtt(page.log)
+
+
+def _print_rtt(log: "EventLog") -> None:
+    table = log.rtt()
+    shown = table[
+        ["conn", "start", "end", "sent", "acked", "rtt", "srtt", "rttvar", "rto", "kept", "why"]
+    ]
+    click.echo(shown.to_string(index=False, float_format=lambda value: f"{value:.6f}"))
+    click.echo(
+        f"{len(shown)} samples; times in seconds, start and end are positions in the stream."
+    )
+
+
+def _load(file: Path) -> "EventLog":
+    from .trace.log import EventLog
+
+    try:
+        return EventLog.load(file)
+    except OSError as problem:
+        raise click.UsageError(f"{file}: {problem.strerror}") from None
+
+
+def _check_writable(path: Path) -> None:
+    """Before anything is fetched: the file can be written, or UsageError says why not."""
+    folder = path.parent
+    if path.is_dir():
+        raise click.UsageError(f"{path} is a directory: give a file name")
+    if not folder.is_dir():
+        raise click.UsageError(f"{path} cannot be written: there is no directory {folder}")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise click.UsageError(f"{path} cannot be written: permission denied")
+
+
+def _check_plot_kind(path: Path | None) -> None:
+    from .trace.plot import SUFFIXES
+
+    if path is not None and path.suffix.lower() not in SUFFIXES:
+        known = ", ".join(SUFFIXES)
+        raise click.UsageError(f"{path}: a picture's name ends in one of {known}")
+
+
+if __name__ == "__main__":
+    main()
