@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from ..errors import NbtcpError
 from ..links import Link
 from ..stack import Stack
 
@@ -110,7 +111,7 @@ class Loop:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.lock = threading.Lock()
-        self.failure: OSError | None = None
+        self.failure: Exception | None = None
         self.quiet = True  # nothing more was there to be moved when the loop was last turned
         self._pairs: list[tuple[Stack, Link]] = []
         self._waiters: list[_Waiter] = []
@@ -239,7 +240,7 @@ class Loop:
             self.quiet = not self.turn(now)
             if self.quiet and not any(waiter.predicate() for waiter in self._waiters):
                 self._sleep(until)
-        except OSError as problem:
+        except (OSError, NbtcpError) as problem:
             self.failure = problem
             raise
         finally:
@@ -270,7 +271,7 @@ class Loop:
                 try:
                     while not self._closed and not self._turning and not self._attended():
                         self._turn_or_sleep(self.clock.now(), None)
-                except OSError:
+                except (OSError, NbtcpError):
                     return  # `failure` holds it; callers will see it
                 finally:
                     self._in_background = False

@@ -58,6 +58,7 @@ class Connection:
     """
 
     __slots__ = (
+        "_ack_delay",
         "_challenges",
         "_persists",
         "_ready",
@@ -121,6 +122,7 @@ class Connection:
         self.log_entry: Any = None  # the observer's
         self.wake_at: int | None = None  # the stack's
         self._ready = ready
+        self._ack_delay = _ns(config.delayed_ack)
         self._persists = 0  # persist timeouts in a row
         self._challenges = 0
         self.challenge_from = 0
@@ -309,8 +311,8 @@ class Connection:
     def delay_ack(self, now: int) -> None:
         """An acknowledgment may wait for company (RFC 9293 3.8.6.3)."""
         if self.ack_due is None and not self.timers.runs(Timer.DELAYED_ACK):
-            if self.config.delayed_ack:
-                self.set_timer(Timer.DELAYED_ACK, now + _ns(self.config.delayed_ack), now)
+            if self._ack_delay:
+                self.set_timer(Timer.DELAYED_ACK, now + self._ack_delay, now)
             else:
                 self.ack_due = Why.ACK
 

@@ -40,7 +40,7 @@ def transmit(conn: "Connection", now: int) -> list[Segment]:
         _resend_lost(conn, now, out)
     if conn.tcb.snd.nxt == 0:
         _send_syn(conn, now, out)
-    elif conn.state in _DATA_STATES and conn.tcb.snd.una > 0:
+    elif conn.queue.data or conn.queue.fin is not None:
         _send_new(conn, now, out)
     while conn.duplicate_acks:
         conn.duplicate_acks -= 1
@@ -112,6 +112,8 @@ def _send_syn(conn: "Connection", now: int, out: list[Segment]) -> None:
 def _send_new(conn: "Connection", now: int, out: list[Segment]) -> None:
     """New data as far as window, cwnd, Nagle and silly-window avoidance allow, then the FIN."""
     queue, snd = conn.queue, conn.tcb.snd
+    if conn.state not in _DATA_STATES or snd.una == 0:  # our SYN must have been acknowledged
+        return
     while True:
         start, size = snd.nxt, _sendable(conn)
         fin = start + size == queue.fin and (_window_left(snd) > size or conn.force is not None)

@@ -171,7 +171,10 @@ class EventLog:
 
     def segment(self, conn: "Connection", sent: bool, segment: Segment, now: int) -> None:
         """`conn` sent or received a segment."""
-        self._add(SENT if sent else RECEIVED, conn.log_entry.host, conn, segment, now, 0)
+        record: ConnectionRecord = conn.log_entry
+        event = SENT if sent else RECEIVED
+        columns = _tcb_columns(conn)
+        self._add(event, record.host, record.number, conn.state, columns, segment, now)
 
     def event(
         self, conn: "Connection", event: Event, now: int, old: str, new: str, value: float, why: str
@@ -207,11 +210,11 @@ class EventLog:
         if segment is None:
             segment = Segment(bytes(12), 0, 0, 0, 0)
         segment.why = why
-        self._add(RECEIVED, self._host(host), None, _raw(segment), now)
+        self._add(RECEIVED, self._host(host), 0, NO_STATE, (), _raw(segment), now)
 
     def replied(self, host: str, segment: Segment, now: int) -> None:
         """`host` sent a RST for nobody's segment."""
-        self._add(SENT, self._host(host), None, _raw(segment), now)
+        self._add(SENT, self._host(host), 0, NO_STATE, (), _raw(segment), now)
 
     def dropped(self, packet: bytes, why: Why, now: int) -> None:
         """A link dropped a packet. `host` of the row is who had sent it, and so is the TCB if it is
@@ -235,7 +238,8 @@ class EventLog:
         else:
             _raw(segment)
         number = self._numbers.get(segment.flow, (0, None))[0]
-        self._add(DROPPED, host, sender, segment, now, number)
+        state, columns = (sender.state, _tcb_columns(sender)) if sender else (NO_STATE, ())
+        self._add(DROPPED, host, number, state, columns, segment, now)
 
     # --- the tables ---
 
@@ -326,24 +330,19 @@ class EventLog:
         self,
         event: int,
         host: int,
-        conn: "Connection | None",
+        number: int,
+        state: int,
+        tcb_columns: tuple[int, ...],
         segment: Segment,
         now: int,
-        number: int = 0,
     ) -> None:
-        tcb_columns: tuple[int, ...]
-        present = 0
+        present = HAS_TCB if tcb_columns else 0
         if segment.tsval is not None:
-            present = HAS_TIMESTAMPS
+            present |= HAS_TIMESTAMPS
         if segment.mss is not None:
             present |= HAS_MSS
         if segment.wscale is not None:
             present |= HAS_WSCALE
-        if conn is None:
-            state, tcb_columns = NO_STATE, _NO_TCB
-        else:
-            present |= HAS_TCB
-            number, state, tcb_columns = conn.log_entry.number, conn.state, _tcb_columns(conn)
         rows = self._segment_rows
         if segment.sack:
             self.sack[len(rows) // LAYOUTS["segments"].size] = segment.sack
@@ -356,7 +355,7 @@ class EventLog:
             segment.window,
             segment.tsval or 0,
             segment.tsecr or 0,
-            *tcb_columns,
+            *(tcb_columns or _NO_TCB),
             segment.mss or 0,
             host,
             event,

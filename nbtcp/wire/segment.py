@@ -6,6 +6,7 @@ the TCP header with one precompiled struct. Neither keeps state; any bytes give 
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct, error
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,13 @@ FLAG_LETTERS = "FSRPAUEC"  # as scapy writes them, lowest bit first
 
 HEADER_LENGTH = 20  # octets of TCP header without options
 MAX_DATA_OFFSET = 60  # octets of TCP header with all options it can hold
+_LENGTH = ip.HEADER_LENGTH + HEADER_LENGTH  # both headers, without options
 MAX_WSCALE = 14  # RFC 7323 2.3
 
 # IPv4 and TCP in one: version+IHL, TOS, length, id, fragment, TTL, protocol, checksum, flow; then
 # sequence, acknowledgment, data offset, flags, window, checksum, urgent pointer.
 _HEADERS = Struct("!BBHHHBBH12sLLBBHHH")
+_FIELDS = Struct("!xBH2xHBB2x12sLLBBH2xH")  # those that parse looks at one by one
 _TIMESTAMPS_ONLY = Struct("!LLL")
 _NOP_NOP_TIMESTAMPS = 0x0101080A
 
@@ -118,33 +121,32 @@ def parse(packet: bytes) -> Segment:
     if packet[:1] != b"\x45":
         packet = ip.without_options(packet)
     try:
-        fields = _HEADERS.unpack_from(packet)
+        tos, total, fragment, ttl, protocol, flow, seq, ack, offset, flags, window, urgent = (
+            _FIELDS.unpack_from(packet)
+        )
     except error:
         raise WireError(Why.MALFORMED, f"{len(packet)} octets hold no TCP header") from None
-    _, tos, total, _, fragment, ttl, protocol, _, flow, *tcp = fields
     if protocol != ip.PROTOCOL_TCP:
         raise WireError(Why.NOT_TCP, f"IP protocol {protocol}")
     if fragment & ip.FRAGMENT_MASK:
         raise WireError(Why.FRAGMENT, "an IP fragment")
-    seq, ack, offset, flags, window, _, urgent = tcp
     data_at = ip.HEADER_LENGTH + (offset >> 4) * 4
-    if not ip.HEADER_LENGTH + HEADER_LENGTH <= data_at <= total <= len(packet):
+    if not _LENGTH <= data_at <= total <= len(packet):
         raise WireError(
             Why.MALFORMED, f"data at {data_at}, total length {total}, {len(packet)} octets"
         )
     _verify(packet, total)
     segment = Segment(flow, flags, seq, ack, window, packet[data_at:total])
-    if data_at > ip.HEADER_LENGTH + HEADER_LENGTH:
-        _parse_options(packet[ip.HEADER_LENGTH + HEADER_LENGTH : data_at], segment)
-    segment.urgent = urgent
-    segment.tos = tos
-    segment.ttl = ttl
+    segment.urgent, segment.tos, segment.ttl = urgent, tos, ttl
+    if data_at > _LENGTH:
+        _parse_options(packet[_LENGTH:data_at], segment)
     return segment
 
 
 def build(segment: Segment) -> bytes:
     """The IPv4 packet that carries `segment`, checksums made, don't-fragment set (RFC 1191)."""
     flow = segment.flow
+    addresses_sum, flow_sum = _flow_sums(flow)
     options = _build_options(segment)
     data = segment.data
     offset = HEADER_LENGTH + len(options)
@@ -155,10 +157,10 @@ def build(segment: Segment) -> bytes:
         + total
         + ip.DONT_FRAGMENT
         + (segment.ttl << 8 | ip.PROTOCOL_TCP)
-        + ip.ones_sum(flow[:8])
+        + addresses_sum
     )
     tcp_sum = (
-        ip.ones_sum(flow)  # the addresses of the pseudo-header, and the ports
+        flow_sum  # the addresses of the pseudo-header, and the ports
         + ip.PROTOCOL_TCP
         + length
         + segment.raw_seq
@@ -166,8 +168,7 @@ def build(segment: Segment) -> bytes:
         + (offset << 10 | segment.flags)
         + segment.raw_window
         + segment.urgent
-        + ip.ones_sum(options)
-        + ip.ones_sum(data)
+        + ip.ones_sum(options + data)
     )
     headers = _HEADERS.pack(
         0x45,
@@ -188,6 +189,12 @@ def build(segment: Segment) -> bytes:
         segment.urgent,
     )
     return b"".join((headers, options, data))
+
+
+@lru_cache(maxsize=1024)
+def _flow_sums(flow: bytes) -> tuple[int, int]:
+    """What the addresses, and addresses and ports, add to a checksum."""
+    return ip.ones_sum(flow[:8]), ip.ones_sum(flow)
 
 
 def _verify(packet: bytes, total: int) -> None:
