@@ -85,7 +85,7 @@ def fetch(url: str, **options: Any) -> int:
     if options["output"]:
         options["output"].write_bytes(page.content)
     elif not options["rtt"]:
-        click.get_binary_stream("stdout").write(page.content)
+        sys.stdout.buffer.write(page.content)
     _save(page, options)
     if not page.ok:
         _say(f"{page.url}: {page.status} {page.reason}")
@@ -225,9 +225,11 @@ def _check_writable(path: Path) -> None:
 
 
 def _check_plot_kind(path: Path | None) -> None:
+    if path is None:
+        return
     from .trace.plot import SUFFIXES
 
-    if path is not None and path.suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         known = ", ".join(SUFFIXES)
         raise click.UsageError(f"{path}: a picture's name ends in one of {known}")
 

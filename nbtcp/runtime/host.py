@@ -95,16 +95,12 @@ class Host:
         if isinstance(log, EventLog):
             log.dropped(packet, why, now)
 
-    def settle(self, timeout: float = 1.0) -> bool:
-        """Wait until no connection has anything left to send or to wait for; False after `timeout`
-        s.
-        """
+    def settle(self, log: EventLog, timeout: float = 1.0) -> bool:
+        """Wait until both ends of `log`'s connections have closed; False after `timeout` s."""
         with self.loop.lock:
             until = self.loop.now() + round(timeout * SECOND)
-            stack = self.stack
-            return self.loop.run_until(
-                lambda: all(conn.state in _QUIET for conn in stack.connections), until
-            )
+            ours = [conn for conn in self.stack.connections if conn.observer is log]
+            return self.loop.run_until(lambda: all(conn.state in _QUIET for conn in ours), until)
 
     def close(self) -> None:
         """Reset what is still open, and give the link back."""

@@ -87,7 +87,7 @@ def get(
         problem.page = page  # type: ignore[attr-defined]
         raise
     finally:
-        host.settle()
+        host.settle(log)
     page.content = b"".join(parts)
     return page
 

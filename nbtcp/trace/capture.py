@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +21,7 @@ from .log import EventLog
 
 VERSION = 1
 _KEY = b"nbtcp"
+_SACK = pa.list_(pa.list_(pa.int64()))
 _OTHERS = tuple(name for name in BUILDERS if name != "segments")
 
 
@@ -35,7 +35,9 @@ def save(log: EventLog, path: Path) -> Path:
     head = json.dumps({"version": VERSION, "meta": log.meta, "hosts": log.hosts, "tables": others})
     segments = _frame(log, "segments")
     segments.attrs = {}
-    table = pa.Table.from_pandas(_without_tuples(segments), preserve_index=False)
+    table = pa.Table.from_pandas(segments.drop(columns="sack"), preserve_index=False)
+    blocks = pa.array([[list(block) for block in row] for row in segments["sack"]], _SACK)
+    table = table.add_column(segments.columns.get_loc("sack"), "sack", blocks)
     metadata = {**(table.schema.metadata or {}), _KEY: head.encode()}
     with path.open("wb") as file:
         pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd")
@@ -76,15 +78,6 @@ def _frame(log: EventLog, name: str) -> pd.DataFrame:
         "connections": lambda: log.connections,
     }
     return tables[name]().copy()
-
-
-def _without_tuples(segments: pd.DataFrame) -> pd.DataFrame:
-    """SACK blocks as lists of lists, which Parquet knows."""
-    blocks = np.empty(len(segments), dtype=object)
-    blocks[:] = [[list(block) for block in blocks] for blocks in segments["sack"]]
-    return segments.assign(
-        sack=pd.Series(blocks, dtype=pd.ArrowDtype(pa.list_(pa.list_(pa.int64()))))
-    )
 
 
 def _encode(frame: pd.DataFrame) -> str:

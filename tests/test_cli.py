@@ -1,0 +1,167 @@
+"""The command line as a shell sees it: outputs, exit codes, and one clear line when something is wrong."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+root = pytest.mark.root
+
+
+def nbtcp(*arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nbtcp.cli", *arguments]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=cwd or ROOT, env=variables
+    )
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("nbtcp: ")
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.fixture(scope="module")
+def saved_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from nbtcp import Path as Impaired
+    from nbtcp import Simulation
+
+    transfer = Simulation(Impaired(delay=0.02, rate=5e6, queue=20, loss=0.01), seed=3)
+    return transfer.transfer(100_000).log.save(tmp_path_factory.mktemp("log") / "sim.parquet")
+
+
+@root
+def test_fetch_from_the_lab_writes_all_that_was_asked_for(tmp_path: Path) -> None:
+    done = nbtcp(
+        *("fetch", "/bytes/100000", "--lab", "--delay", "0.005", "--rtt", "--timeout", "10"),
+        *("-o", "body", "--plot", "seq.svg", "--log", "log.parquet"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert (tmp_path / "body").stat().st_size == 100_000
+    assert (tmp_path / "seq.svg").read_text().startswith("<?xml")
+    assert "srtt" in done.stdout and "first-transmission" in done.stdout
+    again = nbtcp("rtt", "log.parquet", cwd=tmp_path)
+    assert again.stdout == done.stdout
+
+
+@root
+def test_fetch_to_stdout_is_the_body_alone() -> None:
+    command = [sys.executable, "-m", "nbtcp.cli", "fetch", "--lab", "/bytes/5000"]
+    done = subprocess.run(command, capture_output=True, timeout=60, cwd=ROOT)
+    assert len(done.stdout) == 5000
+    assert done.stderr == b""
+
+
+@root
+def test_a_bad_status_is_a_failed_fetch() -> None:
+    assert_one_line(nbtcp("fetch", "--lab", "/nowhere"), 1, "404")
+
+
+@root
+def test_a_host_that_does_not_answer_fails_with_the_count_of_syns(tmp_path: Path) -> None:
+    done = nbtcp("fetch", "--lab", "/", "--loss", "1", "--timeout", "1.2", "--log", f"{tmp_path}/a.parquet")
+    assert_one_line(done, 1, "no answer from 10.0.0.1 port 80", "2 SYNs sent in 1.2 s")
+    assert (tmp_path / "a.parquet").exists(), "the log of a failed fetch is kept"
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "csv"])
+def test_plot_draws_a_saved_log(saved_log: Path, tmp_path: Path, suffix: str) -> None:
+    picture = tmp_path / f"seq.{suffix}"
+    done = nbtcp("plot", str(saved_log), "-o", str(picture))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert picture.stat().st_size > 500
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fetch", "--lab", "bytes"], ["path such as /bytes/1000"]),
+        (["fetch", "--lab"], ["Missing argument 'URL'"]),
+        (["fetch", "--lab", "/", "--nonsense"], ["--nonsense"]),
+        (["fetch", "--lab", "/", "--loss", "2"], ["loss=2.0", "between 0 and 1"]),
+        (["fetch", "--lab", "/", "--delay", "-1"], ["delay=-1.0"]),
+        (["fetch", "--lab", "/", "--rate", "fast"], ["fast"]),
+        (["fetch", "--lab", "/", "--codec", "morse"], ["morse", "struct"]),
+        (["fetch", "--lab", "/", "--plot", "a.bmp"], [".png"]),
+        (["fetch", "--lab", "/", "-o", "/nowhere/at/all"], ["there is no directory"]),
+        (["fetch", "--lab", "/", "-o", "/"], ["is a directory"]),
+        (["plot", "nothing.parquet", "-o", "a.png"], ["nothing.parquet", "No such file"]),
+        (["plot", "README.md", "-o", "a.png"], ["README.md", "no log saved by nbtcp"]),
+        (["rtt", "README.md"], ["README.md"]),
+        (["plot", "README.md", "-o", "a.xyz"], ["a.xyz", ".svg"]),
+        (["quux"], ["quux"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_wrong_call_is_one_line_and_code_2(arguments: list[str], words: list[str]) -> None:
+    assert_one_line(nbtcp(*arguments), 2, *words)
+
+
+@root
+def test_an_unknown_congestion_control_of_the_kernel_is_one_line_and_code_2() -> None:
+    done = nbtcp("fetch", "--lab", "/", "--kernel-congestion", "warp")
+    assert_one_line(done, 2, "warp", "reno")
+
+
+def test_an_unknown_picture_lists_those_there_are(saved_log: Path, tmp_path: Path) -> None:
+    done = nbtcp("plot", str(saved_log), "--kind", "nothing", "-o", f"{tmp_path}/a.png")
+    assert_one_line(done, 2, "nothing", "sequence")
+
+
+def test_an_unknown_connection_lists_those_there_are(saved_log: Path, tmp_path: Path) -> None:
+    done = nbtcp("plot", str(saved_log), "--conn", "9", "-o", f"{tmp_path}/a.png")
+    assert_one_line(done, 2, "9", "1")
+
+
+@root
+def test_doctor_says_what_there_is() -> None:
+    done = nbtcp("doctor")
+    assert done.returncode == 0
+    assert "/dev/net/tun" in done.stdout
+    assert "the lab can run here" in done.stdout
+    assert nbtcp("doctor", "--quiet").stdout == ""
+
+
+@root
+def test_without_root_and_tun_the_lab_says_which_is_missing() -> None:
+    """As user 65534, with a Python that this user may run."""
+    python = "/usr/bin/python3"
+    probe = "import sys; sys.exit(sys.version_info < (3, 11))"
+    if subprocess.run([python, "-c", probe], capture_output=True).returncode:
+        pytest.skip("no /usr/bin/python3 of 3.11 or newer, which another user could run")
+    import click
+    import tqdm
+
+    program = "from nbtcp.cli import main; main(['fetch', '--lab', '/'])"
+    places = {str(Path(module.__file__).parent.parent) for module in (click, tqdm)}
+    if any(place.startswith("/root/") for place in places) or not os.access(ROOT, os.R_OK):
+        pytest.skip("the libraries lie where another user may not look")
+    done = subprocess.run(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", python, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd="/",
+        env={"PYTHONPATH": ":".join([str(ROOT), *places]), "PATH": os.environ["PATH"]},
+    )
+    assert_one_line(done, 2, "/dev/net/tun")
+
+
+def test_help_teaches() -> None:
+    assert "fetch" in nbtcp("--help").stdout
+    assert "/bytes/300000" in nbtcp("fetch", "--help").stdout
+
+
+@root
+def test_outputs_are_checked_before_anything_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    done = nbtcp("fetch", "--lab", "/slow?seconds=30", "-o", f"{tmp_path}/folder")
+    assert_one_line(done, 2, "is a directory")

@@ -1,0 +1,362 @@
+"""Our TCP against the kernel's, in the lab: every octet arrives and the kernel finds nothing wrong."""
+
+import errno
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path as File
+
+import pytest
+
+import nbtcp
+from nbtcp.inside import content
+
+pytestmark = pytest.mark.root
+ROOT = File(__file__).parent.parent
+ROUGH = nbtcp.Path(delay=0.02, loss=0.02, queue=64, seed=1)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[nbtcp.Lab]:
+    with nbtcp.Lab(seed=1) as lab:
+        yield lab
+        assert_kernel_content(lab)
+
+
+def assert_kernel_content(lab: nbtcp.Lab) -> None:
+    """The kernel saw no bad segment and no bad checksum."""
+    counters = lab.counters()["Tcp"]
+    assert counters["InErrs"] == 0
+    assert counters["InCsumErrors"] == 0
+
+
+def sha256_of(octets: int) -> str:
+    digest = hashlib.sha256()
+    for part in content(octets):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def post(lab: nbtcp.Lab, path: str, body: bytes, log: nbtcp.EventLog) -> bytes:
+    """The answer's body to a POST, by hand, so that nothing but our sockets is between."""
+    head = f"POST {path} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\nContent-Length: {len(body)}"
+    with lab.connect((lab.kernel_address, 80), 10, log=log) as sock:
+        sock.settimeout(60)
+        sock.sendall(head.encode() + b"\r\n\r\n")
+        sock.sendall(body)
+        with sock.makefile("rb") as file:
+            answer: bytes = file.read()
+    return answer.partition(b"\r\n\r\n")[2]
+
+
+# --- fetching and sending ---
+
+
+@pytest.mark.parametrize("octets", [0, 1, 1448, 1449, 65_536, 3_000_000])
+def test_a_fetch_brings_every_octet(lab: nbtcp.Lab, octets: int) -> None:
+    page = lab.fetch(f"/bytes/{octets}")
+    assert page.status == 200
+    assert len(page.content) == octets
+    assert hashlib.sha256(page.content).hexdigest() == sha256_of(octets)
+
+
+def test_ten_megabytes_each_way_over_a_rough_path() -> None:
+    def fetch() -> tuple[str, nbtcp.EventLog]:
+        with nbtcp.Lab(ROUGH) as lab:
+            page = lab.fetch("/bytes/10000000")
+            assert_kernel_content(lab)
+            return hashlib.sha256(page.content).hexdigest(), page.log
+
+    def send() -> tuple[str, nbtcp.EventLog]:
+        with nbtcp.Lab(ROUGH) as lab:
+            log = lab.new_log()
+            answer = json.loads(post(lab, "/sink", b"".join(content(10_000_000)), log))
+            assert_kernel_content(lab)
+            assert answer["bytes"] == 10_000_000
+            return answer["sha256"], log
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(fetch), pool.submit(send)]
+        (fetched, down), (sent, up) = (job.result(timeout=110) for job in jobs)
+    assert fetched == sent == sha256_of(10_000_000)
+    for log in (down, up):
+        losses = (log.segments["why"] == "loss").sum()
+        assert 60 < losses < 400, "2 % of some 10,000 segments"
+    causes = set(up.segments["why"])
+    assert {"fast-retransmit", "partial-ack"} <= causes
+
+
+def test_both_directions_at_once(lab: nbtcp.Lab) -> None:
+    body = b"".join(content(2_000_000))
+    assert post(lab, "/echo", body, lab.new_log()) == body
+
+
+def test_fifty_connections_at_once() -> None:
+    with nbtcp.Lab(nbtcp.Path(delay=0.005, loss=0.005, rate=50e6, queue=200, seed=2)) as lab:
+        with ThreadPoolExecutor(50) as pool:
+            pages = list(pool.map(lab.fetch, [f"/bytes/{30_000 + i}" for i in range(50)]))
+        assert [len(page.content) for page in pages] == [30_000 + i for i in range(50)]
+        assert len({page.log.connections["local_port"][0] for page in pages}) == 50
+        assert all(page.log.connections["end"][0] == "FIN" for page in pages)
+        assert_kernel_content(lab)
+
+
+def test_one_connection_after_another(lab: nbtcp.Lab) -> None:
+    for i in range(100):
+        assert len(lab.fetch(f"/bytes/{i}").content) == i
+
+
+def test_the_kernel_is_the_client() -> None:
+    with nbtcp.Lab(nbtcp.Path(delay=0.002, loss=0.01, seed=3)) as lab:
+        listener = lab.listen(8080)
+        body = b"".join(content(500_000))
+        threading.Thread(target=_serve_once, args=(listener, body), daemon=True).start()
+        program = ["curl", "-s", "--max-time", "30", "-o", "-", f"http://{lab.address}:8080/"]
+        done = lab.run(program, capture_output=True, timeout=40)
+        assert done.returncode == 0
+        assert done.stdout == body
+        assert_kernel_content(lab)
+
+
+def _serve_once(listener: "nbtcp.runtime.sockets.Socket", body: bytes) -> None:
+    conn, peer = listener.accept()
+    assert peer[0] == "10.0.0.1"
+    with conn:
+        while b"\r\n\r\n" not in conn.recv(4096):
+            pass
+        conn.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+        conn.sendall(body)
+
+
+@pytest.mark.parametrize("congestion", ["reno", "cubic", "bbr"])
+def test_the_kernels_congestion_control_can_be_chosen(congestion: str) -> None:
+    try:
+        lab = nbtcp.Lab(kernel_congestion=congestion)
+    except nbtcp.MachineError as problem:
+        pytest.skip(str(problem))
+    with lab:
+        assert len(lab.fetch("/bytes/200000").content) == 200_000
+
+
+def test_a_small_mtu_gives_small_segments() -> None:
+    with nbtcp.Lab(mtu=576) as lab:
+        page = lab.fetch("/bytes/50000")
+        assert page.log.segments["len"].max() == 576 - 52
+        assert len(page.content) == 50_000
+
+
+def test_both_codecs_give_the_same_log() -> None:
+    """Times, timestamps and grouping are the machine's; what was said is the same."""
+
+    def conversation(codec: str) -> tuple[list[tuple[object, ...]], int]:
+        config = nbtcp.Config(codec=codec, timestamps=False)
+        with nbtcp.Lab(config=config, seed=7) as lab:
+            page = lab.fetch("/bytes/20000")
+        table = page.log.segments
+        ours = table[(table["event"] == "send") & (table["len"] + (table["flags"] != "A") > 0)]
+        columns = ["flags", "seq", "len", "mss", "wscale", "window"]
+        received = table[table["event"] == "recv"]["len"].sum()
+        return [tuple(row) for row in ours[columns].astype(object).fillna(-1).values], received
+
+    mine, scapys = conversation("struct"), conversation("scapy")
+    assert mine[1] == scapys[1]
+    assert [row[:5] for row in mine[0]] == [row[:5] for row in scapys[0]]
+
+
+# --- bad input and bad ends ---
+
+
+def test_a_host_that_does_not_answer_says_how_many_syns() -> None:
+    with nbtcp.Lab(nbtcp.Path(loss=1.0)) as lab:
+        with pytest.raises(TimeoutError) as caught:
+            lab.connect((lab.kernel_address, 80), timeout=1.5)
+        assert "no answer from 10.0.0.1 port 80: 2 SYNs sent in 1.5 s" in str(caught.value)
+
+
+def test_a_refused_port(lab: nbtcp.Lab) -> None:
+    with pytest.raises(ConnectionRefusedError) as caught:
+        lab.connect((lab.kernel_address, 81), timeout=5)
+    assert caught.value.errno == errno.ECONNREFUSED
+    assert "10.0.0.1 port 81" in str(caught.value)
+
+
+RESETTER = """
+import socket, struct
+s = socket.create_server(("10.0.0.1", 7000))
+print("ready", flush=True)
+c, _ = s.accept()
+c.recv(10)
+c.sendall(b"x" * 5000)
+import time; time.sleep(0.3)
+c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+c.close()
+"""
+
+
+def test_a_reset_leaves_what_had_arrived_readable(lab: nbtcp.Lab) -> None:
+    program = [sys.executable, "-c", RESETTER]
+    with lab.popen(program, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        log = lab.new_log()
+        with lab.connect(("10.0.0.1", 7000), 5, log=log) as sock:
+            sock.sendall(b"go")
+            _wait_until(lambda: sock.connection is not None and sock.connection.error is not None)
+            got = b""
+            with pytest.raises(ConnectionResetError):
+                while data := sock.recv(1000):
+                    got += data
+    assert got == b"x" * 5000
+    assert log.connections["end"].tolist() == ["RST"]
+    assert log.segments["why"].iloc[-1] == "rst"
+
+
+CUT_SHORT = """
+import socket, struct, time
+s = socket.create_server(("10.0.0.1", 7001))
+print("ready", flush=True)
+c, _ = s.accept()
+c.recv(1000)
+c.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 100000\\r\\n\\r\\n" + b"y" * 3000)
+time.sleep(0.2)
+c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+c.close()
+"""
+
+
+def test_a_fetch_that_is_reset_keeps_its_log_and_what_came(lab: nbtcp.Lab) -> None:
+    from nbtcp.runtime.http import get
+
+    with lab.popen([sys.executable, "-c", CUT_SHORT], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        with pytest.raises(ConnectionResetError) as caught:
+            get(lab, "http://10.0.0.1:7001/", log=lab.new_log())
+    page = caught.value.page  # type: ignore[attr-defined]
+    assert page.content == b"y" * 3000
+    assert page.log.connections["end"].tolist() == ["RST"]
+
+
+def test_a_timeout_while_reading(lab: nbtcp.Lab) -> None:
+    with pytest.raises(TimeoutError, match=r"timed out after 0\.2 s"):
+        lab.fetch("/slow?seconds=3", timeout=0.2)
+
+
+def _wait_until(condition: "object", seconds: float = 5.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.005)
+
+
+# --- idle hosts are minded ---
+
+
+def test_an_idle_connection_answers_in_the_background(lab: nbtcp.Lab) -> None:
+    """Nobody reads; the data and the FIN that come are acknowledged all the same."""
+    log = lab.new_log()
+    with lab.connect((lab.kernel_address, 80), 5, log=log) as sock:
+        sock.sendall(b"GET /bytes/1000 HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")
+        conn = sock.connection
+        assert conn is not None
+        _wait_until(lambda: conn.tcb.rcv.fin is not None)
+        _wait_until(lambda: not conn.queue.spans)
+        assert len(log.segments[log.segments["flags"].str.contains("F")]) == 1
+        assert len(sock.recv(65536)) > 1000
+
+
+# --- what others see ---
+
+
+def test_tshark_finds_nothing_malformed(tmp_path: File) -> None:
+    """A capture on the kernel's side of the TUN device, checksums validated."""
+    capture = tmp_path / "lab.pcap"
+    with nbtcp.Lab(nbtcp.Path(delay=0.005, loss=0.02, seed=4)) as lab:
+        program = ["tshark", "-q", "-i", "tun0", "-w", str(capture), "-F", "pcap"]
+        try:
+            sniffer = lab.popen(program, stderr=subprocess.PIPE)
+        except nbtcp.MachineError as problem:
+            pytest.skip(str(problem))
+        with sniffer:
+            assert sniffer.stderr is not None
+            for line in sniffer.stderr:
+                if b"Capturing on" in line:
+                    break
+            _wait_until(capture.exists)
+            time.sleep(0.5)  # dumpcap opens the file a moment before it captures
+            lab.fetch("/bytes/200000")
+            post(lab, "/sink", bytes(200_000), lab.new_log())
+            time.sleep(0.5)
+            sniffer.terminate()
+            sniffer.communicate(timeout=20)
+        assert_kernel_content(lab)
+    checks = ["-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"]
+    assert len(_tshark(capture, *checks, "tcp.len > 0 && ip.src == 10.0.0.2")) > 130
+    bad = "_ws.malformed || tcp.checksum.status == 0 || ip.checksum.status == 0"
+    ours = f"ip.src == 10.0.0.2 && ({bad} || tcp.options.unknown)"
+    assert _tshark(capture, *checks, ours) == []
+    assert _tshark(capture, *checks, "_ws.malformed") == []
+
+
+def _tshark(capture: File, *arguments: str) -> list[str]:
+    *options, condition = arguments
+    program = ["tshark", "-r", str(capture), *options, "-Y", condition]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.splitlines()
+
+
+# --- nothing stays ---
+
+
+def test_a_killed_process_leaves_nothing_behind() -> None:
+    program = (
+        "import nbtcp, time\n"
+        "lab = nbtcp.Lab()\n"
+        "lab.popen(['sleep', '300'])\n"
+        "lab.fetch('/bytes/1000')\n"
+        "print(lab.namespace.pid, flush=True)\n"
+        "time.sleep(300)\n"
+    )
+    before = _machine()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=ROOT) as own:
+        assert own.stdout is not None
+        inside = int(own.stdout.readline())
+        children = _descendants(own.pid)
+        assert inside in children
+        own.kill()
+    _wait_until(lambda: not any(_alive(pid) for pid in children))
+    assert _machine() == before
+
+
+def _machine() -> str:
+    commands = (["link"], ["addr"], ["route"], ["rule"], ["netns"])
+    return "".join(
+        subprocess.run(["ip", "-o", *words], capture_output=True, text=True, check=True).stdout
+        for words in commands
+    )
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    for task in File(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, task.read_text().split()):
+            found += [child, *_descendants(child)]
+    return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in File(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_the_fin_is_in_the_log_of_a_fetch(lab: nbtcp.Lab) -> None:
+    table = lab.fetch("/bytes/100").log.segments
+    fins = table[table["flags"].str.contains("F")]
+    assert sorted(fins["event"]) == ["recv", "send"]
