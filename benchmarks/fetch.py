@@ -105,8 +105,12 @@ def measure(lab: nbtcp.Lab, size: int, runs: int) -> None:
         ("kernel 1500", "kernel, loopback, MTU 1500, no offload"),
         ("kernel", "kernel, loopback as it is"),
     ):
-        print(f"{label:38} {size * 8 / median[name] / 1e9:8.3f} {median['log'] / median[name]:8.2f}x")
-    print(f"segments per second, log on, both directions counted: {statistics.median(segments):,.0f}")
+        print(
+            f"{label:38} {size * 8 / median[name] / 1e9:8.3f} {median['log'] / median[name]:8.2f}x"
+        )
+    print(
+        f"segments per second, log on, both directions counted: {statistics.median(segments):,.0f}"
+    )
 
 
 def profile(lab: nbtcp.Lab, size: int) -> None:

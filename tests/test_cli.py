@@ -67,7 +67,9 @@ def test_a_bad_status_is_a_failed_fetch() -> None:
 
 @root
 def test_a_host_that_does_not_answer_fails_with_the_count_of_syns(tmp_path: Path) -> None:
-    done = nbtcp("fetch", "--lab", "/", "--loss", "1", "--timeout", "1.2", "--log", f"{tmp_path}/a.parquet")
+    done = nbtcp(
+        "fetch", "--lab", "/", "--loss", "1", "--timeout", "1.2", "--log", f"{tmp_path}/a.parquet"
+    )
     assert_one_line(done, 1, "no answer from 10.0.0.1 port 80", "2 SYNs sent in 1.2 s")
     assert (tmp_path / "a.parquet").exists(), "the log of a failed fetch is kept"
 

@@ -112,6 +112,7 @@ class Host:
                 conn.abort(self.loop.now())
             if self.loop.failure is None:
                 self.loop.flush()
+            self.loop.fail("the host is closed")
         self.loop.close()
         link.close()
 

@@ -49,9 +49,8 @@ class VirtualClock:
         return self._now
 
     def sleep(self, until: int | None, descriptors: list[int]) -> None:
-        if until is None:
-            raise OSError(errno.EDEADLK, "nothing is left to happen: all would wait for ever")
-        self._now = max(self._now, until)
+        if until is not None:
+            self._now = max(self._now, until)
 
     def wake(self) -> None:
         """Nobody sleeps in virtual time."""
@@ -111,7 +110,7 @@ class Loop:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.lock = threading.Lock()
-        self.failure: Exception | None = None
+        self.failure: OSError | None = None
         self.quiet = True  # nothing more was there to be moved when the loop was last turned
         self._pairs: list[tuple[Stack, Link]] = []
         self._waiters: list[_Waiter] = []
@@ -159,14 +158,25 @@ class Loop:
 
     def flush(self) -> None:
         """Send what the stacks have to send after a call of the application."""
+        if self.failure is not None:
+            raise self.failure
         now = self.clock.now()
         for stack, link in self._pairs:
             if out := stack.transmit(now):
-                link.send(out, now)
+                try:
+                    link.send(out, now)
+                except (OSError, NbtcpError) as problem:
+                    self.fail(str(problem))
+                    raise self.failure from problem  # type: ignore[misc]
         if self._turning and self._sleeping_until != 0:
             due = self.deadline()
             if due is not None and (self._sleeping_until is None or due < self._sleeping_until):
                 self.clock.wake()
+
+    def fail(self, reason: str) -> None:
+        """Nothing can be sent or received any more: every call raises ENETDOWN from now on."""
+        if self.failure is None:
+            self.failure = OSError(errno.ENETDOWN, reason)
 
     def deadline(self) -> int | None:
         """When something is next due."""
@@ -237,17 +247,21 @@ class Loop:
     def _turn_or_sleep(self, now: int, until: int | None) -> None:
         self._turning = True
         try:
-            self.quiet = not self.turn(now)
+            self.quiet = not self._try_turn(now)
             if self.quiet and not any(waiter.predicate() for waiter in self._waiters):
                 self._sleep(until)
-        except (OSError, NbtcpError) as problem:
-            self.failure = problem
-            raise
         finally:
             self._turning = False
             for waiter in self._waiters:
                 if waiter.event is not None and (self.failure is not None or waiter.predicate()):
                     waiter.wake()
+
+    def _try_turn(self, now: int) -> bool:
+        try:
+            return self.turn(now)
+        except (OSError, NbtcpError) as problem:  # the link is gone
+            self.fail(str(problem))
+            return True
 
     def _sleep(self, until: int | None) -> None:
         """Wait for a packet, a deadline or a wake-up, with the lock free."""
@@ -255,6 +269,8 @@ class Loop:
         if due is None or (until is not None and until < due):
             due = until
         descriptors = [fd for _, link in self._pairs if (fd := link.fileno()) >= 0]
+        if due is None and not descriptors:
+            raise OSError(errno.EDEADLK, "nothing is left to happen: all would wait for ever")
         self._sleeping_until = due
         self.lock.release()
         try:
@@ -269,10 +285,8 @@ class Loop:
             with self.lock:
                 self._in_background = True
                 try:
-                    while not self._closed and not self._turning and not self._attended():
+                    while not (self._closed or self._turning or self.failure or self._attended()):
                         self._turn_or_sleep(self.clock.now(), None)
-                except (OSError, NbtcpError):
-                    return  # `failure` holds it; callers will see it
                 finally:
                     self._in_background = False
                     self._pass_on()

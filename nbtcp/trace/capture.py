@@ -72,18 +72,19 @@ def load(path: Path) -> EventLog:
 
 def _frame(log: EventLog, name: str) -> pd.DataFrame:
     tables = {
-        "segments": lambda: log.segments,
-        "events": lambda: log.events,
-        "samples": log.rtt,
-        "connections": lambda: log.connections,
+        "segments": log.segments,
+        "events": log.events,
+        "samples": log.rtt(),
+        "connections": log.connections,
     }
-    return tables[name]().copy()
+    return tables[name].copy()
 
 
 def _encode(frame: pd.DataFrame) -> str:
     frame.attrs = {}
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), buffer, compression="zstd")
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    pq.write_table(table, buffer, compression="zstd")
     return base64.b64encode(buffer.getvalue()).decode()
 
 

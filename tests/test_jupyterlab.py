@@ -1,0 +1,160 @@
+"""The first notebook as its readers meet it: `nbtcp lab`, a browser, Run All Cells.
+
+Real JupyterLab, in Chromium without a window, on a copy of the notebooks. As root the fetch is
+live; another user sees the recording.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nbformat
+import pytest
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="needs playwright: pip install playwright"
+)
+pytest.importorskip("jupyterlab", reason="needs JupyterLab: pip install 'nbtcp[lab]'")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium"),
+]
+
+ROOT = Path(__file__).resolve().parents[1]
+START = "00-start-here.ipynb"
+READY = re.compile(rb"http://127\.0\.0\.1:\d+/lab")
+CHROMIUM_OPTIONS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+WINDOW = {"width": 1280, "height": 4200}  # high enough to have all of the notebook in it
+SECONDS = 60_000  # as Playwright counts them
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of package and notebooks, and no output left that could be taken for a new one."""
+    for name in ("nbtcp", "notebooks"):
+        ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+    path = tmp_path / "notebooks" / START
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, path)
+    return tmp_path
+
+
+def test_start_here_runs_in_jupyterlab_and_shows_its_picture(
+    checkout: Path, tmp_path: Path
+) -> None:
+    cells = nbformat.read(checkout / "notebooks" / START, as_version=4).cells
+    count = sum(cell.cell_type == "code" for cell in cells)
+    with jupyterlab(checkout) as address, browser(tmp_path / "browser") as page:
+        page.goto(address)
+        page.locator(".jp-Notebook .jp-CodeCell").nth(count - 1).wait_for()
+        run_all_cells(page)
+        last = page.locator(".jp-CodeCell .jp-InputPrompt").last
+        playwright.expect(last).to_have_text(f"[{count}]:", timeout=SECONDS)
+
+        page.screenshot(path=tmp_path / "jupyterlab.png")
+        assert page.locator("[data-mime-type*=error], [data-mime-type*=stderr]").count() == 0
+        prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
+        assert prompts == [f"[{number}]:" for number in range(1, count + 1)]
+        [picture] = page.locator(".jp-OutputArea-output img").all()
+        assert picture.evaluate("image => image.naturalWidth * image.naturalHeight") > 100_000
+        assert picture.get_attribute("alt")
+        for wide in (picture, page.locator(".jp-OutputArea-output table").first):
+            assert is_whole(wide)
+    assert (checkout / "notebooks" / "sequence.svg").stat().st_size > 10_000
+
+
+# --- helpers ---
+
+
+@contextmanager
+def jupyterlab(checkout: Path) -> Iterator[str]:
+    """`nbtcp lab`, as on the command line; gives the address to open, with its token."""
+    token, port = secrets.token_hex(16), free_port()
+    options = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--no-browser"]
+    home = checkout / "home"
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("JUPYTER")},
+        **{"HOME": str(home), "PYTHONPATH": str(checkout), "JUPYTER_TOKEN": token},
+    }
+    server = subprocess.Popen(
+        [sys.executable, "-m", "nbtcp.cli", "lab", *options],
+        cwd=checkout,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert server.stdout is not None
+    said: list[bytes] = []
+    try:
+        for line in server.stdout:
+            said.append(line)
+            if READY.search(line):
+                break
+        else:
+            pytest.fail(f"JupyterLab did not start: {b''.join(said).decode()}")
+        reader = threading.Thread(target=said.extend, args=[server.stdout], daemon=True)
+        reader.start()
+        yield f"http://127.0.0.1:{port}/lab/tree/{START}?token={token}"
+    finally:
+        os.killpg(
+            server.pid, 15
+        )  # nbtcp and the JupyterLab that it started, which ends its kernels
+        server.wait(30)
+    reader.join(30)
+    assert not reader.is_alive(), "something still holds JupyterLab's output open"
+    server.stdout.close()
+
+
+@contextmanager
+def browser(profile: Path) -> Iterator["playwright.Page"]:
+    with playwright.sync_playwright() as driver:
+        context = driver.chromium.launch_persistent_context(
+            profile,
+            executable_path=CHROMIUM,
+            args=list(CHROMIUM_OPTIONS),
+            headless=True,
+            viewport=WINDOW,
+        )
+        context.set_default_timeout(SECONDS)
+        yield context.pages[0]
+        context.close()
+
+
+def run_all_cells(page: "playwright.Page") -> None:
+    page.locator("#jp-MainMenu").get_by_text("Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+def is_whole(element: "playwright.Locator") -> bool:
+    """Nothing of it is cut off or has to be scrolled to."""
+    inside = """element => {
+        const output = element.closest(".jp-OutputArea-output").getBoundingClientRect();
+        const box = element.getBoundingClientRect();
+        return box.width > 200 && box.left >= output.left && box.right <= output.right + 1;
+    }"""
+    return bool(element.evaluate(inside))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
