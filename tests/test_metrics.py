@@ -165,7 +165,7 @@ def test_summary_of_a_download_counts_what_the_receiver_got():
     line = row(download().summary(), B)
     assert line.vantage == "receiver"
     assert (line.segments, line.data_segments, line.bytes, line.unique_bytes) == (4, 4, 4000, 3000)
-    assert (line.retransmitted, line.retransmitted_bytes) == (1, 1000)  # seen twice
+    assert (line.retransmitted, line.retransmitted_bytes) == (2, 1000)  # a drop, a copy
     assert (line.dropped, line.duplicate_acks, line.out_of_order) == (2, 2, 1)
     assert (line.first, line.last) == (1.0, 3.5)
     assert line.throughput == pytest.approx(3000 * 8 / 2.5)
@@ -281,7 +281,17 @@ def test_resent_tells_a_segment_that_is_new_only_in_part():
     tape = Tape(A)
     for start, length in ((1, 100), (51, 100), (151, 10)):
         tape.row(0.0, A, "send", "data", seq=start, length=length)
-    assert resent(tape.segments, np.zeros(3, np.int64)).tolist() == [False, True, False]
+    ways = flows(tape.segments, tape.connections)
+    assert resent(tape.segments, ways).tolist() == [False, True, False]
+
+
+def test_resent_knows_a_first_transmission_that_was_dropped_on_its_way_to_the_only_witness():
+    tape = Tape(A)
+    tape.row(0.0, B, "drop", "loss", seq=1, length=100)
+    tape.row(0.1, A, "recv", "out-of-order", seq=101, length=100)
+    tape.row(0.3, A, "recv", "in-order", seq=1, length=100)
+    ways = flows(tape.segments, tape.connections)
+    assert resent(tape.segments, ways).tolist() == [False, False, True]
 
 
 def test_rtt_table_is_in_the_order_of_the_acks():

@@ -21,6 +21,7 @@ from nbtcp.trace.frame import SEGMENT_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
+RECORDINGS = NOTEBOOKS / "recordings"
 SANITIZE = ROOT / "tests" / "nbval-sanitize.cfg"
 
 MOST_BYTES = 1_000_000
@@ -228,17 +229,17 @@ def test_few_things_are_hidden_from_nbval() -> None:
     assert 0 < len(headings) <= MOST_SANITIZE_RULES
 
 
-@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("recordings/*")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RECORDINGS.glob("*.parquet")), ids=lambda path: path.stem)
 def test_a_recording_is_like_a_log_of_today(path: Path) -> None:
     log = nbtcp.EventLog.load(path)
-    assert list(log.segments) == SEGMENT_COLUMNS, "record it again: notebooks/make_recording.py"
+    assert list(log.segments) == SEGMENT_COLUMNS, "record it again: make_recording.py"
     assert set(log.connections["end"]) == {"FIN"}
 
 
 def test_the_recording_is_of_the_fetch_that_the_notebook_shows() -> None:
-    shown = fetches((NOTEBOOKS / "00-start-here.ipynb").read_text().replace('\\"', '"'))
-    made = fetches((NOTEBOOKS / "make_recording.py").read_text())
-    log = nbtcp.EventLog.load(NOTEBOOKS / "recordings" / "start-here.parquet")
+    shown = fetches("\n".join(cell.source for cell in code_cells(start_here())))
+    made = fetches((RECORDINGS / "make_recording.py").read_text())
+    log = nbtcp.EventLog.load(RECORDINGS / "start-here.parquet")
     [(path, url)] = shown
     assert made == shown
     settings = dict(setting.split("=") for setting in path.split(", "))
@@ -247,7 +248,30 @@ def test_the_recording_is_of_the_fetch_that_the_notebook_shows() -> None:
     assert log.meta["url"] == f"http://10.0.0.1{url}"
 
 
+@pytest.mark.slow
+def test_start_here_shows_the_recording_where_there_is_no_lab(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_lab(path: nbtcp.Path) -> None:
+        raise nbtcp.MachineError("no root; become root")
+
+    monkeypatch.setattr(nbtcp, "Lab", no_lab)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recordings").symlink_to(RECORDINGS)
+    names: dict[str, Any] = {}
+    for cell in code_cells(start_here()):
+        exec(cell.source, names)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "A recording instead, as there is no lab here: no root; become root"
+    assert re.fullmatch(r"sequence\.svg: \d+ kB", said[1])
+    assert names["picture"].data["glyph"].isin(["syn", "fin", "drop-loss"]).sum() == 4
+
+
 # --- helpers ---
+
+
+def start_here() -> NotebookNode:
+    return nbformat.read(NOTEBOOKS / "00-start-here.ipynb", as_version=4)
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:

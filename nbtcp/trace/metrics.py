@@ -70,7 +70,8 @@ def summary(
     data_segments        those with payload
     bytes                B of payload, repeated bytes included
     unique_bytes         B of payload, each position counted once
-    retransmitted        segments of which some part (payload, SYN or FIN) had been seen before
+    retransmitted        segments of which some part (payload, SYN or FIN) had been seen before, or
+                         was known to be dropped on the way
     retransmitted_bytes  B, bytes - unique_bytes
     dropped              segments lost on the way, or discarded for a bad checksum
     duplicate_acks       duplicate ACKs for this direction's data, seen at the vantage point
@@ -168,12 +169,19 @@ def payload(rows: pd.DataFrame) -> tuple[Ints, Ints]:
     return start, start + rows["len"].to_numpy(np.int64)
 
 
-def resent(rows: pd.DataFrame, flow: Ints) -> Bools:
-    """Per segment, in time order: some part of it, SYN and FIN included, was seen before."""
+def resent(segments: pd.DataFrame, ways: Flows) -> Bools:
+    """Per row: shows its flow, and some part of it, SYN and FIN included, had been seen before.
+
+    Where the receiver's view is the only one, a drop on the way there was a transmission too.
+    """
+    by_receiver = (ways.table["vantage"] == "receiver").to_numpy(bool)
+    seen = ways.own | (ways.lost & np.append(by_receiver, False)[ways.flow])
+    rows = segments[seen]
     start = rows["seq"].to_numpy(np.int64)
     end = payload(rows)[1] + has_flag(rows, "F")
-    again: Bools = first_seen(flow, start, end) < end - start
-    return again
+    again = np.zeros(len(segments), bool)
+    again[seen] = first_seen(ways.flow[seen], start, end) < end - start
+    return again & ways.own
 
 
 def first_seen(flow: Ints, start: Ints, end: Ints) -> Ints:
@@ -253,7 +261,7 @@ def _volume(segments: pd.DataFrame, ways: Flows) -> dict[str, Ints]:
         "data_segments": _sum(flow[end > start], n),
         "bytes": _sum(flow, n, end - start),
         "unique_bytes": _sum(flow, n, first_seen(flow, start, end)),
-        "retransmitted": _sum(flow[resent(rows, flow)], n),
+        "retransmitted": _sum(ways.flow[resent(segments, ways)], n),
     }
 
 

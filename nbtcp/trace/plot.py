@@ -71,7 +71,7 @@ GLYPHS = {
     "duplicate-syn": Glyph("repeated for a repeated SYN", "bar", VERMILION, "X", zorder=5),
     "window-probe": Glyph("window probe", "bar", PURPLE, "p", zorder=5),
     "keepalive": Glyph("keepalive", "bar", PURPLE, "h", zorder=5),
-    "resent": Glyph("seen again", "bar", VERMILION, "o", hollow=True, zorder=5),
+    "resent": Glyph("sent again", "bar", VERMILION, "o", hollow=True, zorder=5),
     # What became of it.
     "drop-loss": Glyph("dropped: loss", "mark", BLACK, "x", zorder=7),
     "drop-queue-full": Glyph("dropped: queue full", "mark", BLACK, "+", size=9, zorder=7),
@@ -301,7 +301,7 @@ def _sequence_data(segments: pd.DataFrame, ways: Flows, flow: int) -> pd.DataFra
     """The table of glyphs, see Picture.data."""
     this, opposite = ways.flow == flow, ways.flow == flow ^ 1
     pieces = [
-        *_sent(segments[ways.own & this]),
+        *_sent(segments[ways.own & this], resent(segments, ways)[ways.own & this]),
         *_dropped(segments[ways.lost & this]),
         *_heard(segments[ways.answer & opposite]),
         _unheard(segments[ways.lost & opposite]),
@@ -326,10 +326,9 @@ def _tame_resets(data: pd.DataFrame) -> pd.DataFrame:
     return data
 
 
-def _sent(rows: pd.DataFrame) -> Iterator[_Piece]:
+def _sent(rows: pd.DataFrame, again: Bools) -> Iterator[_Piece]:
     """Glyphs of the direction's own segments, seen at its vantage point."""
     start, end = payload(rows)
-    again = resent(rows, np.zeros(len(rows), np.int64))
     first = (end > start) & ~again & ~rows["why"].isin(CAUSES).to_numpy(bool)
     early = (rows["why"] == "out-of-order").to_numpy(bool)
     shown = {"data": first & ~early, "out-of-order": first & early}
