@@ -33,14 +33,8 @@ test: .venv/.all ## run the tests, then the notebooks against their saved output
 		echo "Not root: tests that need root are skipped. As root, or with sudo make test, all of them run."
 	fi
 	.venv/bin/python -m pytest
-	notebooks=notebooks
-	if ! { [ "$$(id -u)" = 0 ] && [ -e /dev/net/tun ]; } && ! $(lab-works); then
-		notebooks=$$(echo $$(grep -LE '$(lab-calls)' notebooks/*.ipynb))
-		echo "No lab for this user on this machine (nbtcp doctor says why)." \
-			"Notebooks that need none, and so are run:" $${notebooks:-none}
-	fi
-	[ -z "$$notebooks" ] || .venv/bin/python -m pytest --nbval --nbval-cell-timeout 60 \
-		--nbval-sanitize-with tests/nbval-sanitize.cfg $$notebooks
+	.venv/bin/python -m pytest --nbval-lax --nbval-cell-timeout 60 \
+		--nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
 
 bench: .venv/.core ## measure the speed of fetches
 	@$(lab-user)
@@ -52,13 +46,12 @@ check: .venv/.all ## ruff, its formatter, and mypy
 	.venv/bin/python -m mypy nbtcp
 
 clean: ## remove .venv, caches and what make demo wrote
-	@rm -rf .venv build dist demo.png demo.out .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv build dist demo.png demo.out notebooks/sequence.svg .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name .git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # The lab: root has it, and so has an ordinary user where user namespaces are allowed.
 
 lab-works = .venv/bin/nbtcp doctor --quiet >/dev/null 2>&1
-lab-calls = \b(Lab|fetch|live|lan)\(
 
 # Sets $as, which stands before a command that uses the lab: empty, or sudo where that is what helps.
 # Where neither helps, the command itself says what is missing.

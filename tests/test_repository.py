@@ -189,7 +189,8 @@ def pip_requirements() -> dict[str, SpecifierSet]:
 def conda_requirements() -> dict[str, SpecifierSet]:
     text = (ROOT / "environment.yml").read_text()
     lines = re.findall(r"^  - (\S+)$", text.partition("dependencies:\n")[2], re.MULTILINE)
-    return parsed([line for line in lines if line not in ("pip", "pip:")])
+    wanted = [line for line in lines if line not in ("pip", "pip:")]
+    return parsed([re.sub(r"^playwright-python\b", "playwright", line) for line in wanted])
 
 
 def parsed(lines: list[str]) -> dict[str, SpecifierSet]:

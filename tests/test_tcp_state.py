@@ -22,8 +22,8 @@ def test_edge_is_taken(edge: tuple[State, Cause]) -> None:
     assert (old.label, new.label, cause.label) in set(taken.itertuples(index=False, name=None))
 
 
-@pytest.mark.parametrize("cause", Cause)
-@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("cause", Cause, ids=lambda c: c.label)
+@pytest.mark.parametrize("state", State, ids=lambda s: s.label)
 def test_what_the_table_does_not_have_cannot_happen(state: State, cause: Cause) -> None:
     if (state, cause) in TRANSITIONS:
         assert next_state(state, cause) is TRANSITIONS[state, cause]
@@ -32,7 +32,7 @@ def test_what_the_table_does_not_have_cannot_happen(state: State, cause: Cause) 
             next_state(state, cause)
 
 
-@pytest.mark.parametrize("state", list(State)[State.SYN_SENT :])
+@pytest.mark.parametrize("state", list(State)[State.SYN_SENT :], ids=lambda s: s.label)
 def test_every_state_can_end(state: State) -> None:
     """From everywhere there is a way to CLOSED; nothing is left then."""
     peer = REACHED[state]()
