@@ -2,10 +2,11 @@
 
     python benchmarks/fetch.py [--size OCTETS] [--runs N] [--profile]
 
-Both clients are Python and read the same /bytes/N from the same server; ours over the lab's TUN device, the
-kernel's inside the same namespace over loopback. Loopback is run with MTU 1500 and without segmentation
-offload, so that both handle the same segments, and once as it is (MTU 65536 and offload). The runs take turns,
-and the ratios are the medians of one call. Absolute figures are those of one machine on one day.
+Both clients are Python and read the same /bytes/N from the same server; ours over the lab's TUN
+device, the kernel's inside the same namespace over loopback. Loopback is run with MTU 1500 and
+without segmentation offload, so that both handle the same segments, and once as it is (MTU 65536
+and offload). The runs take turns, and the ratios are the medians of one call. Absolute figures are
+those of one machine on one day.
 """
 
 import argparse
@@ -35,17 +36,17 @@ print(time.perf_counter() - began)
 
 def ours(lab: nbtcp.Lab, size: int, log: bool) -> tuple[float, float]:
     """(seconds, segments sent and received) of one fetch of `size` octets by our TCP."""
-    events = lab.new_log() if log else None
+    events = lab.new_log()
+    lab.stack.observer = events if log else None
     began = time.perf_counter()
-    with lab.connect((lab.kernel_address, 80), 10, log=events) as sock:
+    with lab.connect((lab.kernel_address, 80), 10) as sock:
         sock.sendall(REQUEST.format(size).encode())
         got = 0
         while data := sock.recv(1 << 18):
             got += len(data)
     seconds = time.perf_counter() - began
     assert got > size, f"{got} octets of {size}"
-    rows = len(events.rows["segments"]) / LAYOUTS["segments"].size if events else float("nan")
-    return seconds, rows
+    return seconds, len(events.rows["segments"]) / LAYOUTS["segments"].size
 
 
 def kernels(lab: nbtcp.Lab, size: int) -> float:

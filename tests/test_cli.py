@@ -1,8 +1,12 @@
-"""The command line as a shell sees it: outputs, exit codes, and one clear line when something is wrong."""
+"""The command line as a shell sees it: outputs, exit codes, one clear line for what is wrong."""
 
+import fcntl
 import os
+import select
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -167,3 +171,26 @@ def test_outputs_are_checked_before_anything_is_fetched(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     done = nbtcp("fetch", "--lab", "/slow?seconds=30", "-o", f"{tmp_path}/folder")
     assert_one_line(done, 2, "is a directory")
+
+
+@root
+def test_a_long_body_shows_a_progress_bar_on_a_terminal(tmp_path: Path) -> None:
+    """stderr is a terminal here; the bar names percent and speed, and is gone at the end."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    command = [sys.executable, "-m", "nbtcp.cli", "fetch", "--lab", "/bytes/3000000", "-o", "body"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command += ["--rate", "20e6"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=theirs, env=env) as fetch:
+        os.close(theirs)
+        seen = b""
+        while fetch.poll() is None or select.select([ours], [], [], 0)[0]:
+            if select.select([ours], [], [], 0.1)[0]:
+                try:
+                    seen += os.read(ours, 4096)
+                except OSError:  # the other end is closed
+                    break
+        assert fetch.wait(timeout=30) == 0
+    os.close(ours)
+    assert b"%" in seen and b"B/s" in seen
+    assert (tmp_path / "body").stat().st_size == 3_000_000

@@ -1,4 +1,4 @@
-"""Our TCP against the kernel's, in the lab: every octet arrives and the kernel finds nothing wrong."""
+"""Our TCP against the kernel's, in the lab: every octet arrives, nothing looks wrong to the kernel."""
 
 import errno
 import hashlib

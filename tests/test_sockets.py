@@ -230,11 +230,10 @@ def test_abort_resets(echo: Socket) -> None:
 
 
 def test_a_blocked_recv_is_woken_by_close_of_the_peer(lab: nbtcp.Lab) -> None:
-    with lab.listen(9006) as listener:
-        with kernel_connects(lab, 9006, "time.sleep(0.2)"):
-            conn, _ = listener.accept()
-            assert conn.recv(10) == b""
-            conn.close()
+    with lab.listen(9006) as listener, kernel_connects(lab, 9006, "time.sleep(0.2)"):
+        conn, _ = listener.accept()
+        assert conn.recv(10) == b""
+        conn.close()
 
 
 def test_many_threads_each_with_its_socket(lab: nbtcp.Lab) -> None:
