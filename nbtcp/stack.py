@@ -162,9 +162,16 @@ class Stack:
                 self._schedule(conn)
         return None
 
+    def due(self, now: int) -> bool:
+        """True when `handle_timer` has something to do at `now`; cheaper than `deadline`."""
+        if not self._wakeups or self._wakeups[0][0] > now:
+            return False
+        at = self.deadline()
+        return at is not None and at <= now
+
     def handle_timer(self, now: int) -> None:
         """Let the connections whose timers are due act."""
-        while (at := self.deadline()) is not None and at <= now:
+        while self.due(now):
             conn = heappop(self._wakeups)[2]
             conn.wake_at = None
             conn.handle_timer(now)

@@ -57,18 +57,20 @@ def get(
     log: EventLog | None = None,
     resolve: Resolver | None = None,
     progress: bool | None = None,
+    ssl_context: ssl.SSLContext | None = None,
     **settings: Any,
 ) -> Page:
     """GET `url` over `host`'s TCP, following redirects.
 
-    `timeout` (s) bounds each wait. `progress` None: a bar on a terminal, for long bodies. Raises
-    OSErrors as sockets do; one that comes in the middle of the body has a `page` with what had
-    arrived.
+    `timeout` (s) bounds each wait. `progress` None: a bar on a terminal, for long bodies.
+    `ssl_context` says what HTTPS trusts; else certifi's list, the machine's and SSL_CERT_FILE.
+    Raises OSErrors as sockets do; one that comes in the middle of the body has a `page` with what
+    had arrived.
     """
     log = host.log if log is None else log
     page = Page(url, 0, "", {}, b"", log)
     parts: list[bytes] = []
-    transport = Transport(host, resolve=resolve, log=log, **settings)
+    transport = Transport(host, resolve=resolve, log=log, ssl_context=ssl_context, **settings)
     try:
         with (
             httpx.Client(transport=transport, timeout=timeout, follow_redirects=True) as client,
@@ -101,10 +103,11 @@ class Transport(httpx.BaseTransport):
         *,
         resolve: Resolver | None = None,
         log: EventLog | None = None,
+        ssl_context: ssl.SSLContext | None = None,
         **settings: Any,
     ) -> None:
         backend = _Backend(host, resolve or str, log, settings)
-        self._pool = httpcore.ConnectionPool(network_backend=backend)
+        self._pool = httpcore.ConnectionPool(ssl_context=ssl_context, network_backend=backend)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         url = httpcore.URL(

@@ -147,8 +147,7 @@ class Loop:
                     stack.receive(packet, now)
                 if out := stack.transmit(now):
                     link.send(out, now)
-            due = stack.deadline()
-            if due is not None and due <= now:
+            if stack.due(now):
                 moved = True
                 stack.handle_timer(now)
             if out := stack.transmit(now):

@@ -213,8 +213,8 @@ def _least_gain(conn: "Connection") -> int:
 
 def _window_field(conn: "Connection", flags: int) -> int:
     """The window to advertise: the right edge moves in steps worth moving, and never back."""
-    rcv, capacity = conn.tcb.rcv, conn.reassembly.capacity
-    free = capacity - conn.reassembly.size
+    rcv, reassembly = conn.tcb.rcv, conn.reassembly
+    free = reassembly.capacity - reassembly.size
     if flags & SYN:
         return min(free, MAX_RAW_WINDOW)
     if rcv.nxt + free - rcv.edge >= _least_gain(conn):

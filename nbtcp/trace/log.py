@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..tcp.state import Cause, State
 from ..why import Event, Why
 from ..wire import ip
-from ..wire.segment import SYN, Segment, endpoints, parse, reverse_flow
+from ..wire.segment import ACK, SYN, Segment, endpoints, parse, reverse_flow
 from ..wire.seq import unwrap
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ SEGMENT_FIELDS = (
     ("snd_wnd", "I"),
     ("rcv_nxt", "q"),
     ("rcv_wnd", "q"),
-    ("cwnd", "I"),
+    ("cwnd", "q"),
     ("ssthresh", "q"),
     ("inflight", "I"),
     ("srtt", "q"),
     ("rttvar", "q"),
     ("rto", "q"),
     ("mss", "H"),
-    ("host", "B"),
+    ("host", "H"),
     ("event", "B"),
     ("why", "B"),
     ("state", "B"),
@@ -61,10 +61,10 @@ EVENT_FIELDS = (
     ("time", "q"),
     ("conn", "I"),
     ("value", "d"),
-    ("old", "H"),
-    ("new", "H"),
-    ("why", "H"),
-    ("host", "B"),
+    ("old", "I"),
+    ("new", "I"),
+    ("why", "I"),
+    ("host", "H"),
     ("event", "B"),
 )
 SAMPLE_FIELDS = (
@@ -77,7 +77,7 @@ SAMPLE_FIELDS = (
     ("srtt", "q"),
     ("rttvar", "q"),
     ("rto", "q"),
-    ("host", "B"),
+    ("host", "H"),
     ("kept", "B"),
     ("why", "B"),
 )
@@ -397,5 +397,5 @@ def _raw(segment: Segment) -> Segment:
 def _place(segment: Segment, iss: int, near_seq: int, irs: int, near_ack: int, shift: int) -> None:
     """Give a segment that a link saw the positions which its connection would give it."""
     segment.seq = unwrap(segment.raw_seq, iss, near_seq)
-    segment.ack = unwrap(segment.raw_ack, irs, near_ack) if segment.raw_ack else 0
+    segment.ack = unwrap(segment.raw_ack, irs, near_ack) if segment.flags & ACK else 0
     segment.window = segment.raw_window << (0 if segment.flags & SYN else shift)

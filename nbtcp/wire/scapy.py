@@ -1,46 +1,35 @@
 """The same two functions, `parse` and `build`, on scapy's own parsing and building.
 
-`Config(codec="scapy")` runs a whole host on them. They take some hundred times as long as
-wire/segment.py: scapy is imported when they are first called, and nowhere else in wire/.
+`Config(codec="scapy")` runs a whole host on them. They take some hundred times as long as those of
+wire/segment.py. scapy is imported when they are first called, and nowhere else in wire/.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from ..why import Why
-from . import ip
 from .ip import WireError
 from .segment import SYN, Segment, pack_flow
+from .segment import parse as check
 
 if TYPE_CHECKING:
     from scapy.packet import Packet
 
 
 def parse(packet: bytes) -> Segment:
-    """The segment in an IPv4 packet, its checksums verified. Raises WireError and nothing else."""
-    from scapy.layers.inet import IP, TCP, in4_chksum
-    from scapy.utils import checksum
+    """The segment in an IPv4 packet, its fields read by scapy. Raises WireError and nothing else.
 
-    if len(packet) < ip.HEADER_LENGTH or packet[0] >> 4 != 4:
-        raise WireError(Why.NOT_TCP, "no IPv4 packet")
+    scapy takes anything: whether a packet may be used at all, checksums and lengths, is decided in
+    one place for both codecs. What scapy then cannot read is malformed, too.
+    """
+    from scapy.layers.inet import IP, TCP
+
+    check(packet)
     try:
-        parsed = IP(packet)
+        header = IP(packet)
+        tcp = header[TCP]
+        return _from_scapy(header, tcp, packet[(header.ihl + tcp.dataofs) * 4 : header.len])
     except Exception as problem:  # scapy's dissectors raise whatever their fields do
         raise WireError(Why.MALFORMED, f"scapy: {problem}") from None
-    header_length = parsed.ihl * 4
-    if header_length < ip.HEADER_LENGTH or not header_length <= parsed.len <= len(packet):
-        raise WireError(Why.MALFORMED, f"IHL {parsed.ihl}, total length {parsed.len}")
-    if checksum(packet[:header_length]):
-        raise WireError(Why.BAD_CHECKSUM, "IPv4 header")
-    if parsed.proto != ip.PROTOCOL_TCP:
-        raise WireError(Why.NOT_TCP, f"IP protocol {parsed.proto}")
-    if parsed.frag or parsed.flags.MF:
-        raise WireError(Why.FRAGMENT, "an IP fragment")
-    body = packet[header_length : parsed.len]
-    if TCP not in parsed or not 20 <= (parsed[TCP].dataofs or 0) * 4 <= len(body):
-        raise WireError(Why.MALFORMED, f"{len(body)} octets hold no TCP header")
-    if in4_chksum(ip.PROTOCOL_TCP, parsed, body):
-        raise WireError(Why.BAD_CHECKSUM, "TCP segment")
-    return _from_scapy(parsed[IP], parsed[TCP], body[parsed[TCP].dataofs * 4 :])
 
 
 def build(segment: Segment) -> bytes:
@@ -78,12 +67,12 @@ def _from_scapy(header: Any, tcp: Any, data: bytes) -> Segment:
                 segment.mss = value
             case "WScale", int():
                 segment.wscale = value
-            case "SAckOK", _:
+            case "SAckOK", b"":
                 segment.sack_permitted = True
             case "Timestamp", (int(), int()):
                 segment.tsval, segment.tsecr = value
-            case "SAck", tuple():
-                segment.sack = tuple(zip(value[::2], value[1::2], strict=False))
+            case "SAck", tuple() if len(value) % 2 == 0:
+                segment.sack = tuple(zip(value[::2], value[1::2], strict=True))
     return segment
 
 

@@ -125,7 +125,9 @@ def parse(packet: bytes) -> Segment:
             _FIELDS.unpack_from(packet)
         )
     except error:
-        raise WireError(Why.MALFORMED, f"{len(packet)} octets hold no TCP header") from None
+        raise _too_short(packet) from None
+    if int.from_bytes(packet[: ip.HEADER_LENGTH], "big") % 65535:
+        raise WireError(Why.BAD_CHECKSUM, "IPv4 header")
     if protocol != ip.PROTOCOL_TCP:
         raise WireError(Why.NOT_TCP, f"IP protocol {protocol}")
     if fragment & ip.FRAGMENT_MASK:
@@ -135,7 +137,10 @@ def parse(packet: bytes) -> Segment:
         raise WireError(
             Why.MALFORMED, f"data at {data_at}, total length {total}, {len(packet)} octets"
         )
-    _verify(packet, total)
+    # From the addresses on: the pseudo-header but for protocol and length, then the segment.
+    length = total - ip.HEADER_LENGTH
+    if (ip.ones_sum(packet[12:total]) + ip.PROTOCOL_TCP + length) % 65535:
+        raise WireError(Why.BAD_CHECKSUM, "TCP segment")  # RFC 9293 MUST-3
     segment = Segment(flow, flags, seq, ack, window, packet[data_at:total])
     segment.urgent, segment.tos, segment.ttl = urgent, tos, ttl
     if data_at > _LENGTH:
@@ -197,15 +202,16 @@ def _flow_sums(flow: bytes) -> tuple[int, int]:
     return ip.ones_sum(flow[:8]), ip.ones_sum(flow)
 
 
-def _verify(packet: bytes, total: int) -> None:
-    """Both checksums (RFC 9293 MUST-3); `total` is the packet's length by its IPv4 header."""
-    if int.from_bytes(packet[: ip.HEADER_LENGTH], "big") % 65535:
-        raise WireError(Why.BAD_CHECKSUM, "IPv4 header")
-    # From the addresses to the end is the pseudo-header but for protocol and length, then the
-    # segment.
-    length = total - ip.HEADER_LENGTH
-    if (ip.ones_sum(packet[12:total]) + ip.PROTOCOL_TCP + length) % 65535:
-        raise WireError(Why.BAD_CHECKSUM, "TCP segment")
+def _too_short(packet: bytes) -> WireError:
+    """Why a packet too short for both headers is refused."""
+    if len(packet) >= ip.HEADER_LENGTH:
+        if ip.ones_sum(packet[: ip.HEADER_LENGTH]):
+            return WireError(Why.BAD_CHECKSUM, "IPv4 header")
+        if packet[9] != ip.PROTOCOL_TCP:
+            return WireError(Why.NOT_TCP, f"IP protocol {packet[9]}")
+        if int.from_bytes(packet[6:8], "big") & ip.FRAGMENT_MASK:
+            return WireError(Why.FRAGMENT, "an IP fragment")
+    return WireError(Why.MALFORMED, f"{len(packet)} octets hold no TCP header")
 
 
 def _parse_options(options: bytes, segment: Segment) -> None:
