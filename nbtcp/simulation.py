@@ -114,7 +114,7 @@ class _Job:
             return True
         while self._left and (taken := sender.send(_CHUNK[: self._left], now)):
             self._left -= taken
-        if not self._left and sender.queue.fin is None:
+        if not self._left and sender.queue.fin is None and sender.synchronized:
             sender.shutdown(now)
         receiver = self._receiver = self._receiver or self._listener.accept()
         if receiver is None:

@@ -83,7 +83,8 @@ class Stack:
             local_port = self._free_port(remote)
         _check_port(local_port)
         flow = pack_flow((self.address, local_port), remote)
-        if reverse_flow(flow) in self._connections:
+        old = self._connections.get(reverse_flow(flow))
+        if old is not None and old.state is not State.CLOSED:
             reason = (
                 f"a connection from port {local_port} to {remote[0]}:{remote[1]} exists already"
             )
@@ -127,7 +128,7 @@ class Stack:
                 self.observer.refused(self.address, None, problem.why, now)
             return
         conn = self._connections.get(segment.flow)
-        if conn is None:
+        if conn is None or conn.state is State.CLOSED or conn.state is State.LISTEN:
             self._receive_unknown(segment, now)
             return
         conn.receive(segment, now)
@@ -254,7 +255,9 @@ class Stack:
         heappush(self._wakeups, (at, self._pushed, conn))
 
     def _forget(self, conn: Connection) -> None:
-        self._connections.pop(reverse_flow(conn.flow), None)
+        flow = reverse_flow(conn.flow)
+        if self._connections.get(flow) is conn:  # not if the same ports were opened again meanwhile
+            del self._connections[flow]
         conn.wake_at = None
 
 

@@ -19,7 +19,7 @@ from .recovery import Phase
 from .rtt import SECOND
 from .sendqueue import Span
 from .state import Cause, State
-from .tcb import window_shift
+from .tcb import MAX_RAW_WINDOW, window_shift
 from .timers import Timer
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _take_syn(conn: "Connection", seg: Segment, now: int) -> None:
     tcb, config = conn.tcb, conn.config
     snd, rcv = tcb.snd, tcb.rcv
     rcv.nxt = 1
-    rcv.edge = 1 + min(65535, config.receive_buffer)
+    rcv.offer(1 + min(MAX_RAW_WINDOW, config.receive_buffer))
     tcb.ts.on = config.timestamps and seg.tsval is not None
     if tcb.ts.on:
         tcb.ts.recent = seg.tsval or 0
@@ -133,7 +133,7 @@ def _hold_text(conn: "Connection", seg: Segment) -> None:
 def _check_sequence(conn: "Connection", seg: Segment, now: int) -> bool:
     """First: is any of the segment in the window? PAWS comes before (RFC 7323 5.3 R1)."""
     rcv = conn.tcb.rcv
-    if conn.state is State.SYN_RECEIVED and seg.flags & SYN and seg.seq == 0:
+    if conn.state is State.SYN_RECEIVED and seg.flags & (SYN | RST) == SYN and seg.seq == 0:
         return _repeated_syn(conn, seg)
     if conn.tcb.ts.on and not seg.flags & RST and not _timestamp_acceptable(conn, seg, now):
         return False
@@ -238,7 +238,7 @@ def _check_syn(conn: "Connection", seg: Segment, now: int) -> bool:
     """Fourth: a SYN here is old, an attack or a mistake (RFC 5961 4.2), unless it is the one we
     have.
     """
-    if not seg.flags & SYN or seg.seq == 0:
+    if not seg.flags & SYN or (seg.seq == 0 and conn.state is State.SYN_RECEIVED):
         return True
     seg.why = Why.SYN_IN_WINDOW
     if conn.state is State.SYN_RECEIVED and conn.passive:
@@ -259,7 +259,8 @@ def _check_ack(conn: "Connection", seg: Segment, now: int) -> bool:
             seg.why = Why.ACK_UNSENT
             conn.reset_peer(seg.ack)
             return False
-        _establish(conn, seg, now)
+        if not _establish(conn, seg, now):
+            return False
     elif not snd.una - snd.max_wnd <= seg.ack <= snd.nxt:  # RFC 5961 5.2
         seg.why = Why.ACK_UNSENT
         conn.challenge_ack(now)
@@ -268,21 +269,22 @@ def _check_ack(conn: "Connection", seg: Segment, now: int) -> bool:
         if seg.why is not Why.WINDOW_CLOSED:
             seg.why = Why.ACK_NEW
         _new_ack(conn, seg, now)
-        _update_window(conn, seg)
+        _update_window(conn, seg, now)
         return _ack_of_fin(conn, now)
     _old_ack(conn, seg, now)
     return True
 
 
-def _establish(conn: "Connection", seg: Segment, now: int) -> None:
+def _establish(conn: "Connection", seg: Segment, now: int) -> bool:
+    """False when that was the connection's end: text came with the SYN, and nobody will read it."""
     conn.transition(Cause.RCV_ACK_OF_SYN, now)
     snd = conn.tcb.snd
     snd.wnd, snd.wl1, snd.wl2 = seg.window, seg.seq, seg.ack
     snd.max_wnd = max(snd.max_wnd, seg.window)
     held, conn.held = conn.held, None
-    if held is not None:
-        _process_text(conn, held, now)
-        _check_fin(conn, held, now)
+    if held is None:
+        return True
+    return _process_text(conn, held, now) and _check_fin(conn, held, now)
 
 
 def _new_ack(conn: "Connection", seg: Segment, now: int) -> None:
@@ -301,6 +303,7 @@ def _new_ack(conn: "Connection", seg: Segment, now: int) -> None:
     if old == 0:  # our SYN; one that was lost costs the initial window (RFC 5681 3.1)
         if done[0].why is Why.TIMEOUT:
             conn.use_mss(snd.mss, snd.mss)
+            conn.rtt.fall_back()
     elif before is not Phase.FAST_RECOVERY:
         conn.cc.acked(octets, flight, now)
     conn.note_phase(before, lost, Why.PARTIAL_ACK, now)
@@ -316,22 +319,21 @@ def _old_ack(conn: "Connection", seg: Segment, now: int) -> None:
     old_window = snd.wnd
     if seg.why is not Why.WINDOW_CLOSED:
         seg.why = Why.ACK_OLD
-    updated = _update_window(conn, seg) and snd.wnd != old_window
+    updated = _update_window(conn, seg, now) and snd.wnd != old_window
     if seg.data or seg.flags & FIN or seg.why is Why.WINDOW_CLOSED:
         return
     if updated:
         seg.why = Why.WINDOW_UPDATE
     elif seg.ack == snd.una and snd.una < snd.nxt and seg.window == old_window and old_window:
         seg.why = Why.DUPLICATE_ACK
-        flight = snd.nxt - snd.una
         before, lost = conn.recovery.phase, conn.queue.lost_octets
-        conn.recovery.duplicate(snd, conn.queue)
-        if before is Phase.OPEN and conn.recovery.phase is not Phase.OPEN:
+        flight = conn.recovery.duplicate(snd, conn.queue)
+        if flight is not None:
             conn.cc.lost(flight, now)
         conn.note_phase(before, lost, Why.DUPLICATE_ACK, now)
 
 
-def _update_window(conn: "Connection", seg: Segment) -> bool:
+def _update_window(conn: "Connection", seg: Segment, now: int) -> bool:
     """SND.WND <- SEG.WND unless the segment is older than the last that did so."""
     snd = conn.tcb.snd
     if seg.ack < snd.una:
@@ -343,7 +345,7 @@ def _update_window(conn: "Connection", seg: Segment) -> bool:
     if seg.window > snd.max_wnd:
         snd.max_wnd = seg.window
     if opened:
-        conn.window_opened()
+        conn.window_opened(now)
     return True
 
 
@@ -385,9 +387,11 @@ def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
     end = start + len(data)
     if seg.flags & FIN and rcv.fin is None and rcv.nxt <= end < rcv.nxt + max(rcv.wnd, 1):
         rcv.fin = end
+        conn.reassembly.cut(end)
     if start < rcv.nxt:
         data, start = data[rcv.nxt - start :], rcv.nxt
-    data = data[: rcv.nxt + rcv.wnd - start]
+    limit = rcv.edge if rcv.fin is None else min(rcv.edge, rcv.fin)
+    data = data[: max(0, limit - start)]
     if not data or conn.state not in _RECEIVING:
         return True
     if conn.closed_by_application:  # RFC 9293 SHLD-3: nobody will read it
@@ -427,6 +431,8 @@ def _check_fin(conn: "Connection", seg: Segment, now: int) -> bool:
     """Eighth: the peer's FIN, once all before it is here."""
     rcv = conn.tcb.rcv
     if rcv.fin is None or rcv.nxt != rcv.fin:
+        if seg.flags & FIN and not seg.data:  # behind a hole; with data it is acknowledged already
+            conn.duplicate_acks += 1
         return True
     rcv.nxt += 1
     if not seg.data:

@@ -81,6 +81,7 @@ class Connection:
         "reassembly",
         "recovery",
         "reset_due",
+        "restart_window",
         "rtt",
         "state",
         "tcb",
@@ -212,6 +213,7 @@ class Connection:
         self.shutdown(now)
         if self.state is State.FIN_WAIT_2:
             self.wait_time_wait(now)
+        self._ready[self] = None
 
     def abort(self, now: int) -> None:
         """Give up at once; the peer is told with a RST."""
@@ -235,9 +237,8 @@ class Connection:
         )
         error = ConnectionAbortedError(errno.ECONNABORTED, reason)
         self.fail(error, Cause.CLOSE if self.state is State.LISTEN else Cause.ABORT, now)
-        if reset is not None:
-            self.reset_due = reset
-            self._ready[self] = None
+        self.reset_due = reset
+        self._ready[self] = None
 
     # --- what the stack calls ---
 
@@ -339,6 +340,7 @@ class Connection:
         """
         self.tcb.snd.mss = mss
         window = window or self.config.initial_window or initial_window(mss)
+        self.restart_window = window
         self.cc = ALGORITHMS[self.config.congestion](window, mss)
 
     def set_timer(self, timer: Timer, at: int, now: int) -> None:
@@ -353,14 +355,25 @@ class Connection:
             self.note(Event.TIMER_STOPPED, now, new=timer.label)
 
     def set_persist_timer(self, now: int) -> None:
-        """The interval is the RTO, doubled with every probe (RFC 9293 SHLD-29, SHLD-30)."""
-        interval = min(self.rtt.rto << min(self._persists, 16), _ns(self.config.max_rto))
+        """Until a zero window is probed: the RTO, doubled each time (RFC 9293 SHLD-29, SHLD-30).
+
+        Until a segment goes out although the window is small: 0.1 to 1 s (3.8.6.2.1, rule 4).
+        """
+        if self.tcb.snd.wnd:
+            interval = min(max(self.rtt.rto, SECOND // 10), SECOND)
+        else:
+            interval = min(self.rtt.rto << min(self._persists, 16), _ns(self.config.max_rto))
         self.set_timer(Timer.PERSIST, now + interval, now)
 
-    def window_opened(self) -> None:
-        """The peer's window is open again: what was sent into the closed one goes out anew."""
+    def window_opened(self, now: int) -> None:
+        """The peer's window is open again: what was sent into the closed one goes out anew.
+
+        R2 counts from here (RFC 9293 MUST-37).
+        """
         self._persists = 0
         spans = self.queue.spans
+        for span in spans:
+            span.first_sent = now
         if spans and spans[0].why is Why.WINDOW_PROBE:
             self.queue.mark_lost(spans[0], Why.WINDOW_PROBE, urgently=True)
 
@@ -426,12 +439,10 @@ class Connection:
         self.recovery.timed_out(snd, self.queue)
         self.note_phase(before, lost, Why.TIMEOUT, now)
         self.rtt.back_off()
-        if is_syn:
-            self.rtt.fall_back()
 
     def _persist_timeout(self, now: int) -> None:
         """Probe the window: repeat what is in flight, or send one octet more (RFC 9293 3.8.6.1)."""
-        self._persists += 1
+        self._persists += self.tcb.snd.wnd == 0
         spans = self.queue.spans
         if not spans:
             self.force = Why.WINDOW_PROBE if self.tcb.snd.wnd == 0 else Why.SWS_OVERRIDE

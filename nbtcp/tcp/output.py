@@ -61,10 +61,10 @@ def window_update_due(conn: "Connection") -> bool:
     rcv, capacity = conn.tcb.rcv, conn.reassembly.capacity
     if conn.state not in (State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2):
         return False
-    gain = rcv.nxt + capacity - conn.reassembly.size - rcv.edge
+    gain = rcv.nxt + capacity - conn.reassembly.size - rcv.promise
     if gain < _least_gain(conn):
         return False
-    return gain >= capacity // 4 or rcv.edge - rcv.nxt <= capacity // 8
+    return gain >= capacity // 4 or rcv.wnd <= capacity // 8
 
 
 # --- what was lost ---
@@ -114,6 +114,8 @@ def _send_new(conn: "Connection", now: int, out: list[Segment]) -> None:
     queue, snd = conn.queue, conn.tcb.snd
     if conn.state not in _DATA_STATES or snd.una == 0:  # our SYN must have been acknowledged
         return
+    if not queue.spans and now - snd.sent_at > conn.rtt.rto:  # idle: RFC 5681 4.1
+        conn.cc.cwnd = min(conn.cc.cwnd, conn.restart_window)
     while True:
         start, size = snd.nxt, _sendable(conn)
         fin = start + size == queue.fin and (_window_left(snd) > size or conn.force is not None)
@@ -165,6 +167,7 @@ def _sent(conn: "Connection", start: int, end: int, now: int) -> None:
     """start..end is in flight from now on."""
     conn.queue.spans.append(Span(start, end, now))
     conn.tcb.snd.nxt = end
+    conn.tcb.snd.sent_at = now
 
 
 # --- every segment passes here ---
@@ -217,9 +220,8 @@ def _window_field(conn: "Connection", flags: int) -> int:
     free = reassembly.capacity - reassembly.size
     if flags & SYN:
         return min(free, MAX_RAW_WINDOW)
-    if rcv.nxt + free - rcv.edge >= _least_gain(conn):
-        rcv.edge = max(rcv.edge, rcv.nxt + (free >> rcv.shift << rcv.shift))
-    return rcv.wnd >> rcv.shift
+    worth_it = rcv.nxt + free - rcv.promise >= _least_gain(conn)
+    return rcv.offer(rcv.nxt + (free >> rcv.shift << rcv.shift) if worth_it else 0)
 
 
 # --- timers ---

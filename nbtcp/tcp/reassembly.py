@@ -51,6 +51,14 @@ class Reassembly:
                 nxt += len(fresh)
         return nxt
 
+    def cut(self, end: int) -> None:
+        """Forget what waits beyond `end`: the stream ends there."""
+        while self._starts and self._starts[-1] + len(self._waiting[-1]) > end:
+            start, data = self._starts.pop(), self._waiting.pop()
+            if start < end:
+                self._starts.append(start)
+                self._waiting.append(data[: end - start])
+
     def holds(self, start: int, end: int) -> bool:
         """True when every octet of start..end already waits beyond a hole."""
         return any(left <= start and end <= right for left, right in self.ranges)

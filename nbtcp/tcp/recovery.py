@@ -35,8 +35,11 @@ class Recovery(Protocol):
     def acked(self, octets: int, snd: SendVariables, queue: SendQueue) -> None:
         """SND.UNA has advanced by `octets`."""
 
-    def duplicate(self, snd: SendVariables, queue: SendQueue) -> None:
-        """A duplicate ACK arrived (RFC 5681 2)."""
+    def duplicate(self, snd: SendVariables, queue: SendQueue) -> int | None:
+        """A duplicate ACK arrived (RFC 5681 2).
+
+        If it begins a loss episode: FlightSize, of which ssthresh becomes the half.
+        """
 
     def timed_out(self, snd: SendVariables, queue: SendQueue) -> None:
         """The retransmission timer fired."""
@@ -45,11 +48,12 @@ class Recovery(Protocol):
 class NewReno:
     """Fast retransmit and NewReno's fast recovery, without SACK (RFC 6582)."""
 
-    __slots__ = ("_departed", "_duplicates", "_recover", "phase")
+    __slots__ = ("_departed", "_duplicates", "_flight", "_recover", "phase")
 
     def __init__(self) -> None:
         self.phase = Phase.OPEN
         self._duplicates = 0  # duplicate ACKs in a row
+        self._flight = 0  # octets out when the first of them came
         self._recover = 0  # SND.NXT when the last loss was found
         self._departed = 0  # octets that duplicate ACKs say have arrived out of order
 
@@ -67,18 +71,25 @@ class NewReno:
             self._departed = max(0, self._departed - octets + snd.mss)
             queue.mark_lost(queue.spans[0], Why.PARTIAL_ACK, urgently=True)
 
-    def duplicate(self, snd: SendVariables, queue: SendQueue) -> None:
+    def duplicate(self, snd: SendVariables, queue: SendQueue) -> int | None:
         if self.phase is Phase.LOSS:
-            return  # they answer what was sent before the timeout
+            return None  # they answer what was sent before the timeout
         self._duplicates += 1
-        self._departed = min(self._departed + snd.mss, snd.nxt - snd.una)
-        third = self._duplicates == DUPLICATE_THRESHOLD
-        # RFC 6582 3.2 step 2: only if the acknowledgment covers more than recover, for else the
-        # duplicates may come from our own needless retransmissions.
-        if third and self.phase is Phase.OPEN and snd.una > self._recover:
+        if self._duplicates == 1:
+            self._flight = snd.nxt - snd.una
+        if self.phase is Phase.FAST_RECOVERY:
+            self._departed = min(self._departed + snd.mss, snd.nxt - snd.una)
+        elif self._duplicates < DUPLICATE_THRESHOLD:
+            self._departed = self._duplicates * snd.mss  # lets one segment out: RFC 3042
+        elif self._duplicates == DUPLICATE_THRESHOLD and snd.una > self._recover:
+            # RFC 6582 3.2 step 2: only if the acknowledgment covers more than recover, for else the
+            # duplicates may come from our own needless retransmissions.
             self.phase = Phase.FAST_RECOVERY
             self._recover = snd.nxt
+            self._departed = DUPLICATE_THRESHOLD * snd.mss
             queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
+            return self._flight  # without what limited transmit sent (RFC 5681 3.2 step 2)
+        return None
 
     def timed_out(self, snd: SendVariables, queue: SendQueue) -> None:
         self.phase = Phase.LOSS

@@ -13,7 +13,9 @@ MAX_RAW_WINDOW = 65535
 class SendVariables:
     """The send sequence variables."""
 
-    __slots__ = ("iss", "max_wnd", "mss", "nxt", "shift", "sml", "una", "wl1", "wl2", "wnd")
+    __slots__ = (
+        *("iss", "max_wnd", "mss", "nxt", "sent_at", "shift", "sml", "una", "wl1", "wl2", "wnd"),
+    )
 
     def __init__(self, iss: int, mss: int) -> None:
         self.iss = iss  # initial send sequence number, 32 bits as on the wire
@@ -25,22 +27,24 @@ class SendVariables:
         self.max_wnd = 0  # the largest window the peer has offered (RFC 9293 3.8.6.2.1)
         self.mss = mss  # Eff.snd.MSS: octets of data in a full-sized segment (RFC 9293 3.7.1)
         self.shift = 0  # Snd.Wind.Shift: what the peer's windows are shifted by (RFC 7323)
+        self.sent_at = 0  # when data was last sent, ns
         self.sml = 0  # end of the last segment sent that was not full-sized (Minshall's Nagle)
 
 
 class ReceiveVariables:
     """The receive sequence variables.
 
-    `edge` is the right edge promised to the peer; RCV.WND is the distance to it, rounded up to the
-    unit of the window field, so that scaling never pulls the edge back (RFC 7323 2.4, RFC 9293
-    SHLD-14).
+    `promise` is the right edge the receive buffer can hold. The window field counts in units of
+    2**shift and is rounded up, so that the promise is kept whole; `edge` is the furthest right edge
+    that came of it, and what lies before it is taken (RFC 7323 2.4, RFC 9293 SHLD-14).
     """
 
-    __slots__ = ("edge", "fin", "irs", "mss", "nxt", "shift", "unacked")
+    __slots__ = ("edge", "fin", "irs", "mss", "nxt", "promise", "shift", "unacked")
 
     def __init__(self, mss: int) -> None:
         self.irs = 0  # initial receive sequence number, 32 bits as on the wire
         self.nxt = 0  # next position expected
+        self.promise = 0
         self.edge = 0
         self.shift = 0  # Rcv.Wind.Shift
         self.mss = mss  # the size of the segments the peer sends, as far as we know
@@ -50,9 +54,15 @@ class ReceiveVariables:
     @property
     def wnd(self) -> int:
         """RCV.WND: octets from nxt that the peer may send."""
-        unit_mask = (1 << self.shift) - 1
-        window = (self.edge - self.nxt + unit_mask) & ~unit_mask
-        return min(window, MAX_RAW_WINDOW << self.shift)
+        return max(0, self.edge - self.nxt)
+
+    def offer(self, promise: int) -> int:
+        """Promise at least up to `promise`; returns the window field that says so."""
+        self.promise = max(self.promise, promise)
+        field = (max(0, self.promise - self.nxt) + (1 << self.shift) - 1) >> self.shift
+        field = min(field, MAX_RAW_WINDOW)
+        self.edge = max(self.edge, self.nxt + (field << self.shift))
+        return field
 
 
 class Timestamps:

@@ -375,7 +375,7 @@ def _tcb_columns(conn: "Connection") -> tuple[int, ...]:
         snd.nxt,
         snd.wnd,
         rcv.nxt,
-        rcv.edge - rcv.nxt,
+        rcv.wnd,
         cc.cwnd,
         cc.ssthresh,
         conn.recovery.in_flight(snd, conn.queue),
