@@ -58,7 +58,7 @@ class Live(Host):
         loop = Loop(RealClock())
         super().__init__(self.nat.address, loop, config=config, seed=seed, log=self.new_log())
         self.nat.tun.batch = BATCH
-        self.attach(self.nat.tun, up, down)
+        self.attach(self.nat, up, down)
         loop.mind_in_background()
         self._filtered = bool(nat.filters())  # until a packet has passed
 
@@ -124,11 +124,6 @@ class Live(Host):
 
         check_url(url)
         return get(self, url, timeout=timeout, log=self.new_log(url=url), **settings)
-
-    def close(self) -> None:
-        """Reset what is open, and undo all that the machine was asked for."""
-        super().close()
-        self.nat.close()
 
     @staticmethod
     def clean() -> list[str]:

@@ -46,7 +46,7 @@ class Stack:
         self.observer = observer
         self._packed_address = ip.pack_address(address)
         self._parse, self._build = _CODECS[self.config.codec]
-        self._random = random.Random(seed) if seed is not None else random.SystemRandom()
+        self._random = random.Random(int(seed)) if seed is not None else random.SystemRandom()
         self._secret = self._random.randbytes(16)
         self._connections: dict[bytes, Connection] = {}  # by the flow of what the peer sends
         self._listeners: dict[int, Listener] = {}

@@ -346,6 +346,34 @@ def test_close_with_unread_data_resets(peer_closed: bool) -> None:
     assert isinstance(peer.conn.error, ConnectionAbortedError)
 
 
+@pytest.mark.parametrize("state", [State.CLOSING, State.LAST_ACK])
+def test_close_with_unread_data_after_both_fins_loses_nothing_in_silence(state: State) -> None:
+    """RFC 9293 SHLD-3: a RST; or 3.10.4: nothing changes, and what is queued is delivered."""
+    peer = established(mss=1000, cwnd=1000)
+    peer.app_writes(5000)
+    if state is State.CLOSING:
+        peer.app_shuts_down()
+    peer.sends("FP. 1:101(100) ack 1")
+    if state is State.LAST_ACK:
+        peer.app_shuts_down()
+    peer.sent()
+    peer.app_closes()
+    if not any(sent.startswith("R") for sent in peer.sent()):
+        peer.acks(1001)
+        assert "1001:2001" in peer.sent()[0]
+
+
+def test_time_wait_close_with_unread_data_stays() -> None:
+    """RFC 9293 3.10.4: CLOSE changes nothing in TIME-WAIT, which lasts (MUST-13)."""
+    peer = established()
+    peer.app_shuts_down()
+    peer.sends("FP. 1:101(100) ack 2")
+    peer.sent()
+    peer.app_closes()
+    peer.expect()
+    assert peer.state is State.TIME_WAIT
+
+
 def test_close_after_reading_all_does_not_reset() -> None:
     peer = established(receive_buffer=65535)
     peer.sends("P. 1:101(100) ack 1")

@@ -2,7 +2,7 @@
 
 The kernel is the router: it forwards what comes out of the device, with its own address written
 over ours. For that it is asked, by netlink, for a pair of addresses on our device, forwarding on
-its interfaces, and one nftables table, named as the device is. Nothing of anybody else's is
+its interfaces, and one nftables table, named after device and process. Nothing of anybody else's is
 touched. The device ends with the process, and so does the table, which the kernel binds to our
 socket. Forwarding has to be undone: what was turned on is noted in /run/nbtcp before it is, for
 whoever ends, starts or cleans up after this process.
@@ -12,6 +12,7 @@ of its own, which fails in a notebook's cell, where one runs already.
 Sources: rtnetlink(7), nft(8), the kernel's nf_tables.h and Documentation/networking/ip-sysctl.rst.
 """
 
+import atexit
 import contextlib
 import errno
 import fcntl
@@ -58,16 +59,19 @@ _FAMILIES = {1: "inet", 2: "ip"}  # those that see forwarded IPv4
 
 
 class Nat:
-    """A TUN device of ours whose other end is this machine, as a router that masquerades.
+    """A link to the internet: a TUN device of ours, and this machine as a router that masquerades.
 
-    Attributes: `tun` (the link), `address` (ours), `kernel_address`, `uplink` (the interface of the
-    default route), `mtu` (octets). MachineError, one line, when this machine or user cannot.
+    Attributes: `tun`, `address` (ours), `kernel_address`, `uplink` (the interface of the default
+    route), `mtu` (octets). MachineError, one line, when this machine or user cannot.
     """
 
     def __init__(self) -> None:
-        self.tun = Tun.open(f"{PREFIX}%d")
-        self._way = _Way(self.tun)
-        self._end = weakref.finalize(self, _undo, self._way)  # at exit, too
+        self.tun = tun = Tun.open(f"{PREFIX}%d")
+        self.receive, self.send = tun.receive, tun.send
+        self.deadline, self.fileno = tun.deadline, tun.fileno
+        self._way = _Way(tun)
+        self._end = weakref.finalize(self, _undo, self._way)
+        self._end.atexit = False  # as `_undo_all` runs then
         try:
             with _alone():
                 _watch_signals()
@@ -78,7 +82,7 @@ class Nat:
             raise
 
     def close(self) -> None:
-        """Undo everything. A second call does nothing."""
+        """Undo everything, device included. A second call does nothing."""
         self._end()
 
     def check(self, remote: tuple[str, int], patience: float = 0.05) -> None:
@@ -99,7 +103,7 @@ class Nat:
 
     def passed(self) -> int:
         """How many packets of ours the kernel has forwarded."""
-        rules = _nft_list("rule", table=self.tun.name, chain="forward")
+        rules = _nft_list("rule", table=self._way.table, chain="forward")
         expressions = [e for rule in rules for e in rule.get_attr("NFTA_RULE_EXPRESSIONS")]
         counters = [e for e in expressions if e.get_attr("NFTA_EXPR_NAME") == "counter"]
         return sum(e.get_attr("NFTA_EXPR_DATA").get_attr("NFTA_COUNTER_PACKETS") for e in counters)
@@ -118,7 +122,7 @@ class Nat:
             "the kernel refuses a masquerade rule ({}): it needs nftables; "
             "try `modprobe -a nf_tables nft_chain_nat nft_masq`"
         ):
-            self._way.owner = _make_table(name, self.address, forwarding)
+            self._way.owner = _make_table(self._way.table, self.address, forwarding)
         with _said(
             "forwarding cannot be turned on ({}); turn it on outside with "
             "`sysctl net.ipv4.ip_forward=1`, or start the container with `--privileged`"
@@ -139,7 +143,8 @@ def filters() -> list[str]:
     for chain in _nft_list("chain", family=socket.AF_UNSPEC):
         family, hook = _FAMILIES.get(chain["nfgen_family"]), chain.get_attr("NFTA_CHAIN_HOOK")
         table, name = chain.get_attr("NFTA_CHAIN_TABLE"), chain.get_attr("NFTA_CHAIN_NAME")
-        if family and hook and hook.get_attr("NFTA_HOOK_HOOKNUM") == _FORWARD and not _ours(table):
+        is_ours = _is_device(table.partition("-")[0])
+        if family and hook and hook.get_attr("NFTA_HOOK_HOOKNUM") == _FORWARD and not is_ours:
             found[chain.get_attr("NFTA_CHAIN_POLICY") == 0].append(f"{family} {table} {name}")
     return found[True] or found[False]
 
@@ -167,11 +172,16 @@ class _Way:
     """What has to be undone, kept apart from Nat so that a Nat can be collected."""
 
     tun: Tun
-    index: int = 0
+    index: int = 0  # of the device
     owner: socket.socket | None = None  # the table ends with it
 
     def __post_init__(self) -> None:
         _ways.add(self)
+
+    @property
+    def table(self) -> str:
+        # Not the device's name alone: others may make a device of this name while we end.
+        return f"{self.tun.name}-{os.getpid()}"
 
     def let_go(self) -> None:
         self.tun.close()
@@ -213,24 +223,30 @@ def _undo(way: _Way) -> None:
         with contextlib.suppress(OSError):  # a thread that reads from the device keeps it alive
             _routing("del", "link", index=way.index)
         way.let_go()
-        try:
-            _clean()
-        finally:
-            _ways.discard(way)
+        _clean()
+        _ways.discard(way)
     if not _ways and threading.current_thread() is threading.main_thread():
         for number in _DEADLY:
             if signal.getsignal(number) is _on_signal:
                 signal.signal(number, signal.SIG_DFL)
 
 
+@atexit.register
+def _undo_all() -> None:
+    for way in list(_ways):
+        _undo(way)
+
+
 def _clean() -> list[str]:
     """Remove tables whose device is gone, and forwarding when no device is left."""
-    devices = [name for _, name in socket.if_nameindex() if _ours(name)]
+    devices = [name for _, name in socket.if_nameindex() if _is_device(name)]
     tables = [table.get_attr("NFTA_TABLE_NAME") for table in _nft_list("table")]
     undone = []
     for name in tables:
-        if _ours(name) and name not in devices:
-            with contextlib.suppress(FileNotFoundError):  # its process has just ended
+        device, _, pid = name.partition("-")
+        if _is_device(device) and device not in devices and pid.isdigit():
+            # These two say that its process is just ending, and takes it along.
+            with contextlib.suppress(FileNotFoundError, PermissionError):
                 _nft_do([_nft("del", "table", name=name)]).close()
                 undone.append(f"the nftables table {name}")
     if not devices:
@@ -253,8 +269,7 @@ def _watch_signals() -> None:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     try:
-        for way in list(_ways):
-            _undo(way)
+        _undo_all()
     finally:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
@@ -284,7 +299,7 @@ def _note_forwarding() -> list[str]:
     """
     noted = _noted()
     for _, name in socket.if_nameindex():
-        if name != "lo" and not _ours(name) and _forwarding(name) == "0":
+        if name != "lo" and not _is_device(name) and _forwarding(name) == "0":
             noted[name] = _forwarding("all")
     with _said(f"{FOLDER} cannot be written ({{}}): run as root, with a writable /run"):
         new = FOLDER / f"{os.getpid()}.new"
@@ -316,7 +331,7 @@ def _set_forwarding(name: str, value: str) -> None:
     (_CONF / name / "forwarding").write_text(value)
 
 
-def _ours(name: str) -> bool:
+def _is_device(name: str) -> bool:
     return re.fullmatch(PREFIX + "[0-9]+", name) is not None
 
 

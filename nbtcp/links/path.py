@@ -4,6 +4,7 @@
 clock, packets and times go in, packets come out when they are due.
 """
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -39,11 +40,11 @@ class Path:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.delay < 0:
-            raise PathError(f"delay={self.delay} must not be negative (seconds)")
+        if not 0 <= self.delay < math.inf:
+            raise PathError(f"delay={self.delay} must not be negative or without end (seconds)")
         if not 0 <= self.loss <= 1:
             raise PathError(f"loss={self.loss} must lie between 0 and 1")
-        if self.rate is not None and self.rate <= 0:
+        if self.rate is not None and not self.rate > 0:
             raise PathError(f"rate={self.rate} must be above 0 (bits per second)")
         if self.queue is not None and self.queue < 0:
             raise PathError(f"queue={self.queue} must not be negative (packets)")
@@ -126,8 +127,8 @@ class Impaired:
             self._link.send(departed, now)
 
     def deadline(self) -> int | None:
-        due = [at for at in (self._up.deadline(), self._down.deadline()) if at is not None]
-        return min(due, default=None)
+        parts = (self._up, self._down, self._link)
+        return min((at for part in parts if (at := part.deadline()) is not None), default=None)
 
     def fileno(self) -> int:
         return self._link.fileno()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..why import Why
 from ..wire.segment import ACK, FIN, MAX_WSCALE, RST, SYN, Segment
-from ..wire.seq import unwrap
+from ..wire.seq import unwrap, unwrap_blocks
 from .recovery import Phase
 from .rtt import SECOND
 from .sendqueue import Span
@@ -50,6 +50,8 @@ def unwrap_numbers(conn: "Connection", seg: Segment) -> None:
         rcv.irs = seg.raw_seq  # if it is a SYN this is position 0; nothing else is used here
     seg.seq = unwrap(seg.raw_seq, rcv.irs, rcv.nxt)
     seg.ack = unwrap(seg.raw_ack, snd.iss, snd.una) if seg.flags & ACK else 0
+    if seg.sack:
+        seg.sack = unwrap_blocks(seg.sack, snd.iss, snd.una)
     seg.window = seg.raw_window if seg.flags & SYN else seg.raw_window << snd.shift
 
 

@@ -145,6 +145,7 @@ class Connection:
         """A SYN came to a listener: this connection answers it."""
         self.passive = True
         self.listener = listener
+        self.tcb.rcv.irs = syn.raw_seq
         self._opened(now)
         self.transition(Cause.PASSIVE_OPEN, now)
         self.receive(syn, now)

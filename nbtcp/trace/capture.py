@@ -1,28 +1,26 @@
 """Logs as files: Parquet.
 
-One file holds a whole log. Its rows are those of `log.segments`, so that any program that reads
-Parquet shows them; the other tables and the metadata are in the file's metadata under "nbtcp", as
-Parquet and JSON.
+The rows of the file are those of `log.segments`, for any program that reads Parquet. What nbtcp
+itself reads is in the file's metadata: the packed rows of all tables, as they were recorded.
 """
 
 import base64
 import io
 import json
+import zlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import NbtcpError
-from .frame import BUILDERS
-from .log import EventLog
+from .log import FIELDS, ConnectionRecord, EventLog, plain
 
-VERSION = 1
+VERSION = 1  # of the packed rows: another when FIELDS change
 _KEY = b"nbtcp"
 _SACK = pa.list_(pa.list_(pa.int64()))
-_OTHERS = tuple(name for name in BUILDERS if name != "segments")
 
 
 class LogFileError(NbtcpError, ValueError):
@@ -31,14 +29,12 @@ class LogFileError(NbtcpError, ValueError):
 
 def save(log: EventLog, path: Path) -> Path:
     """Write `log` to `path`; OSError when it cannot be written."""
-    others = {name: _encode(_frame(log, name)) for name in _OTHERS}
-    head = json.dumps({"version": VERSION, "meta": log.meta, "hosts": log.hosts, "tables": others})
-    segments = _frame(log, "segments")
+    segments = log.segments
     segments.attrs = {}
     table = pa.Table.from_pandas(segments.drop(columns="sack"), preserve_index=False)
     blocks = pa.array([[list(block) for block in row] for row in segments["sack"]], _SACK)
     table = table.add_column(segments.columns.get_loc("sack"), "sack", blocks)
-    metadata = {**(table.schema.metadata or {}), _KEY: head.encode()}
+    metadata = {**(table.schema.metadata or {}), _KEY: _pack(log)}
     with path.open("wb") as file:
         pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd")
     return path
@@ -46,47 +42,47 @@ def save(log: EventLog, path: Path) -> Path:
 
 def load(path: Path) -> EventLog:
     """Read a log; OSError when the file cannot be read, LogFileError when it is something else."""
-    with path.open("rb") as file:
-        content = file.read()
+    content = path.read_bytes()
     try:
-        table = pq.read_table(io.BytesIO(content))
-    except pa.ArrowException as problem:
-        reason = "it is empty" if not content else str(problem).splitlines()[0]
-        raise LogFileError(
-            f"{path} is no log saved by nbtcp, which are Parquet files: {reason}"
-        ) from None
-    head = (table.schema.metadata or {}).get(_KEY)
+        head = (pq.read_schema(io.BytesIO(content)).metadata or {}).get(_KEY)
+    except (pa.ArrowException, OSError, ValueError) as problem:
+        reason = str(problem).splitlines()[0] if content else "it is empty"
+        raise LogFileError(f"{path} is no log saved by nbtcp, a Parquet file: {reason}") from None
     if head is None:
         raise LogFileError(f"{path} is a Parquet file, but not one that nbtcp saved")
-    described: dict[str, Any] = json.loads(head)
-    if described["version"] != VERSION:
-        version = described["version"]
-        raise LogFileError(f"{path} is of version {version}, this nbtcp reads {VERSION}")
-    segments = table.to_pandas()
-    segments["sack"] = [tuple(map(tuple, blocks)) for blocks in segments["sack"]]
-    frames = {name: _decode(text) for name, text in described["tables"].items()}
-    return EventLog.from_frames(
-        {"segments": segments, **frames}, described["hosts"], described["meta"]
-    )
+    try:
+        return _unpack(head)
+    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as problem:
+        raise LogFileError(f"{path} is a damaged log, or one of another nbtcp: {problem}") from None
 
 
-def _frame(log: EventLog, name: str) -> pd.DataFrame:
-    tables = {
-        "segments": log.segments,
-        "events": log.events,
-        "samples": log.rtt(),
-        "connections": log.connections,
+def _pack(log: EventLog) -> bytes:
+    packed = {
+        "version": VERSION,
+        "meta": log.meta,
+        "hosts": log.hosts,
+        "names": log.names,
+        "records": [{**asdict(record), "flow": record.flow.hex()} for record in log.records],
+        "sack": list(log.sack.items()),
+        "rows": {
+            name: base64.b64encode(zlib.compress(rows)).decode() for name, rows in log.rows.items()
+        },
     }
-    return tables[name].copy()
+    return json.dumps(packed, default=plain).encode()
 
 
-def _encode(frame: pd.DataFrame) -> str:
-    frame.attrs = {}
-    buffer = io.BytesIO()
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    pq.write_table(table, buffer, compression="zstd")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _decode(text: str) -> pd.DataFrame:
-    return pd.read_parquet(io.BytesIO(base64.b64decode(text)))
+def _unpack(head: bytes) -> EventLog:
+    packed: dict[str, Any] = json.loads(head)
+    if packed["version"] != VERSION:
+        raise ValueError(f"it is of version {packed['version']}, and this nbtcp reads {VERSION}")
+    log = EventLog(**packed["meta"])
+    log.hosts += packed["hosts"]
+    for record in packed["records"]:
+        record["flow"] = bytes.fromhex(record["flow"])
+        log.records.append(ConnectionRecord(**record))
+    for row, blocks in packed["sack"]:
+        log.sack[row] = tuple(map(tuple, blocks))
+    for name in FIELDS:
+        log.rows[name] += zlib.decompress(base64.b64decode(packed["rows"][name]))
+    log.restore_names(packed["names"])
+    return log

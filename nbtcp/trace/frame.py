@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..why import Event, Why
 from ..wire.segment import endpoints, format_flags
-from .log import FIELDS, HAS_MSS, HAS_TCB, HAS_TIMESTAMPS, HAS_WSCALE
+from .log import FIELDS, HAS_MSS, HAS_TCB, HAS_TIMESTAMPS, HAS_WSCALE, NO_SAMPLE
 
 if TYPE_CHECKING:
     from .log import EventLog
@@ -59,7 +59,7 @@ def segments(log: "EventLog") -> pd.DataFrame:
     }
     for name in ("seq", "ack", "len", "window"):
         columns[name] = rows[name].astype(np.int64)
-    columns["raw_seq"], columns["raw_ack"] = _raw_numbers(log, rows)
+    columns["raw_seq"], columns["raw_ack"] = rows["raw_seq"], rows["raw_ack"]
     for name in TCB_COLUMNS:
         columns[name] = _nullable(rows[name], has_tcb)
     for name, bit in (
@@ -69,7 +69,7 @@ def segments(log: "EventLog") -> pd.DataFrame:
         ("wscale", HAS_WSCALE),
     ):
         columns[name] = _nullable(rows[name], (present & bit) != 0)
-    measured = has_tcb & (rows["srtt"] > 0)
+    measured = has_tcb & (rows["srtt"] != NO_SAMPLE)
     for name, known in (("srtt", measured), ("rttvar", measured), ("rto", has_tcb)):
         columns[name] = np.where(known, rows[name] / SECOND, np.nan)
     return _finish(log, pd.DataFrame({name: columns[name] for name in SEGMENT_COLUMNS}))
@@ -121,7 +121,7 @@ def samples(log: "EventLog") -> pd.DataFrame:
         "rtt": rows["rtt"] / SECOND,
     }
     for name in ("srtt", "rttvar"):
-        table[name] = np.where(rows["srtt"] > 0, rows[name] / SECOND, np.nan)
+        table[name] = np.where(rows["srtt"] != NO_SAMPLE, rows[name] / SECOND, np.nan)
     table["rto"] = rows["rto"] / SECOND
     table["kept"] = rows["kept"].astype(bool)
     table["why"] = _labels(rows["why"], WHY_LABELS)
@@ -228,7 +228,9 @@ def _labels(codes: np.ndarray, names: dict[int, str]) -> Any:
     present = [code for code in np.unique(codes).tolist() if code in names]
     lookup = np.full(256, -1, dtype=np.int16)
     lookup[present] = range(len(present))
-    return pd.Categorical.from_codes(lookup[codes], pd.Index([names[code] for code in present]))
+    return pd.Categorical.from_codes(
+        lookup[codes], pd.Index([names[code] for code in present], dtype="str")
+    )
 
 
 def _nullable(values: np.ndarray, known: np.ndarray) -> Any:
@@ -241,28 +243,6 @@ def _sack(log: "EventLog", count: int) -> np.ndarray:
     for row, blocks in log.sack.items():
         column[row] = blocks
     return column
-
-
-def _raw_numbers(log: "EventLog", rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 32-bit numbers on the wire: positions plus the initial number of whoever counts them."""
-    seq_base = np.zeros(len(rows), dtype=np.int64)
-    ack_base = np.zeros(len(rows), dtype=np.int64)
-    sent_by_host = rows["event"] != 2
-    for record in log.records:
-        address = endpoints(record.flow)
-        peer = address[1][0]
-        ours = (rows["conn"] == record.number) & (rows["host"] == record.host)
-        outgoing, incoming = ours & sent_by_host, ours & ~sent_by_host
-        if peer in log.hosts:  # what the peer sent and a link dropped
-            from_peer = (rows["conn"] == record.number) & (rows["host"] == log.hosts.index(peer))
-            incoming |= from_peer & (rows["event"] == 3)
-        irs = record.irs or 0
-        seq_base[outgoing], ack_base[outgoing] = record.iss, irs
-        seq_base[incoming], ack_base[incoming] = irs, record.iss
-    has_ack = (rows["flags"] & 0x10) != 0
-    raw_seq = (rows["seq"] + seq_base) % (1 << 32)
-    raw_ack = np.where(has_ack, (rows["ack"] + ack_base) % (1 << 32), 0)
-    return raw_seq.astype(np.uint32), raw_ack.astype(np.uint32)
 
 
 def _finish(log: "EventLog", table: pd.DataFrame) -> pd.DataFrame:

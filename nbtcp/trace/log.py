@@ -14,7 +14,7 @@ from ..tcp.state import Cause, State
 from ..why import Event, Why
 from ..wire import ip
 from ..wire.segment import ACK, SYN, Segment, endpoints, parse, reverse_flow
-from ..wire.seq import unwrap
+from ..wire.seq import unwrap, unwrap_blocks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .plot import Plots
 
 SENT, RECEIVED, DROPPED = 1, 2, 3
+NO_SAMPLE = -1  # srtt before the first one
 NO_STATE = 255  # in a row that belongs to no connection of ours
 
 # One field per line: name, struct code. Times are nanoseconds, sizes octets.
@@ -32,6 +33,8 @@ SEGMENT_FIELDS = (
     ("conn", "I"),
     ("seq", "q"),
     ("ack", "q"),
+    ("raw_seq", "I"),
+    ("raw_ack", "I"),
     ("len", "I"),
     ("window", "I"),
     ("tsval", "I"),
@@ -135,7 +138,6 @@ class EventLog:
         self.records: list[ConnectionRecord] = []
         self._name_numbers: dict[str, int] = {"": 0}
         self._live: dict[bytes, Connection] = {}  # the last connection of each flow
-        self._numbers: dict[bytes, tuple[int, set[int]]] = {}  # number and hosts, by either flow
         self._last_number = 0
         self._frames: dict[str, tuple[int, pd.DataFrame]] = {}
 
@@ -147,7 +149,7 @@ class EventLog:
     def __bytes__(self) -> bytes:
         """All that was recorded; equal for equal runs."""
         records = [{**asdict(record), "flow": record.flow.hex()} for record in self.records]
-        head = json.dumps([self.meta, self.hosts, self.names, records], sort_keys=True)
+        head = json.dumps([self.meta, self.hosts, self.names, records], default=plain)
         return b"\n".join([head.encode(), repr(self.sack).encode(), *self.rows.values()])
 
     # --- the doors: what stacks and links call ---
@@ -156,14 +158,12 @@ class EventLog:
         """A connection begins; both its ends share a number, a later one on the same ports does
         not.
         """
-        flow = conn.flow
+        flow, peer = conn.flow, self._live.get(reverse_flow(conn.flow))
         host = self._host(endpoints(flow)[0][0])
-        number, hosts = self._numbers.get(flow, (0, {host}))
-        if host in hosts:
-            self._last_number += 1
-            number, hosts = self._last_number, set()
-        hosts.add(host)
-        self._numbers[flow] = self._numbers[reverse_flow(flow)] = (number, hosts)
+        if peer is not None and _are_ends_of_one(conn, peer):
+            number = peer.log_entry.number
+        else:
+            self._last_number = number = self._last_number + 1
         opened = "passive" if conn.passive else "active"
         conn.log_entry = ConnectionRecord(number, host, flow, opened, now, conn.tcb.snd.iss)
         self.records.append(conn.log_entry)
@@ -200,7 +200,8 @@ class EventLog:
         """One measurement of the round-trip time, kept or rejected."""
         record: ConnectionRecord = conn.log_entry
         state = conn.rtt
-        times = span.sent, rtt, state.srtt or 0, state.rttvar, state.rto
+        srtt = NO_SAMPLE if state.srtt is None else state.srtt
+        times = span.sent, rtt, srtt, state.rttvar, state.rto
         self.rows["samples"] += _pack_sample(
             now, record.number, span.start, span.end, *times, record.host, kept, why
         )
@@ -231,15 +232,15 @@ class EventLog:
         if sender is not None:
             snd, rcv = sender.tcb.snd, sender.tcb.rcv
             _place(segment, snd.iss, snd.nxt, rcv.irs, rcv.nxt, rcv.shift)
-        elif receiver is not None:
+            number = sender.log_entry.number
+            self._add(DROPPED, host, number, sender.state, _tcb_columns(sender), segment, now)
+            return
+        if receiver is not None:
             snd, rcv = receiver.tcb.snd, receiver.tcb.rcv
             irs = rcv.irs if receiver.state >= State.SYN_RECEIVED else segment.raw_seq
             _place(segment, irs, rcv.nxt, snd.iss, snd.nxt, snd.shift)
-        else:
-            _raw(segment)
-        number = self._numbers.get(segment.flow, (0, None))[0]
-        state, columns = (sender.state, _tcb_columns(sender)) if sender else (NO_STATE, ())
-        self._add(DROPPED, host, number, state, columns, segment, now)
+        number = receiver.log_entry.number if receiver is not None else 0
+        self._add(DROPPED, host, number, NO_STATE, (), segment if number else _raw(segment), now)
 
     # --- the tables ---
 
@@ -288,19 +289,11 @@ class EventLog:
 
         return load(Path(path))
 
-    @classmethod
-    def from_frames(
-        cls, frames: "dict[str, pd.DataFrame]", hosts: list[str], meta: dict[str, Any]
-    ) -> "EventLog":
-        """A log of finished tables (segments, events, samples, connections); nothing can be
-        added.
-        """
-        log = cls(**meta)
-        log.hosts = hosts
-        for name, frame in frames.items():
-            frame.attrs.update(meta)
-            log._frames[name] = (0, frame)
-        return log
+    def restore_names(self, names: list[str]) -> None:
+        """The names that the numbers in loaded rows stand for."""
+        for name in names:
+            self._number(name)
+        self._last_number = max((record.number for record in self.records), default=0)
 
     # --- inside ---
 
@@ -312,7 +305,7 @@ class EventLog:
         cached = self._frames.get(name)
         if cached is None or cached[0] != size:
             cached = self._frames[name] = (size, BUILDERS[name](self))
-        return cached[1]
+        return cached[1].copy(deep=False)  # what the caller adds is the caller's
 
     def _host(self, address: str) -> int:
         if address not in self.hosts:
@@ -351,6 +344,8 @@ class EventLog:
             number,
             segment.seq,
             segment.ack,
+            segment.raw_seq,
+            segment.raw_ack,
             len(segment.data),
             segment.window,
             segment.tsval or 0,
@@ -379,7 +374,7 @@ def _tcb_columns(conn: "Connection") -> tuple[int, ...]:
         cc.cwnd,
         cc.ssthresh,
         conn.recovery.in_flight(snd, conn.queue),
-        rtt.srtt or 0,
+        NO_SAMPLE if rtt.srtt is None else rtt.srtt,
         rtt.rttvar,
         rtt.rto,
     )
@@ -399,3 +394,17 @@ def _place(segment: Segment, iss: int, near_seq: int, irs: int, near_ack: int, s
     segment.seq = unwrap(segment.raw_seq, iss, near_seq)
     segment.ack = unwrap(segment.raw_ack, irs, near_ack) if segment.flags & ACK else 0
     segment.window = segment.raw_window << (0 if segment.flags & SYN else shift)
+    if segment.sack:
+        segment.sack = unwrap_blocks(segment.sack, irs, near_ack)
+
+
+def _are_ends_of_one(conn: "Connection", peer: "Connection") -> bool:
+    """A SYN of `peer` opened `conn`, or both are opening actively: a simultaneous open."""
+    if conn.passive:
+        return peer.tcb.snd.iss == conn.tcb.rcv.irs
+    return peer.state is State.SYN_SENT
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy's as one that JSON knows."""
+    return value.item() if hasattr(value, "item") else str(value)

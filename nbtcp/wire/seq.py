@@ -20,3 +20,12 @@ def unwrap(number: int, initial: int, near: int) -> int:
     the connection has a negative position.
     """
     return near + ((number - initial - near + HALF) % MODULUS) - HALF
+
+
+def unwrap_blocks(
+    blocks: tuple[tuple[int, int], ...], initial: int, near: int
+) -> tuple[tuple[int, int], ...]:
+    """The same for both edges of each SACK block."""
+    return tuple(
+        (unwrap(left, initial, near), unwrap(right, initial, near)) for left, right in blocks
+    )

@@ -1,0 +1,741 @@
+"""Live hosts: fetches from real servers, and a machine that is left exactly as it was.
+
+The internet is made of namespaces: a machine of a user at 198.51.100.2 (RFC 5737), whose default
+route goes to another with nginx, at 198.51.100.80 and in its hosts file www.example. Each program
+of the user runs in that machine's network and mount namespaces; this machine is not touched.
+"""
+
+import hashlib
+import ipaddress
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nbtcp.errors import MachineError
+from nbtcp.links.nat import POOLS, free_pair
+from nbtcp.live import Live, check_url, fetch
+
+ROOT = Path(__file__).parent.parent
+MEGABYTE = random.Random(1).randbytes(1_000_000)
+SHA256 = hashlib.sha256(MEGABYTE).hexdigest()
+HTTP, HTTPS = "http://www.example/megabyte", "https://www.example/megabyte"
+
+needs_root = pytest.mark.root
+pytestmark = pytest.mark.timeout(60)
+
+
+class Machine:
+    """A user's machine: network and mount namespaces, which end with `holder`."""
+
+    def __init__(self, holder: subprocess.Popen[bytes], folder: Path, snapshot: str) -> None:
+        self.holder = holder
+        self.folder = folder
+        self.before = snapshot
+        self._programs: list[subprocess.Popen[str]] = []
+
+    def start(self, code: str, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        """Start Python inside; the process is Python itself, for signals."""
+        command = [*enter(self.holder), sys.executable, "-c", PRELUDE + code, *arguments]
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **env}
+        pipe = subprocess.PIPE
+        program = subprocess.Popen(
+            command, env=variables, cwd="/", text=True, stdin=pipe, stdout=pipe, stderr=pipe
+        )
+        self._programs.append(program)
+        return program
+
+    def run(self, code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        program = self.start(code, *arguments, **env)
+        output, errors = program.communicate(timeout=30)
+        return subprocess.CompletedProcess([], program.returncode, output, errors)
+
+    def says(self, code: str, *arguments: str, **env: str) -> str:
+        """What a program inside prints that succeeds without a complaint."""
+        done = self.run(code, *arguments, **env)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout.strip()
+
+    def complains(self, *statements: str) -> list[str]:
+        """The exceptions of statements in one program, each one line: "Kind: text"."""
+        lines = self.says("".join(f"complain({line!r})\n" for line in statements)).splitlines()
+        assert len(lines) == len(statements)
+        return lines
+
+    def sh(self, command: str) -> None:
+        subprocess.run([*enter(self.holder), "sh", "-ec", command], check=True)
+
+    def snapshot(self) -> str:
+        """Addresses, routes, rules, the ruleset of nftables and all network sysctls, as text."""
+        command = [*enter(self.holder), sys.executable, "-ISc", SNAPSHOT]
+        return subprocess.run(command, text=True, stdout=subprocess.PIPE, check=True).stdout
+
+    def is_as_before(self) -> bool:
+        after = self.snapshot()
+        changed = set(self.before.splitlines()) ^ set(after.splitlines())
+        assert not changed
+        return after == self.before
+
+    def end(self) -> None:
+        for program in self._programs:
+            program.kill()
+            program.communicate()
+
+
+PRELUDE = """
+import errno, hashlib, os, signal, ssl, sys, time
+from nbtcp.live import Live, fetch
+from nbtcp.links import nat
+def sha256(page):
+    return hashlib.sha256(page.content).hexdigest()
+def say(*words):
+    print(*words, flush=True)
+def complain(code):
+    try:
+        exec(code)
+        say("nothing is wrong")
+    except Exception as problem:
+        say(f"{type(problem).__name__}: {getattr(problem, 'strerror', None) or problem}")
+"""
+
+WAIT = "say('ready'); sys.stdin.read()\n"
+
+SNAPSHOT = """
+import os, socket, struct, subprocess
+for what in ("link", "address", "-4 route show table all", "-6 route show table all", "rule"):
+    print(subprocess.check_output(["ip", *what.split()], text=True))
+def objects(code):  # the kernel's own bytes, without what numbers the dump
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as sock:
+        sock.send(struct.pack("=IHHIIBBH", 20, 10 << 8 | code, 0x301, 0, 0, 0, 0, 0))
+        while True:
+            data = sock.recv(1 << 16)
+            while data:
+                length, kind = struct.unpack_from("=IH", data)
+                if kind == 3:
+                    return
+                yield kind, data[16], data[20:length].hex()
+                data = data[length + 3 & ~3:]
+for code in (1, 4, 7, 10, 19):  # tables, chains, rules, sets, objects
+    print(*objects(code), sep="\\n")
+for folder, _, names in sorted(os.walk("/proc/sys/net")):
+    for name in sorted(names):
+        if name != "nf_conntrack_count":
+            try:
+                with open(os.path.join(folder, name)) as file:
+                    print(folder, name, file.read().split())
+            except OSError as problem:
+                print(folder, name, problem.errno)
+"""
+
+RULESET = """
+from pyroute2.nftables.main import NFTables
+from pyroute2.nftables.expressions import genex, masq, verdict
+def interface(key, name):
+    data = {"attrs": [("NFTA_DATA_VALUE", name)]}
+    load = genex("meta", {"dreg": 1, "key": key})
+    return [load, genex("cmp", {"sreg": 1, "op": 0, "data": data})]
+nft = NFTables()
+def chain(table, name, **settings):
+    nft.chain("add", table=table, name=name, **settings)
+"""
+
+FILTER = """
+nft.table("add", name="filter")
+chain("filter", "FORWARD", hook="forward", type="filter", policy=int(sys.argv[1]))
+chain("filter", "OUTPUT", hook="output", type="filter", policy=1)
+nft.table("add", name="nat")
+chain("nat", "out", hook="postrouting", type="nat", priority=50, policy=1)
+nft.rule("add", table="nat", chain="out", expressions=(interface(7, b"eth0\\0"), masq()))
+nft.close()
+"""
+
+LET_PASS = """
+for key in (6, 7):
+    accept = interface(key, b"nbtcp"), verdict(1)
+    nft.rule("insert", table="filter", chain="FORWARD", expressions=accept)
+nft.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ca.pem, and key and certificate of www.example that it has signed."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the program openssl")
+    folder = tmp_path_factory.mktemp("authority")
+    new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    name = ("-subj", "/CN=www.example", "-addext", "subjectAltName=DNS:www.example")
+    leaf = ("-addext", "basicConstraints=CA:FALSE", "-CA", "ca.pem", "-CAkey", "ca.key")
+    for command in (
+        (*new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=An authority"),
+        (*new, "-keyout", "key.pem", "-out", "www.pem", *name, *leaf),
+    ):
+        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def machine(authority: Path, tmp_path: Path) -> Iterator[Machine]:
+    """A user's machine on the internet."""
+    for program in ("unshare", "nsenter", "ip", "nginx"):
+        if shutil.which(program, path=PATH) is None:
+            pytest.skip(f"needs the program {program}")
+    with ExitStack() as stack:
+        server = stack.enter_context(namespace(tmp_path))
+        holder = stack.enter_context(namespace(tmp_path, "net.ipv4.conf.all.accept_redirects=0"))
+        run(
+            holder,
+            f"ip link add eth0 type veth peer name eth0 netns {server.pid}",
+            "ip addr add 198.51.100.2/30 dev eth0",
+            "ip link set eth0 up",
+            "ip route add default via 198.51.100.1",
+        )
+        run(
+            server,
+            "ip addr add 198.51.100.1/30 dev eth0",
+            "ip addr add 198.51.100.80/32 dev lo",
+            "ip link set eth0 up",
+        )
+        stack.enter_context(nginx(server, authority, tmp_path))
+        machine = Machine(holder, tmp_path, "")
+        stack.callback(machine.end)
+        machine.before = machine.snapshot()
+        yield machine
+
+
+PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+
+
+class namespace:
+    """A process that holds network and mount namespaces, with its own /run and /etc/hosts."""
+
+    def __init__(self, folder: Path, *sysctls: str) -> None:
+        (folder / "hosts").write_text("127.0.0.1 localhost\n198.51.100.80 www.example\n")
+        (folder / "resolv.conf").write_text("nameserver 198.51.100.1\noptions attempts:1\n")
+        settings = " ".join(("net.ipv6.conf.default.accept_dad=0", *sysctls))
+        script = (
+            "mount -t tmpfs none /run; mount -t sysfs none /sys; ip link set lo up; "
+            f"for name in hosts resolv.conf; do mount --bind {folder}/$name /etc/$name; done; "
+            f"sysctl -qw {settings}; echo; exec sleep 600"
+        )
+        self.holder = subprocess.Popen(
+            ["unshare", "--net", "--mount", "--", "sh", "-ec", script], stdout=subprocess.PIPE
+        )
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        assert self.holder.stdout is not None
+        assert self.holder.stdout.readline() == b"\n"
+        return self.holder
+
+    def __exit__(self, *problem: object) -> None:
+        self.holder.kill()
+        self.holder.communicate()
+
+
+class nginx:
+    """Debian's nginx in a namespace, until left."""
+
+    def __init__(self, server: subprocess.Popen[bytes], authority: Path, folder: Path) -> None:
+        for name in ("www", "temporary"):
+            (folder / name).mkdir()
+        (folder / "www" / "megabyte").write_bytes(MEGABYTE)
+        temporary = "client_body proxy fastcgi uwsgi scgi".split()
+        paths = "\n".join(f"{name}_temp_path {folder}/temporary/{name};" for name in temporary)
+        (folder / "nginx.conf").write_text(
+            f"""
+            daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log;
+            events {{}}
+            http {{
+              {paths}
+              log_format from "$remote_addr"; access_log {folder}/access.log from;
+              server {{
+                listen 80; listen 443 ssl; server_name www.example; root {folder}/www;
+                ssl_certificate {authority}/www.pem; ssl_certificate_key {authority}/key.pem;
+                location /slow {{ alias {folder}/www/megabyte; limit_rate 20k; }}
+              }}
+            }}"""
+        )
+        self.pid = folder / "nginx.pid"
+        self.program = subprocess.Popen(
+            [*enter(server), "nginx", "-p", str(folder), "-c", "nginx.conf"],
+            env={**os.environ, "PATH": PATH},
+            stderr=subprocess.DEVNULL,
+        )
+
+    def __enter__(self) -> None:
+        end = time.monotonic() + 10
+        while not self.pid.exists():
+            assert self.program.poll() is None and time.monotonic() < end, "nginx did not start"
+            time.sleep(0.01)
+
+    def __exit__(self, *problem: object) -> None:
+        self.program.kill()
+        self.program.wait()
+
+
+def enter(holder: subprocess.Popen[bytes]) -> list[str]:
+    return ["nsenter", f"--target={holder.pid}", "--net", "--mount", "--"]
+
+
+def run(holder: subprocess.Popen[bytes], *commands: str) -> None:
+    subprocess.run([*enter(holder), "sh", "-ec", "\n".join(commands)], check=True)
+
+
+def is_ready(program: subprocess.Popen[str]) -> bool:
+    assert program.stdout is not None
+    return program.stdout.readline() == "ready\n"
+
+
+# ---- fetching
+
+
+@needs_root
+def test_a_megabyte_arrives_and_nothing_stays(machine: Machine) -> None:
+    text = machine.says(
+        "page = fetch(sys.argv[1]); say(page.status, sha256(page), page.log.segments.mss.max())\n"
+        "say(page.log.meta['link'], page.log.meta['uplink'], page.log.meta['url'])",
+        HTTP,
+    )
+    assert text.splitlines() == [f"200 {SHA256} 1460", f"live eth0 {HTTP}"]
+    assert (machine.folder / "access.log").read_text() == "198.51.100.2\n", "it was masqueraded"
+    assert machine.is_as_before()
+
+
+@needs_root
+def test_a_fetch_in_a_cell_where_an_event_loop_runs(machine: Machine) -> None:
+    code = "import asyncio\nasync def cell(): return fetch(sys.argv[1])\n"
+    assert machine.says(code + "say(sha256(asyncio.run(cell())))", HTTP) == SHA256
+
+
+@needs_root
+def test_https_is_verified(machine: Machine, authority: Path) -> None:
+    ca = str(authority / "ca.pem")
+    unknown, by_context, by_environment, other_name = machine.complains(
+        f"fetch({HTTPS!r})",
+        f"context = ssl.create_default_context(cafile={ca!r})\n"
+        f"raise Warning(sha256(fetch({HTTPS!r}, ssl_context=context)))",
+        f"os.environ['SSL_CERT_FILE'] = {ca!r}; raise Warning(sha256(fetch({HTTPS!r})))",
+        "fetch('https://198.51.100.80/megabyte')",
+    )
+    assert unknown.startswith("SSLCertVerificationError: ")
+    assert "certificate verify failed" in unknown
+    assert by_context == by_environment == f"Warning: {SHA256}"
+    assert "IP address mismatch" in other_name
+    assert machine.is_as_before()
+
+
+@needs_root
+def test_sockets_take_names_and_serve_this_machine(machine: Machine) -> None:
+    code = """
+import socket
+with Live(seed=1) as host:
+    with host.connect(("www.example", 80), 5) as sock:
+        sock.sendall(b"HEAD / HTTP/1.0\\r\\n\\r\\n")
+        say(sock.recv(12).decode(), host.address)
+    server = host.listen(8080)
+    with socket.create_connection((host.address, 8080), 5) as client:
+        accepted, peer = server.accept()
+        say(peer[0] == host.nat.kernel_address)
+"""
+    assert machine.says(code).splitlines() == ["HTTP/1.1 403 198.18.0.2", "True"]
+
+
+@needs_root
+def test_segments_fit_the_uplink(machine: Machine) -> None:
+    machine.sh("ip link set eth0 mtu 1400")
+    code = "page = fetch(sys.argv[1]); say(sha256(page), *page.log.segments.mss.dropna().unique())"
+    ours, theirs = machine.says(code, HTTP).split()[1:]
+    assert (ours, theirs) == ("1360", "1460")
+
+
+@needs_root
+def test_paths_impair_the_internet(machine: Machine) -> None:
+    code = """
+from nbtcp.links.path import Path
+with Live(Path(delay=0.03)) as host:
+    page = host.fetch(sys.argv[1])
+say(sha256(page), page.log.rtt().rtt.min() >= 0.06, page.log.meta["up"]["delay"])
+"""
+    assert machine.says(code, HTTP) == f"{SHA256} True 0.03"
+
+
+# ---- what can be wrong
+
+
+@needs_root
+def test_a_name_without_address_is_one_clear_line(machine: Machine) -> None:
+    unknown, version_6, ourselves = machine.complains(
+        *(f"fetch('http://{host}/')" for host in ("nowhere.example", "[2001:db8::1]", "localhost"))
+    )
+    assert unknown.startswith("gaierror: no IPv4 address for 'nowhere.example': ")
+    assert "/etc/resolv.conf" in unknown
+    assert version_6.startswith("gaierror: no IPv4 address for '2001:db8::1': ")
+    assert ourselves.endswith("is at 198.18.0.1 for ours")
+
+
+@needs_root
+def test_a_closed_port_is_one_clear_line(machine: Machine) -> None:
+    (complaint,) = machine.complains("fetch('http://www.example:81/')")
+    assert complaint.startswith("ConnectionRefusedError: ")
+    assert "198.51.100.80" in complaint
+    assert machine.is_as_before()
+
+
+@needs_root
+def test_a_machine_without_default_route_is_one_clear_line(machine: Machine) -> None:
+    machine.sh("ip route del default")
+    machine.before = machine.snapshot()
+    (complaint,) = machine.complains("Live()")
+    assert complaint.startswith("MachineError: there is no way into the internet (")
+    assert "default route" in complaint
+    assert machine.is_as_before()
+
+
+@needs_root
+def test_root_without_the_capability_is_one_clear_line(machine: Machine) -> None:
+    if shutil.which("setpriv") is None:
+        pytest.skip("needs the program setpriv")
+    code = (
+        "if 'again' not in sys.argv:\n"
+        "    less = ['setpriv', '--bounding-set=-net_admin', sys.executable]\n"
+        "    os.execvp(less[0], [*less, '-c', sys.orig_argv[2], 'again'])\n"
+        "complain('Live()')"
+    )
+    complaint = machine.says(code)
+    assert complaint.startswith("MachineError: user 0 may not make the TUN device")
+    assert "--cap-add NET_ADMIN" in complaint
+
+
+@needs_root
+def test_a_kernel_without_nftables_is_one_clear_line(machine: Machine) -> None:
+    (complaint,) = machine.complains("nat._NFTABLES = 200; Live()")
+    assert complaint.startswith("MachineError: the kernel refuses a masquerade rule (")
+    assert "modprobe" in complaint
+    assert machine.is_as_before()
+
+
+@needs_root
+def test_read_only_sysctls_are_one_clear_line(machine: Machine) -> None:
+    machine.sh("mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys")
+    (complaint,) = machine.complains("Live()")
+    assert complaint.startswith("MachineError: forwarding cannot be turned on (Read-only")
+    assert machine.is_as_before()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "www.example", "www.example/a", "localhost:8080/", "ftp://www.example/", "/bytes/10"),
+        *("http://", "http:///a", "http://www.example:port/", "http://www.example:65536/"),
+        *("http://www.example:0/", "http://www.example:-1/", "http://a\nb/", "http://[::1/"),
+    ],
+)
+def test_what_is_no_url_is_one_line_and_needs_no_root(url: str) -> None:
+    with pytest.raises(ValueError, match=r"\A[^\n]+\Z") as caught:
+        fetch(url)
+    assert repr(url) in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [HTTP, HTTPS, "http://192.0.2.1:65535", "HTTP://user:word@a/?q#f"])
+def test_what_is_a_url_passes(url: str) -> None:
+    check_url(url)
+
+
+# ---- the machine is left as it was, however a process ends
+
+
+@needs_root
+def test_close_undoes_what_was_done(machine: Machine) -> None:
+    code = "with Live() as host:\n    say('ready'); sys.stdin.readline()\n" + WAIT
+    program = machine.start(code)
+    assert is_ready(program)
+    assert machine.snapshot() != machine.before
+    print(file=program.stdin, flush=True)
+    assert is_ready(program)
+    assert machine.is_as_before(), "while the process is still there"
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "host = Live()",  # by atexit
+        "host = Live(); del host; import gc; gc.collect(); " + WAIT,
+        "import threading; t = threading.Thread(target=fetch, args=[sys.argv[1]]); t.start()",
+        "host = Live(); fork = os.fork()\nif not fork: sys.exit()\n"
+        "os.waitpid(fork, 0); say(sha256(host.fetch(sys.argv[1])) == sys.argv[2])",
+        "host = Live(); fork = os.fork()\nif not fork: sys.stdin.read(); os._exit(0)\n"
+        "host.close(); say('ready'); os.waitpid(fork, 0)",
+    ],
+    ids=["forgotten", "collected", "in-a-thread", "forked", "outlived-by-a-fork"],
+)
+def test_other_endings_undo_it_as_well(machine: Machine, ending: str) -> None:
+    program = machine.start(ending + "\n", HTTP, SHA256)
+    if "ready" in ending:
+        assert is_ready(program)
+        assert machine.is_as_before(), "while the process is still there"
+    output, errors = program.communicate(timeout=20)
+    assert (program.returncode, errors) == (0, "")
+    assert "False" not in output
+    assert machine.is_as_before()
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("number", "doing"),
+    [
+        (signal.SIGTERM, "sys.stdin.read()"),
+        (signal.SIGTERM, "host.fetch('http://www.example/slow')"),
+        (signal.SIGHUP, "time.sleep(30)"),
+    ],
+    ids=["waiting", "fetching", "terminal-closed"],
+)
+def test_signals_undo_it_and_end_the_process(
+    machine: Machine, number: signal.Signals, doing: str
+) -> None:
+    program = machine.start(f"with Live() as host:\n    say('ready'); {doing}")
+    assert is_ready(program)
+    time.sleep(0.2)
+    program.send_signal(number)
+    output, errors = program.communicate(timeout=10)
+    assert (program.returncode, output, errors) == (-number, "", "")
+    assert machine.is_as_before()
+
+
+@needs_root
+def test_a_handler_of_the_user_stays_in_charge(machine: Machine) -> None:
+    code = """
+def mine(number, frame):
+    say(sha256(host.fetch(sys.argv[1])))
+    sys.exit(7)
+signal.signal(signal.SIGTERM, mine)
+host = Live()
+assert signal.getsignal(signal.SIGTERM) is mine
+"""
+    program = machine.start(code + WAIT, HTTP)
+    assert is_ready(program)
+    program.terminate()
+    output, errors = program.communicate(timeout=10)
+    assert (program.returncode, output, errors) == (7, SHA256 + "\n", "")
+    assert machine.is_as_before()
+
+
+@needs_root
+def test_the_default_handler_is_back_after_the_last_host(machine: Machine) -> None:
+    code = """
+with Live(), Live():
+    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+say(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+"""
+    assert machine.says(code) == "True"
+
+
+@needs_root
+@pytest.mark.parametrize("owned", [True, False], ids=["", "as-before-linux-5.12"])
+def test_clean_undoes_what_a_killed_process_left(machine: Machine, owned: bool) -> None:
+    older = "" if owned else "nat._OWNED = 0; "
+    program = machine.start(f"{older}host = Live(); " + WAIT)
+    assert is_ready(program)
+    program.kill()
+    program.wait()
+    assert machine.snapshot() != machine.before
+    undone = json.loads(machine.says("import json; say(json.dumps(Live.clean()))"))
+    tables = [] if owned else [f"the nftables table nbtcp0-{program.pid}"]
+    assert undone == [*tables, "forwarding of eth0"]
+    assert machine.is_as_before()
+    assert machine.says("say(Live.clean())") == "[]"
+
+
+@needs_root
+def test_the_next_start_undoes_what_a_killed_process_left(machine: Machine) -> None:
+    program = machine.start("nat._OWNED = 0; hosts = Live(), Live(); " + WAIT)
+    assert is_ready(program)
+    program.kill()
+    program.wait()
+    assert machine.says("say(sha256(fetch(sys.argv[1])))", HTTP) == SHA256
+    assert machine.is_as_before()
+
+
+@needs_root
+def test_forwarding_that_was_on_stays_on(machine: Machine) -> None:
+    machine.sh("sysctl -qw net.ipv4.ip_forward=1")
+    machine.before = machine.snapshot()
+    assert machine.says("say(sha256(fetch(sys.argv[1])), nat._noted())", HTTP) == f"{SHA256} {{}}"
+    assert machine.is_as_before()
+
+
+@needs_root
+def test_forwarding_that_others_turn_on_meanwhile_stays_on(machine: Machine) -> None:
+    code = """
+with Live():
+    with open("/proc/sys/net/ipv4/ip_forward", "w") as file:
+        file.write("1")
+say(nat._forwarding("all"), nat._forwarding("eth0"))
+"""
+    assert machine.says(code) == "1 1"
+
+
+@needs_root
+def test_the_machine_forwards_nothing_but_ours(machine: Machine) -> None:
+    """What comes in from the internet for somebody else is not forwarded, as before."""
+    machine.sh(
+        "ip link add lan0 type veth peer name lan1; sysctl -qw net.ipv6.conf.lan0.disable_ipv6=1\n"
+        "ip addr add 203.0.113.1/24 dev lan0; ip link set lan1 up; ip link set lan0 up\n"
+        "ip neigh add 203.0.113.9 lladdr 02:00:00:00:00:09 dev lan0"
+    )
+    code = """
+from pathlib import Path
+def sent():
+    return int(Path("/sys/class/net/lan0/statistics/tx_packets").read_text())
+with Live():
+    say("ready"); sys.stdin.readline()
+    say(sent(), nat._forwarding("eth0"))
+Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+say("ready"); sys.stdin.readline()
+say(sent())
+"""
+    server = int((machine.folder / "nginx.pid").read_text())
+    outside = ["nsenter", f"--target={server}", "--net", "--"]
+    route = "ip route add 203.0.113.0/24 via 198.51.100.2".split()
+    subprocess.run([*outside, *route], check=True)
+    packet = "import socket; s = socket.socket(type=socket.SOCK_DGRAM)\n"
+    packet += "s.sendto(b'x', ('203.0.113.9', 9)); s.close()"
+    program = machine.start(code)
+    for expected in ("0 1", "1"):
+        assert is_ready(program)
+        subprocess.run([*outside, sys.executable, "-c", packet], check=True)
+        print(file=program.stdin, flush=True)
+        assert program.stdout is not None
+        assert program.stdout.readline() == f"{expected}\n"
+
+
+# ---- beside others
+
+
+@needs_root
+def test_two_programs_at_once(machine: Machine) -> None:
+    code = """
+host = Live()
+say(host.address)
+while line := sys.stdin.readline():
+    say(sha256(host.fetch(line.strip())))
+host.close()
+"""
+    first, second = machine.start(code), machine.start(code)
+
+    def ask(program: subprocess.Popen[str], url: str = "") -> str:
+        assert program.stdin is not None and program.stdout is not None
+        if url:
+            print(url, file=program.stdin, flush=True)
+        return program.stdout.readline().strip()
+
+    assert {ask(first), ask(second)} == {"198.18.0.2", "198.18.0.6"}
+    for program in (first, second):
+        print(HTTP, file=program.stdin, flush=True)
+    assert ask(first) == ask(second) == SHA256
+    assert first.communicate(timeout=10) == ("", "")
+    assert ask(second, HTTP) == SHA256, "the first has left the second what it needs"
+    assert second.communicate(timeout=10) == ("", "")
+    assert machine.is_as_before()
+
+
+@needs_root
+def test_two_hosts_of_one_program_reach_each_other(machine: Machine) -> None:
+    code = """
+with Live() as one, Live() as two:
+    server = one.listen(8080)
+    client = two.connect((one.address, 8080), 5)
+    accepted, peer = server.accept()
+    client.sendall(b"hello")
+    say(accepted.recv(5).decode(), one.address, two.address)
+"""
+    assert machine.says(code) == "hello 198.18.0.2 198.18.0.6"
+    assert machine.is_as_before()
+
+
+@needs_root
+def test_a_ruleset_that_accepts_is_left_alone(machine: Machine) -> None:
+    """It even masquerades before ours can."""
+    machine.says(RULESET + FILTER, "1")
+    machine.before = machine.snapshot()
+    assert machine.says("say(sha256(fetch(sys.argv[1])))", HTTP) == SHA256
+    assert machine.is_as_before()
+
+
+@needs_root
+def test_a_ruleset_that_drops_is_named_at_once(machine: Machine) -> None:
+    machine.says(RULESET + FILTER, "0")
+    began = time.monotonic()
+    (complaint,) = machine.complains(f"fetch({HTTP!r})")
+    assert time.monotonic() - began < 5
+    assert complaint.startswith("MachineError: this machine does not forward nbtcp's packets: ")
+    assert "nftables chain ip filter FORWARD; " in complaint
+    assert '`nft insert rule ip filter FORWARD iifname "nbtcp*" accept`' in complaint
+    machine.says(RULESET + LET_PASS)
+    assert machine.says("say(sha256(fetch(sys.argv[1])))", HTTP) == SHA256
+
+
+@needs_root
+def test_a_filter_that_nftables_does_not_see_is_suspected(machine: Machine) -> None:
+    """Here a policy of routing that keeps our packets, for iptables' own tables may be missing."""
+    machine.sh("ip rule add iif nbtcp0 blackhole")
+    (complaint,) = machine.complains(f"fetch({HTTP!r}, timeout=0.5)")
+    assert complaint.startswith("MachineError: this machine does not forward nbtcp's packets: ")
+    assert "iptables -I FORWARD -i nbtcp+ -j ACCEPT" in complaint
+
+
+# ---- addresses
+
+
+def networks(*texts: str) -> list[ipaddress.IPv4Network]:
+    return [ipaddress.IPv4Network(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("routes", "pair"),
+    [
+        ([], ("198.18.0.1", "198.18.0.2")),
+        (["0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1"], ("198.18.0.1", "198.18.0.2")),
+        (["198.18.0.2/32"], ("198.18.0.5", "198.18.0.6")),
+        (["198.18.0.0/16"], ("198.19.0.1", "198.19.0.2")),
+        (["198.18.0.0/15"], ("100.64.0.1", "100.64.0.2")),
+        (["198.0.0.0/8"], ("100.64.0.1", "100.64.0.2")),
+        (["198.18.0.0/16", "198.19.0.0/16"], ("100.64.0.1", "100.64.0.2")),
+    ],
+    ids=lambda value: ",".join(value) or "none" if isinstance(value, list) else None,
+)
+def test_addresses_are_of_nobodys_network(routes: list[str], pair: tuple[str, str]) -> None:
+    assert free_pair(networks(*routes)) == pair
+
+
+def test_a_machine_with_routes_everywhere_has_no_address_for_us() -> None:
+    with pytest.raises(MachineError, match=r"no free address .* 198\.18\.0\.0/15"):
+        free_pair(networks(*POOLS))
+
+
+@needs_root
+def test_an_address_in_use_is_not_taken(machine: Machine) -> None:
+    machine.sh("ip route add blackhole 198.18.0.0/24 table 99; ip addr add 198.18.1.1/24 dev lo")
+    machine.before = machine.snapshot()
+    code = "with Live() as host: say(host.address, host.nat.kernel_address)"
+    assert machine.says(code) == "198.18.2.2 198.18.2.1"
+    assert machine.is_as_before()
+
+
+def test_live_needs_nothing_heavy_to_be_imported() -> None:
+    code = "import sys, nbtcp.live; print({'pyroute2', 'httpx', 'pandas'} & set(sys.modules))"
+    done: Any = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
+    assert callable(Live.clean)
