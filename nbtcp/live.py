@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .config import Config
+from .lab import BATCH, HEADERS
 from .links import nat
 from .links.path import Path
 from .runtime.host import Host
@@ -17,9 +18,6 @@ from .trace.log import EventLog
 
 if TYPE_CHECKING:
     from .runtime.http import Page
-
-BATCH = 16  # packets read at once: more is faster, and blurs their times
-HEADERS = 40  # octets of IPv4 and TCP header without options
 
 
 class Live(Host):
@@ -98,18 +96,16 @@ class Live(Host):
         try:
             found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError) as problem:
-            why = getattr(problem, "strerror", None) or "not a name"
-            raise socket.gaierror(
-                getattr(problem, "errno", None) or socket.EAI_NONAME,
-                f"no IPv4 address for {name!r}: {why}; check the name and /etc/resolv.conf",
-            ) from problem
+            why = getattr(problem, "strerror", None) or "this is not a name"
+            text = f"no IPv4 address for {name!r}: {why}; check the name and /etc/resolv.conf"
+            raise socket.gaierror(socket.EAI_NONAME, text) from problem
         address = str(found[0][4][0])
         if address.startswith("127."):
-            raise OSError(
-                errno.ENETUNREACH,
-                f"{name} is where only this machine's own TCP gets; "
-                f"a server that listens on all addresses is at {self.nat.kernel_address} for ours",
+            reason = (
+                f"{name} is where only this machine's own TCP gets; a server that listens on all"
             )
+            reason += f" addresses is at {self.nat.kernel_address} for ours"
+            raise OSError(errno.ENETUNREACH, reason)
         return address
 
     def fetch(self, url: str, *, timeout: float = 30.0, **settings: Any) -> "Page":

@@ -25,7 +25,7 @@ import struct
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -45,7 +45,7 @@ QUEUE_LENGTH = 10_000  # packets that wait for us: a large window at once
 _SOMEWHERE = "1.1.1.1"  # the kernel is asked for the way there; nothing is sent
 _WIDE = 8  # a route with a shorter prefix is the way to everywhere, not to somebody's network
 _CONF = Path("/proc/sys/net/ipv4/conf")
-_DEADLY = (signal.SIGTERM, signal.SIGHUP)
+_Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
 # From the kernel's netlink.h, nfnetlink.h, nf_tables.h and netfilter.h.
 _NETFILTER, _ERROR, _DONE, _DUMP, _NEW = 12, 2, 3, 0x300, 0xC00
@@ -74,7 +74,7 @@ class Nat:
         self._end.atexit = False  # as `_undo_all` runs then
         try:
             with _alone():
-                _watch_signals()
+                _swap_handlers(signal.SIG_DFL, _on_signal)
                 _clean()
                 self._open()
         except BaseException:
@@ -159,9 +159,7 @@ def free_pair(routes: Iterable[ipaddress.IPv4Network]) -> tuple[str, str]:
         for pair in pool.subnets(new_prefix=30):
             if not any(pair.overlaps(route) for route in inside):
                 return str(pair[1]), str(pair[2])
-    raise MachineError(
-        f"there is no free address for nbtcp: this machine has routes to all of {', '.join(POOLS)}"
-    )
+    raise MachineError(f"no address is free: this machine has routes to {' and '.join(POOLS)}")
 
 
 # ---- doing and undoing
@@ -225,10 +223,8 @@ def _undo(way: _Way) -> None:
         way.let_go()
         _clean()
         _ways.discard(way)
-    if not _ways and threading.current_thread() is threading.main_thread():
-        for number in _DEADLY:
-            if signal.getsignal(number) is _on_signal:
-                signal.signal(number, signal.SIG_DFL)
+    if not _ways:
+        _swap_handlers(_on_signal, signal.SIG_DFL)
 
 
 @atexit.register
@@ -259,12 +255,12 @@ def _clean() -> list[str]:
     return undone
 
 
-def _watch_signals() -> None:
+def _swap_handlers(old: _Handler, new: _Handler) -> None:
     """Undo before a signal ends the process. Where somebody handles it, the end is theirs."""
     if threading.current_thread() is threading.main_thread():
-        for number in _DEADLY:
-            if signal.getsignal(number) is signal.SIG_DFL:
-                signal.signal(number, _on_signal)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is old:
+                signal.signal(number, new)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
@@ -392,33 +388,31 @@ def _table(name: str, address: str, guarded: list[str], flags: int) -> list[byte
     `forward` stands behind all filters: it counts, and it refuses what the interfaces `guarded`
     would not forward but for us.
     """
+    from pyroute2.netlink.nfnetlink.nftsocket import Cmp, Meta
     from pyroute2.nftables.expressions import genex, ipv4addr, masq, verdict
 
-    def chain(label: str, kind: str, hook: int, priority: int) -> bytes:
+    def chain(label: str, kind: str, hook: int, priority: int, *rules: list[Any]) -> list[bytes]:
         place = {"attrs": [("NFTA_HOOK_HOOKNUM", hook), ("NFTA_HOOK_PRIORITY", priority)]}
-        return _nft("new", "chain", _NEW, table=name, name=label, type=kind, hook=place)
+        return [
+            _nft("new", "chain", _NEW, table=name, name=label, type=kind, hook=place),
+            *(_nft("new", "rule", _NEW, table=name, chain=label, expressions=e) for e in rules),
+        ]
 
-    def rule(label: str, *parts: list[Any]) -> bytes:
-        expressions = [expression for part in parts for expression in part]
-        return _nft("new", "rule", _NEW, table=name, chain=label, expressions=expressions)
-
-    def interface(key: int, comparison: int, text: str) -> list[Any]:
+    def compared(key: Meta, comparison: Cmp, text: str) -> list[Any]:
         data = {"attrs": [("NFTA_DATA_VALUE", text.encode())]}
         load = genex("meta", {"dreg": 1, "key": key})
         return [load, genex("cmp", {"sreg": 1, "op": comparison, "data": data})]
 
-    came_in, goes_out, equal, unequal, drop = 6, 7, 0, 1, 0  # IIFNAME, OIFNAME, ...
-    refused = [
-        [*interface(came_in, equal, other + "\0"), *interface(goes_out, unequal, PREFIX)]
+    ours = ipv4addr(src=address)
+    goes_elsewhere = compared(Meta.NFT_META_OIFNAME, Cmp.NFT_CMP_NEQ, PREFIX)
+    refusals = [
+        compared(Meta.NFT_META_IIFNAME, Cmp.NFT_CMP_EQ, other + "\0") + goes_elsewhere + verdict(0)
         for other in guarded
     ]
     return [
         _nft("new", "table", _NEW, name=name, flags=flags),
-        chain("postrouting", "nat", _POSTROUTING, _NAT),
-        rule("postrouting", ipv4addr(src=address), masq()),
-        chain("forward", "filter", _FORWARD, _LATE),
-        rule("forward", ipv4addr(src=address), [genex("counter", {})]),
-        *(rule("forward", condition, verdict(drop)) for condition in refused),
+        *chain("postrouting", "nat", _POSTROUTING, _NAT, ours + masq()),
+        *chain("forward", "filter", _FORWARD, _LATE, [*ours, genex("counter", {})], *refusals),
     ]
 
 
@@ -463,15 +457,13 @@ def _nft(
 
 
 def _in_the_way(chains: list[str]) -> str:
-    if not chains:
-        return (
-            "this machine does not forward nbtcp's packets: perhaps rules of iptables are in the "
-            f"way; let them pass with `iptables -I FORWARD -i {PREFIX}+ -j ACCEPT` and the same -o"
-        )
+    who, rule = "an iptables rule perhaps", f"`iptables -I FORWARD -i {PREFIX}+ -j ACCEPT` and -o"
+    if chains:
+        who = f"the nftables chain {' or '.join(chains)}"
+        rule = f'`nft insert rule {chains[0]} iifname "{PREFIX}*" accept` and the same with oifname'
     return (
-        f"this machine does not forward nbtcp's packets: in the way is the nftables chain "
-        f"{' or '.join(chains)}; let them pass with `nft insert rule {chains[0]} "
-        f'iifname "{PREFIX}*" accept` and the same with oifname'
+        f"this machine does not forward nbtcp's packets: {who} is in the way; "
+        f"let them pass with {rule}"
     )
 
 
