@@ -5,8 +5,7 @@ argument. It makes the TUN device, gives the kernel its address, hands the devic
 to the owner over a socket pair, and then serves HTTP until that socket or the owner ends. As
 process 1 it takes everything that was started inside along with it.
 
-It imports nothing but the standard library: all of nbtcp would double the time to start, and
-pyroute2 takes 190 ms to import, three times what it all takes now.
+It imports nothing of nbtcp, which would take longer than all the rest.
 """
 
 import contextlib
@@ -28,8 +27,12 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 KERNEL_ADDRESS = "10.0.0.1"
 OUR_ADDRESS = "10.0.0.2"
@@ -39,18 +42,19 @@ PORT = 80
 # Packets that wait for the reader: 15 MB at MTU 1500.
 QUEUE_LENGTH = 10_000
 
+SITE = Path(__file__).with_name("site")
+KINDS = {".html": "text/html; charset=utf-8", ".css": "text/css", ".svg": "image/svg+xml"}
+PAGES = {
+    "/" if file.name == "index.html" else f"/{file.name}": (file.read_bytes(), KINDS[file.suffix])
+    for file in SITE.iterdir()
+}
+
 BLOCK = 1 << 20
 LARGEST = 4 << 30
 LONGEST_WAIT = 60.0
 PIECE = 1 << 18
 
-# From the kernel's if_tun.h, if.h, netlink.h, rtnetlink.h, if_link.h and if_addr.h.
-TUNSETIFF, IFF_TUN, IFF_NO_PI, IFF_UP = 0x400454CA, 0x0001, 0x1000, 0x0001
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE, NLM_F_CREATE = 0x001, 0x004, 0x100, 0x400
-RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE = 16, 20, 24
-IFLA_MTU, IFLA_TXQLEN, IFA_ADDRESS, IFA_LOCAL = 4, 13, 1, 2
-RTA_DST, RTA_OIF, RTA_PREFSRC, RTA_METRICS, RTAX_CC_ALGO = 1, 4, 7, 8, 16
-RT_TABLE_MAIN, RTPROT_KERNEL, RT_SCOPE_LINK, RTN_UNICAST = 254, 2, 253, 1
+TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
 
 # Bytes: at most this much is buffered for one connection, and a receiver begins with this much.
 # The kernel's own beginning, 128 KiB, stalls a sender of 64 KiB segments.
@@ -344,91 +348,6 @@ def _read_ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield piece
 
 
-# ---- the pages to look at
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-body {{ font: 17px/1.6 Georgia, serif; color: #222; max-width: 40em; margin: 3em auto;
-  padding: 0 1em; }}
-h1 {{ font-weight: normal; }}
-a {{ color: #0b5394; }}
-code, pre {{ font: 14px/1.5 monospace; background: #f4f4f1; padding: 0 .25em; }}
-nav, footer {{ color: #777; border-top: 1px solid #ddd; margin-top: 2em; padding-top: .5em; }}
-</style>
-</head>
-<body>
-<img src="/segments.svg" alt="Segments between two hosts" width="320" height="120">
-<h1>{title}</h1>
-{text}
-<nav><a href="/">Start</a> &middot; <a href="/handshake.html">Handshake</a> &middot;
-<a href="/loss.html">Loss</a> &middot; <a href="/closing.html">Closing</a></nav>
-</body>
-</html>
-"""
-
-_INDEX = """<p>This page comes from a private network that consists of two hosts. This one,
-<code>10.0.0.1</code>, is the TCP of the Linux kernel. The other one, <code>10.0.0.2</code>, is a
-TCP written in Python. Whatever you fetch here has gone through both.</p>
-<ul>
-<li><a href="/bytes/100000"><code>/bytes/N</code></a>: N bytes, the same ones each time</li>
-<li><a href="/slow?seconds=2"><code>/slow?seconds=S</code></a>: an answer after S seconds;
-with <code>&amp;bytes=N</code> N bytes spread over them</li>
-<li><code>POST /echo</code>: your own bytes back, while you still send</li>
-<li><code>POST /sink</code>: how many bytes arrived, and their SHA-256</li>
-</ul>
-"""
-
-_HANDSHAKE = """<p>Before this page could be sent, three segments went between the two hosts. Each
-side told the other the number of its first byte, and heard that it was understood:</p>
-<pre>10.0.0.2  SYN       &rarr;
-          &larr;  SYN, ACK   10.0.0.1
-10.0.0.2  ACK       &rarr;</pre>
-<p>The first numbers are hard to guess, so that nobody can join in who does not see the
-segments.</p>
-"""
-
-_LOSS = """<p>A network may lose a segment, repeat it, or deliver it late. The receiver acknowledges
-the last byte up to which nothing is missing, so a hole shows as the same acknowledgment over and
-over. After three of them the sender sends the missing segment again, and from then on more slowly:
-a loss mostly means that a queue was full. Fetch <a href="/bytes/1000000">a million bytes</a> over a
-bad path and look at the plot.</p>
-"""
-
-_CLOSING = """<p>A connection is two streams, and each ends on its own, with a FIN that is
-acknowledged as if it were one more byte. The side that ends first waits a while in TIME-WAIT, in
-case its last acknowledgment was lost and the other side asks again.</p>
-"""
-
-_IMAGE = """<svg xmlns="http://www.w3.org/2000/svg" width="320" height="120" viewBox="0 0 320 120">
-<g stroke="#0b5394" stroke-width="2" fill="none">
-<path d="M20 8V112M300 8V112" stroke="#222"/>
-<path d="M20 16L296 30M288 25l8 5-9 3"/>
-<path d="M300 38L24 52M33 47l-9 5 9 4" stroke="#b45f06"/>
-<path d="M20 60L296 74M288 69l8 5-9 3"/>
-<path d="M20 76L160 83" stroke-dasharray="5 4"/>
-<path d="M154 77l12 12M166 77l-12 12" stroke="#cc0000"/>
-<path d="M300 90L24 104M33 99l-9 5 9 4" stroke="#b45f06"/>
-</g></svg>
-"""
-
-
-def _page(title: str, text: str) -> tuple[bytes, str]:
-    return _PAGE.format(title=title, text=text).encode(), "text/html; charset=utf-8"
-
-
-PAGES = {
-    "/": _page("A network of two hosts", _INDEX),
-    "/handshake.html": _page("How a connection begins", _HANDSHAKE),
-    "/loss.html": _page("When a segment is lost", _LOSS),
-    "/closing.html": _page("How a connection ends", _CLOSING),
-    "/segments.svg": (_IMAGE.encode(), "image/svg+xml"),
-}
-
-
 # ---- process 1
 
 
@@ -453,7 +372,7 @@ def main(argument: str) -> None:
             tun = set_up(options["mtu"], options["congestion"])
             server = Server((KERNEL_ADDRESS, PORT), Site)
             _report(owner, tun, options["user"])
-        except (SetupError, OSError) as error:
+        except (SetupError, OSError, NetlinkError) as error:
             text = f"the private network cannot be set up ({error}); see `nbtcp doctor`"
             if isinstance(error, SetupError):
                 text = str(error)
@@ -480,13 +399,7 @@ def set_up(mtu: int, congestion: str | None) -> int:
         _tune(f"net/ipv4/{buffer}", f"{least} {max(default, first)} {max(most, LARGEST_BUFFER)}")
     tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", INTERFACE.encode(), IFF_TUN | IFF_NO_PI))
-    _bring_up("lo")
-    _bring_up(
-        INTERFACE,
-        _number_attribute(IFLA_MTU, mtu),
-        _number_attribute(IFLA_TXQLEN, QUEUE_LENGTH),
-    )
-    _give_address()
+    _configure(mtu)
     if congestion is not None:
         _use_congestion(congestion)
     return tun
@@ -525,24 +438,12 @@ def _use_congestion(name: str) -> None:
         _route_with_congestion(name)
 
 
-# ---- routing netlink, rtnetlink(7): ioctls cannot do all of it in a user namespace
-
-
-def _bring_up(name: str, *attributes: bytes) -> None:
-    flags = struct.pack("=BxHiII", 0, 0, socket.if_nametoindex(name), IFF_UP, IFF_UP)
-    _netlink(RTM_NEWLINK, 0, flags, *attributes)
-
-
-def _give_address() -> None:
-    address = socket.inet_aton(KERNEL_ADDRESS)
-    index = socket.if_nametoindex(INTERFACE)
-    _netlink(
-        RTM_NEWADDR,
-        NLM_F_CREATE,
-        struct.pack("=BBBBI", socket.AF_INET, PREFIX, 0, 0, index),
-        _attribute(IFA_LOCAL, address),
-        _attribute(IFA_ADDRESS, address),
-    )
+def _configure(mtu: int) -> None:
+    """The kernel's end of the TUN device: up, with its address."""
+    with IPRoute() as ip:
+        ip.link("set", index=_index("lo"), state="up")
+        ip.link("set", index=_index(INTERFACE), mtu=mtu, txqlen=QUEUE_LENGTH, state="up")
+        ip.addr("add", index=_index(INTERFACE), address=KERNEL_ADDRESS, prefixlen=PREFIX)
 
 
 def _route_with_congestion(name: str) -> None:
@@ -551,41 +452,19 @@ def _route_with_congestion(name: str) -> None:
     One that is not in net.ipv4.tcp_allowed_congestion_control cannot be the default of a namespace,
     but it can belong to a route.
     """
-    route = (PREFIX, 0, 0, RT_TABLE_MAIN, RTPROT_KERNEL, RT_SCOPE_LINK, RTN_UNICAST, 0)
+    route = {"dst": f"{NETWORK}/{PREFIX}", "oif": _index(INTERFACE), "prefsrc": KERNEL_ADDRESS}
     try:
-        _netlink(
-            RTM_NEWROUTE,
-            NLM_F_CREATE | NLM_F_REPLACE,
-            struct.pack("=BBBBBBBBI", socket.AF_INET, *route),
-            _attribute(RTA_DST, socket.inet_aton(NETWORK)),
-            _number_attribute(RTA_OIF, socket.if_nametoindex(INTERFACE)),
-            _attribute(RTA_PREFSRC, socket.inet_aton(KERNEL_ADDRESS)),
-            _attribute(RTA_METRICS, _attribute(RTAX_CC_ALGO, name.encode() + b"\0")),
-        )
-    except OSError as error:
+        with IPRoute() as ip:
+            ip.route("replace", **route, proto="kernel", scope="link", metrics={"cc_algo": name})
+    except NetlinkError as error:
         raise SetupError(
-            f"congestion control {name!r} cannot be set ({error.strerror}); "
+            f"congestion control {name!r} cannot be set ({error}); "
             f"add it to net.ipv4.tcp_allowed_congestion_control, or choose another"
         ) from error
 
 
-def _attribute(kind: int, data: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
-
-
-def _number_attribute(kind: int, number: int) -> bytes:
-    return _attribute(kind, struct.pack("=I", number))
-
-
-def _netlink(kind: int, flags: int, *parts: bytes) -> None:
-    """Send one request and wait for its acknowledgment; OSError when the kernel refuses it."""
-    body = b"".join(parts)
-    flags |= NLM_F_REQUEST | NLM_F_ACK
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
-        kernel.send(struct.pack("=IHHII", 16 + len(body), kind, flags, 1, 0) + body)
-        (result,) = struct.unpack_from("=i", kernel.recv(1 << 16), 16)
-    if result:
-        raise OSError(-result, os.strerror(-result))
+def _index(interface: str) -> int:
+    return socket.if_nametoindex(interface)
 
 
 # ---- the owner

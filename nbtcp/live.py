@@ -55,8 +55,8 @@ class Live(Host):
         }
         loop = Loop(RealClock())
         super().__init__(self.nat.address, loop, config=config, seed=seed, log=self.new_log())
-        self.nat.tun.batch = BATCH
-        self.attach(self.nat, up, down)
+        self.nat.link.tun.batch = BATCH
+        self.attach(self.nat.link, up, down)
         loop.mind_in_background()
         self._filtered = bool(nat.filters())  # until a packet has passed
 

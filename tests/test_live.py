@@ -679,7 +679,7 @@ def test_a_ruleset_that_drops_is_named_at_once(machine: Machine) -> None:
     (complaint,) = machine.complains(f"fetch({HTTP!r})")
     assert time.monotonic() - began < 5
     assert complaint.startswith("MachineError: this machine does not forward nbtcp's packets: ")
-    assert "nftables chain ip filter FORWARD; " in complaint
+    assert "the nftables chain ip filter FORWARD is in the way; " in complaint
     assert '`nft insert rule ip filter FORWARD iifname "nbtcp*" accept`' in complaint
     machine.says(RULESET + LET_PASS)
     assert machine.says("say(sha256(fetch(sys.argv[1])))", HTTP) == SHA256

@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyroute2
 import pytest
 
 from nbtcp import inside
@@ -63,7 +64,9 @@ def python(
     code: str, *before: str, interpreter: str = sys.executable, **kwargs: Any
 ) -> subprocess.Popen[str]:
     """Start Python code outside, with nbtcp on its path, perhaps by way of another program."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
+    # pyroute2, for an interpreter other than ours, which need not have it.
+    places = f"{ROOT}:{Path(pyroute2.__file__).parent.parent}"
+    environment = {**os.environ, "PYTHONPATH": places, "PYTHONWARNINGS": "error"}
     return subprocess.Popen(
         [*before, interpreter, "-c", code],
         env=environment,
@@ -661,7 +664,7 @@ AS_NOBODY = (
 @pytest.fixture(scope="module")
 def interpreter() -> str:
     """A Python that every user may run: root's own is often under /root."""
-    code = "import sys, nbtcp.links.namespace; sys.exit(sys.version_info < (3, 11))"
+    code = "import sys, pyroute2, nbtcp.links.namespace; sys.exit(sys.version_info < (3, 11))"
     for candidate in (sys.executable, "/usr/bin/python3"):
         with python(code, *AS_NOBODY, interpreter=candidate) as process:
             process.communicate(timeout=20)

@@ -624,8 +624,17 @@ def test_any_octets_are_taken_for_what_they_are(codec: Any, packet: bytes) -> No
 @given(packet=rubbish)
 def test_any_octets_are_refused_for_the_same_reason(codec: Any, packet: bytes) -> None:
     found, expected = outcome(codec, packet), judge(packet)
-    if isinstance(found, Why) and isinstance(expected, Why):
+    if isinstance(found, Why) and isinstance(expected, Why) and not has_two_faults(packet):
         assert (found.label, packet.hex()) == (expected.label, packet.hex())
+
+
+def has_two_faults(packet: bytes) -> bool:
+    """A length that cannot be, in a packet that is no TCP or a fragment: either may be named."""
+    if len(packet) < 20:
+        return False
+    head, total = (packet[0] & 15) * 4, int.from_bytes(packet[2:4], "big")
+    wanted = packet[9] == 6 and not int.from_bytes(packet[6:8], "big") & 0x3FFF
+    return not head <= total <= len(packet) and not wanted
 
 
 @pytest.mark.slow

@@ -26,7 +26,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -59,18 +58,15 @@ _FAMILIES = {1: "inet", 2: "ip"}  # those that see forwarded IPv4
 
 
 class Nat:
-    """A link to the internet: a TUN device of ours, and this machine as a router that masquerades.
+    """A TUN device of ours whose other end is this machine, as a router that masquerades.
 
-    Attributes: `tun`, `address` (ours), `kernel_address`, `uplink` (the interface of the default
+    Attributes: `link`, `address` (ours), `kernel_address`, `uplink` (the interface of the default
     route), `mtu` (octets). MachineError, one line, when this machine or user cannot.
     """
 
     def __init__(self) -> None:
-        self.tun = tun = Tun.open(f"{PREFIX}%d")
-        self.receive, self.send = tun.receive, tun.send
-        self.deadline, self.fileno = tun.deadline, tun.fileno
-        self._way = _Way(tun)
-        self._end = weakref.finalize(self, _undo, self._way)
+        self.link = _Link(Tun.open(f"{PREFIX}%d"))
+        self._end = weakref.finalize(self, self.link.close)
         self._end.atexit = False  # as `_undo_all` runs then
         try:
             with _alone():
@@ -83,7 +79,7 @@ class Nat:
 
     def close(self) -> None:
         """Undo everything, device included. A second call does nothing."""
-        self._end()
+        self.link.close()
 
     def check(self, remote: tuple[str, int], patience: float = 0.05) -> None:
         """Send a SYN to `remote` that ends at the next router, and see whether it is forwarded.
@@ -94,7 +90,7 @@ class Nat:
             return
         before = self.passed()
         flow = pack_flow((self.address, 1), remote)
-        self.tun.send([build(Segment(flow, SYN, 0, 0, 0, ttl=2))], 0)
+        self.link.send([build(Segment(flow, SYN, 0, 0, 0, ttl=2))], 0)
         end = time.monotonic() + patience  # mostly the kernel has decided when the write returns
         while self.passed() == before:
             if time.monotonic() > end:
@@ -103,31 +99,33 @@ class Nat:
 
     def passed(self) -> int:
         """How many packets of ours the kernel has forwarded."""
-        rules = _nft_list("rule", table=self._way.table, chain="forward")
+        rules = _nft_list("rule", table=self.link.table, chain="forward")
         expressions = [e for rule in rules for e in rule.get_attr("NFTA_RULE_EXPRESSIONS")]
         counters = [e for e in expressions if e.get_attr("NFTA_EXPR_NAME") == "counter"]
         return sum(e.get_attr("NFTA_EXPR_DATA").get_attr("NFTA_COUNTER_PACKETS") for e in counters)
 
     def _open(self) -> None:
-        name = self.tun.name
+        tun, link = self.link.tun, self.link
         with _said("there is no way into the internet ({}): this machine needs a default route"):
             self.uplink, mtu = _uplink()
-        self.mtu = self.tun.size = min(mtu, LARGEST_MTU)
+        self.mtu = tun.size = min(mtu, LARGEST_MTU)
         self.kernel_address, self.address = free_pair(_routes())
-        with _said(f"the device {name} cannot be set up ({{}}); is another program changing it?"):
-            self._way.index = socket.if_nametoindex(name)
-            _set_up(name, self._way.index, self.mtu, self.kernel_address, self.address)
+        with _said(
+            f"the device {tun.name} cannot be set up ({{}}); is another program changing it?"
+        ):
+            link.index = socket.if_nametoindex(tun.name)
+            _set_up(tun.name, link.index, self.mtu, self.kernel_address, self.address)
         forwarding = _note_forwarding()
         with _said(
             "the kernel refuses a masquerade rule ({}): it needs nftables; "
             "try `modprobe -a nf_tables nft_chain_nat nft_masq`"
         ):
-            self._way.owner = _make_table(self._way.table, self.address, forwarding)
+            link.owner = _make_table(link.table, self.address, forwarding)
         with _said(
             "forwarding cannot be turned on ({}); turn it on outside with "
             "`sysctl net.ipv4.ip_forward=1`, or start the container with `--privileged`"
         ):
-            for interface in (*forwarding, name):
+            for interface in (*forwarding, tun.name):
                 _set_forwarding(interface, "1")
 
 
@@ -165,21 +163,21 @@ def free_pair(routes: Iterable[ipaddress.IPv4Network]) -> tuple[str, str]:
 # ---- doing and undoing
 
 
-@dataclass(eq=False)
-class _Way:
-    """What has to be undone, kept apart from Nat so that a Nat can be collected."""
+class _Link:
+    """The device as a link, and what has to be undone; knows no Nat, so that a Nat is collected."""
 
-    tun: Tun
-    index: int = 0  # of the device
-    owner: socket.socket | None = None  # the table ends with it
-
-    def __post_init__(self) -> None:
-        _ways.add(self)
-
-    @property
-    def table(self) -> str:
+    def __init__(self, tun: Tun) -> None:
+        self.tun = tun
+        self.receive, self.send = tun.receive, tun.send
+        self.deadline, self.fileno = tun.deadline, tun.fileno
+        self.index = 0  # of the device
         # Not the device's name alone: others may make a device of this name while we end.
-        return f"{self.tun.name}-{os.getpid()}"
+        self.table = f"{tun.name}-{os.getpid()}"
+        self.owner: socket.socket | None = None  # the table ends with it
+        _links.add(self)
+
+    def close(self) -> None:
+        _undo(self)
 
     def let_go(self) -> None:
         self.tun.close()
@@ -187,7 +185,7 @@ class _Way:
             self.owner.close()
 
 
-_ways: set[_Way] = set()
+_links: set[_Link] = set()
 _mutex = threading.RLock()
 _inside: list[int] = []  # the descriptor of /run/nbtcp, while it is locked
 
@@ -214,23 +212,23 @@ def _alone() -> Iterator[None]:
             os.close(_inside.pop())
 
 
-def _undo(way: _Way) -> None:
-    if way not in _ways:  # done already, or this is a forked child
+def _undo(link: _Link) -> None:
+    if link not in _links:  # done already, or this is a forked child
         return
     with _alone():
         with contextlib.suppress(OSError):  # a thread that reads from the device keeps it alive
-            _routing("del", "link", index=way.index)
-        way.let_go()
+            _routing("del", "link", index=link.index)
+        link.let_go()
         _clean()
-        _ways.discard(way)
-    if not _ways:
+        _links.discard(link)
+    if not _links:
         _swap_handlers(_on_signal, signal.SIG_DFL)
 
 
 @atexit.register
 def _undo_all() -> None:
-    for way in list(_ways):
-        _undo(way)
+    for link in list(_links):
+        _undo(link)
 
 
 def _clean() -> list[str]:
@@ -277,8 +275,8 @@ def _after_fork() -> None:
     _mutex = threading.RLock()
     while _inside:
         os.close(_inside.pop())
-    while _ways:
-        _ways.pop().let_go()
+    while _links:
+        _links.pop().let_go()
 
 
 os.register_at_fork(after_in_child=_after_fork)
