@@ -34,7 +34,7 @@ _SPEC = re.compile(
     r"((?P<flags>[FSRPUEC.]+|-) )?(?P<start>-?\d+):(?P<end>-?\d+)(\((?P<length>\d+)\))?"
     r"( ack (?P<ack>-?\d+))?( win (?P<win>\d+))?( <(?P<options>.*)>)?( why (?P<why>[a-z-]+))?"
 )
-_STREAM = bytes(range(251)) * 300
+_LAP = bytes(range(251))  # a prime: no segment size repeats it
 _made: list["Peer"] = []  # by the test that is running
 
 
@@ -58,7 +58,7 @@ def twice(request: pytest.FixtureRequest) -> None:
 
 def content(start: int, end: int) -> bytes:
     """The octets at positions start..end of every stream in these tests."""
-    return _STREAM[start % 251 : start % 251 + end - start]
+    return (_LAP * ((end - start) // 251 + 2))[start % 251 :][: end - start]
 
 
 class _Log(EventLog):
@@ -116,8 +116,8 @@ class Peer:
 
     def app_writes(self, octets: int) -> int:
         """Write so many octets; returns how many were taken."""
-        data = content(0, 251) * (octets // 251 + 2)
-        taken: int = self.conn.send(data[self._written % 251 :][:octets], self.now)
+        data = content(self._written, self._written + octets)
+        taken: int = self.conn.send(data, self.now)
         self._written += taken
         self._called(f"writes {taken}")
         return taken
@@ -125,7 +125,7 @@ class Peer:
     def app_reads(self, most: int = 1 << 30) -> int:
         data = self.conn.recv(most, self.now)
         start, self._read = self._read, self._read + len(data)
-        assert data == (content(0, 251) * (len(data) // 251 + 2))[start % 251 :][: len(data)]
+        assert data == content(start, self._read), "these are other octets"
         self._called(f"reads {len(data)}")
         return len(data)
 
@@ -142,9 +142,8 @@ class Peer:
         self._called("aborts")
 
     @property
-    def state(self) -> State:
-        state: State = self.conn.state
-        return state
+    def state(self) -> Any:
+        return self.conn.state
 
     # --- what the peer does ---
 
@@ -179,7 +178,8 @@ class Peer:
 
     def acks(self, ack: int, *, win: int | None = None) -> str:
         """A pure acknowledgment."""
-        return self.sends(f". {self.nxt}:{self.nxt} ack {ack} win {self.win if win is None else win}")
+        window = self.win if win is None else win
+        return self.sends(f". {self.nxt}:{self.nxt} ack {ack} win {window}")
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -291,23 +291,19 @@ def established(
     peer = Peer(initial_window=cwnd, **settings)
     peer.win, peer.tsval = win, tsval
     options = f"mss {mss}" + (f",wscale {wscale}" if wscale is not None else "")
+    peer.listens() if passive else peer.connects()
+    if not passive:
+        peer.expect("S 0:0")
+        peer.wait(rtt)
+    if tsval is not None:
+        options += f",TS val {tsval + peer.now // 1_000_000} ecr {peer._echo}"
+    peer.sends(f"S 0:0 <{options}>" if passive else f"S. 0:0 ack 1 <{options}>")
+    peer.expect("S. 0:0 ack 1" if passive else ". 1:1 ack 1")
     if passive:
-        peer.listens()
-        stamps = f",TS val {tsval} ecr 0" if tsval is not None else ""
-        peer.sends(f"S 0:0 <{options}{stamps}>")
-        peer.expect("S. 0:0 ack 1")
         peer.wait(rtt)
         peer.acks(1)
         assert peer.listener.accept() is peer.conn
-        peer.expect()
-    else:
-        peer.connects()
-        peer.expect("S 0:0")
-        peer.wait(rtt)
-        if tsval is not None:
-            options += f",TS val {tsval + peer.now // 1_000_000} ecr {peer._echo}"
-        peer.sends(f"S. 0:0 ack 1 <{options}>")
-        peer.expect(". 1:1 ack 1")
+    peer.expect()
     assert peer.state is State.ESTABLISHED
     return peer
 

@@ -176,8 +176,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
     name = ("-subj", "/CN=www.example", "-addext", "subjectAltName=DNS:www.example")
     leaf = ("-addext", "basicConstraints=CA:FALSE", "-CA", "ca.pem", "-CAkey", "ca.key")
+    signs = ("-subj", "/CN=An authority", "-addext", "keyUsage=critical,keyCertSign")
     for command in (
-        (*new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=An authority"),
+        (*new, "-keyout", "ca.key", "-out", "ca.pem", *signs),
         (*new, "-keyout", "key.pem", "-out", "www.pem", *name, *leaf),
     ):
         subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)

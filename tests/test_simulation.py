@@ -142,7 +142,8 @@ def test_same_log_in_another_process_with_other_hashes() -> None:
     )
     digests = set()
     for seed in ("0", "1", "4711"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
+        path = os.pathsep.join(sys.path)
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path}
         command = [sys.executable, "-c", program]
         run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         digests.add(run.stdout)
@@ -236,6 +237,11 @@ class Network:
         due = [at for stack in self.stacks if (at := stack.deadline()) is not None]
         return min([*due, *(packet[0] for packet in self._moving[:1])], default=None)
 
+    def run(self, until: int) -> None:
+        """Let time pass."""
+        while self.step(until):
+            pass
+
     def step(self, until: int) -> bool:
         """Let happen what is next, if that is before `until`."""
         self.flush()
@@ -264,12 +270,14 @@ class End:
         self.sent = 0
         self.received = bytearray()
 
-    def send(self, length: int, now: int) -> None:
-        if self.conn.queue.fin is None:
-            self.sent += self.conn.send(octets(self.start + self.sent, length), now)
-
-    def recv(self, length: int, now: int) -> None:
-        self.received += self.conn.recv(length, now)
+    def does(self, what: str, size: int, now: int) -> None:
+        match what:
+            case "send" if self.conn.queue.fin is None:
+                self.sent += self.conn.send(octets(self.start + self.sent, size), now)
+            case "recv":
+                self.received += self.conn.recv(size, now)
+            case "shutdown":
+                self.conn.shutdown(now)
 
 
 STEPS = st.lists(
@@ -305,24 +313,18 @@ def run_schedule(
         assert network.step(1000 * SECOND), "the handshake never ended"
         ends += [End(conn, 1 << 20) for conn in [listener.accept()] if conn is not None]
     for what, who, size in steps:
-        end = ends[who]
-        match what:
-            case "send":
-                end.send(size, network.now)
-            case "recv":
-                end.recv(size, network.now)
-            case "shutdown":
-                end.conn.shutdown(network.now)
-            case "wait":
-                until = network.now + size * 1_000_000
-                while network.step(until):
-                    pass
+        if what == "wait":
+            network.run(network.now + size * 1_000_000)
+        else:
+            ends[who].does(what, size, network.now)
     for end in ends:
-        end.conn.shutdown(network.now)
+        end.does("shutdown", 0, network.now)
     limit = network.now + 20_000 * SECOND
-    while network.step(limit):
+    going = True
+    while going:
+        going = network.step(limit)
         for end in ends:
-            end.recv(1 << 20, network.now)
+            end.does("recv", 1 << 20, network.now)
     for end, other in zip(ends, reversed(ends), strict=True):
         assert end.conn.error is None
         assert end.conn.eof

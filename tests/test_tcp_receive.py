@@ -1,6 +1,7 @@
 """The receiving side: reassembly, acknowledgments and the window (RFC 9293 3.8.6, RFC 5681 4.2)."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -38,7 +39,7 @@ def test_reassembly_is_the_stream_whatever_the_order_and_overlap(data: st.DataOb
             at for at in have if at >= nxt
         }
         assert sorted(ranges) == ranges
-        assert all(a[1] <= b[0] for a, b in zip(ranges, ranges[1:], strict=False))
+        assert all(a[1] <= b[0] for a, b in pairwise(ranges))
         assert reassembly.has_holes == bool(ranges)
         if data.draw(st.booleans()):
             most = data.draw(st.integers(0, 100))
@@ -291,7 +292,7 @@ def test_small_segments_and_small_reads_keep_the_edge_in_place() -> None:
         peer.sends(f"{start}:{start + 10}")
         peer.app_reads()
         edges += [int(sent.split()[3]) + int(sent.split()[5]) for sent in peer.sent()]
-    steps = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(edges)]
     assert all(step == 0 or step >= 1000 for step in steps)
 
 
@@ -303,6 +304,18 @@ def test_reading_what_was_waiting_tells_the_peer() -> None:
     peer.sent()
     peer.app_reads()
     peer.expect(". 1:1 ack 8001 win 10000 why window-update")
+
+
+def test_without_scaling_a_large_buffer_gives_no_more_window_updates() -> None:
+    """RFC 9293 3.8.6.2.2, SHLD-18: the field ends at 65535, and reading does not move it."""
+    peer = established(passive=True, receive_buffer=1 << 20)
+    for start in range(1, 40_001, 2000):
+        peer.sends(f"{start}:{start + 1000}")
+        peer.app_reads()
+        peer.expect()
+        peer.sends(f"{start + 1000}:{start + 2000}")
+        peer.app_reads()
+        peer.expect(f". 1:1 ack {start + 2000} win 65535 why ack")
 
 
 def test_reading_after_the_fin_tells_nobody() -> None:

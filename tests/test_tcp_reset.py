@@ -1,4 +1,4 @@
-"""RST and SYN where none is expected: RFC 9293 3.5.3, 3.10.7.1, 3.10.7.4 steps 2 and 4; RFC 5961."""
+"""RST and SYN where none is expected: RFC 9293 3.5.3, 3.10.7.1, 3.10.7.4; RFC 5961."""
 
 from collections.abc import Callable
 

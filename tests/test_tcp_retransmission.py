@@ -9,9 +9,9 @@ from nbtcp.tcp.rtt import RoundTripTime
 MILLISECOND = 1_000_000
 
 
-def sending(segments: int, *, cwnd: int | None = None, writes: int = 1 << 20, **options: int) -> Peer:
+def sending(segments: int, *, writes: int = 1 << 20, **options: int) -> Peer:
     """`segments` of 1000 octets are in flight, and the application has written `writes` octets."""
-    peer = established(mss=1000, cwnd=cwnd or segments * 1000, **options)
+    peer = established(mss=1000, cwnd=segments * 1000, **options)
     peer.app_writes(writes)
     peer.expect(*flight(1, segments))
     return peer

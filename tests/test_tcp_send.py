@@ -1,6 +1,5 @@
 """The sending side: Nagle, silly windows, cwnd, zero windows (RFC 9293 3.7.4, 3.8.6; RFC 5681)."""
 
-import pytest
 from peer import SECOND, Peer, established, twice  # noqa: F401
 
 from nbtcp import State

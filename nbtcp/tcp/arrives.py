@@ -180,6 +180,8 @@ def _repeated_syn(conn: "Connection", seg: Segment) -> bool:
     acknowledgment counts. Without, our SYN,ACK was lost: it is sent again.
     """
     if seg.flags & ACK:
+        if conn.queue.lost_octets:  # our own SYN,ACK has not left yet, and will not any more
+            conn.owe_ack(Why.ACK)
         return True
     seg.why = Why.DUPLICATE
     if conn.queue.spans:

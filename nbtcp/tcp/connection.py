@@ -27,6 +27,7 @@ from .timers import Timer, Timers
 CHALLENGE_ACKS = 10  # in CHALLENGE_PERIOD (RFC 5961 7)
 CHALLENGE_PERIOD = 5 * SECOND
 _SENDABLE = frozenset({State.SYN_SENT, State.SYN_RECEIVED, State.ESTABLISHED, State.CLOSE_WAIT})
+_RESETTABLE = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2, State.CLOSE_WAIT})
 _SYNCHRONIZED = frozenset(tuple(State)[State.ESTABLISHED :])
 
 
@@ -208,7 +209,7 @@ class Connection:
         learns of the loss (RFC 9293 SHLD-3).
         """
         self.closed_by_application = True
-        if self.reassembly.size and self.synchronized:
+        if self.reassembly.size and self.state in _RESETTABLE:
             self.abort(now)
             return
         self.shutdown(now)
@@ -221,16 +222,8 @@ class Connection:
         self.note(Event.CALL, now, new="abort")
         if self.state is State.CLOSED:
             return
-        if self.state in (
-            State.LISTEN,
-            State.SYN_SENT,
-            State.CLOSING,
-            State.LAST_ACK,
-            State.TIME_WAIT,
-        ):
-            reset = None
-        else:
-            reset = self.tcb.snd.nxt
+        told = self.state in _RESETTABLE or self.state is State.SYN_RECEIVED
+        reset = self.tcb.snd.nxt if told else None
         reason = (
             "closed with unread data"
             if self.closed_by_application

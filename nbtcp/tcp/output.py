@@ -61,7 +61,8 @@ def window_update_due(conn: "Connection") -> bool:
     rcv, capacity = conn.tcb.rcv, conn.reassembly.capacity
     if conn.state not in (State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2):
         return False
-    gain = rcv.nxt + capacity - conn.reassembly.size - rcv.promise
+    free = min(capacity - conn.reassembly.size, MAX_RAW_WINDOW << rcv.shift)
+    gain = rcv.nxt + free - rcv.promise
     if gain < _least_gain(conn):
         return False
     return gain >= capacity // 4 or rcv.wnd <= capacity // 8

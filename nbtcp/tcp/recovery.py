@@ -68,7 +68,8 @@ class NewReno:
         elif self.phase is Phase.FAST_RECOVERY:
             # A partial acknowledgment: the next hole is lost too. Of the octets acknowledged one
             # SMSS is the retransmission, the rest are those which duplicate ACKs had reported.
-            self._departed = max(0, self._departed - octets + snd.mss)
+            repaired = snd.mss if octets >= snd.mss else 0
+            self._departed = max(0, self._departed - octets + repaired)
             queue.mark_lost(queue.spans[0], Why.PARTIAL_ACK, urgently=True)
 
     def duplicate(self, snd: SendVariables, queue: SendQueue) -> int | None:

@@ -12,11 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import NbtcpError
-from .log import FIELDS, ConnectionRecord, EventLog, plain
+from .log import FIELDS, LAYOUTS, ConnectionRecord, EventLog, plain
 
 VERSION = 1  # of the packed rows: another when FIELDS change
 _KEY = b"nbtcp"
@@ -34,9 +35,12 @@ def save(log: EventLog, path: Path) -> Path:
     table = pa.Table.from_pandas(segments.drop(columns="sack"), preserve_index=False)
     blocks = pa.array([[list(block) for block in row] for row in segments["sack"]], _SACK)
     table = table.add_column(segments.columns.get_loc("sack"), "sack", blocks)
-    metadata = {**(table.schema.metadata or {}), _KEY: _pack(log)}
-    with path.open("wb") as file:
-        pq.write_table(table.replace_schema_metadata(metadata), file, compression="zstd")
+    with (
+        path.open("wb") as file,
+        pq.ParquetWriter(file, table.schema, compression="zstd") as writer,
+    ):
+        writer.write_table(table)
+        writer.add_key_value_metadata({_KEY: _pack(log)})
     return path
 
 
@@ -44,7 +48,7 @@ def load(path: Path) -> EventLog:
     """Read a log; OSError when the file cannot be read, LogFileError when it is something else."""
     content = path.read_bytes()
     try:
-        head = (pq.read_schema(io.BytesIO(content)).metadata or {}).get(_KEY)
+        head = (pq.read_metadata(io.BytesIO(content)).metadata or {}).get(_KEY)
     except (pa.ArrowException, OSError, ValueError) as problem:
         reason = str(problem).splitlines()[0] if content else "it is empty"
         raise LogFileError(f"{path} is no log saved by nbtcp, a Parquet file: {reason}") from None
@@ -58,23 +62,24 @@ def load(path: Path) -> EventLog:
 
 def _pack(log: EventLog) -> bytes:
     packed = {
-        "version": VERSION,
         "meta": log.meta,
         "hosts": log.hosts,
         "names": log.names,
         "records": [{**asdict(record), "flow": record.flow.hex()} for record in log.records],
         "sack": list(log.sack.items()),
-        "rows": {
-            name: base64.b64encode(zlib.compress(rows)).decode() for name, rows in log.rows.items()
-        },
+        "rows": {name: _squeeze(name, rows) for name, rows in log.rows.items()},
     }
-    return json.dumps(packed, default=plain).encode()
+    text = json.dumps(packed, default=plain)
+    return json.dumps({"version": VERSION, "crc": zlib.crc32(text.encode()), "log": text}).encode()
 
 
 def _unpack(head: bytes) -> EventLog:
-    packed: dict[str, Any] = json.loads(head)
-    if packed["version"] != VERSION:
-        raise ValueError(f"it is of version {packed['version']}, and this nbtcp reads {VERSION}")
+    envelope: dict[str, Any] = json.loads(head)
+    if envelope["version"] != VERSION:
+        raise ValueError(f"it is of version {envelope['version']}, and this nbtcp reads {VERSION}")
+    if envelope["crc"] != zlib.crc32(envelope["log"].encode()):
+        raise ValueError("its checksum is wrong")
+    packed: dict[str, Any] = json.loads(envelope["log"])
     log = EventLog(**packed["meta"])
     log.hosts += packed["hosts"]
     for record in packed["records"]:
@@ -83,6 +88,17 @@ def _unpack(head: bytes) -> EventLog:
     for row, blocks in packed["sack"]:
         log.sack[row] = tuple(map(tuple, blocks))
     for name in FIELDS:
-        log.rows[name] += zlib.decompress(base64.b64decode(packed["rows"][name]))
+        log.rows[name] += _expand(name, packed["rows"][name])
     log.restore_names(packed["names"])
     return log
+
+
+def _squeeze(name: str, rows: bytearray) -> str:
+    """Packed rows, compressed with the first octets of all rows together, then the second ones."""
+    table = np.frombuffer(bytes(rows), np.uint8).reshape(-1, LAYOUTS[name].size)
+    return base64.b64encode(zlib.compress(table.T.tobytes())).decode()
+
+
+def _expand(name: str, text: str) -> bytes:
+    octets = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
+    return octets.reshape(LAYOUTS[name].size, -1).T.tobytes()

@@ -6,9 +6,8 @@ wire/segment.py. scapy is imported when they are first called, and nowhere else 
 
 from typing import TYPE_CHECKING, Any
 
-from ..why import Why
-from .ip import WireError
-from .segment import SYN, Segment, pack_flow
+from . import ip
+from .segment import MAX_HEADER_LENGTH, SYN, Segment, pack_flow
 from .segment import parse as check
 
 if TYPE_CHECKING:
@@ -19,22 +18,28 @@ def parse(packet: bytes) -> Segment:
     """The segment in an IPv4 packet, its fields read by scapy. Raises WireError and nothing else.
 
     scapy takes anything: whether a packet may be used at all, checksums and lengths, is decided in
-    one place for both codecs. What scapy then cannot read is malformed, too.
+    one place for both codecs. A segment that scapy's dissectors fail on is taken as read there.
     """
     from scapy.layers.inet import IP, TCP
 
-    check(packet)
+    checked = check(packet)
     try:
         header = IP(packet)
         tcp = header[TCP]
         return _from_scapy(header, tcp, packet[(header.ihl + tcp.dataofs) * 4 : header.len])
-    except Exception as problem:  # scapy's dissectors raise whatever their fields do
-        raise WireError(Why.MALFORMED, f"scapy: {problem}") from None
+    except Exception:  # they raise whatever their fields do
+        return checked
 
 
 def build(segment: Segment) -> bytes:
-    """The IPv4 packet that carries `segment`, checksums made by scapy."""
-    return bytes(to_scapy(segment))
+    """The IPv4 packet that carries `segment`, checksums made by scapy.
+
+    Raises ValueError when data or options do not fit, as the other codec does.
+    """
+    packet = bytes(to_scapy(segment))
+    if len(packet) > ip.HEADER_LENGTH + MAX_HEADER_LENGTH + len(segment.data):
+        raise ValueError("the options do not fit into a TCP header")
+    return packet
 
 
 def to_scapy(segment: Segment) -> "Packet":

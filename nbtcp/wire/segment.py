@@ -21,7 +21,7 @@ FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
 FLAG_LETTERS = "FSRPAUEC"  # as scapy writes them, lowest bit first
 
 HEADER_LENGTH = 20  # octets of TCP header without options
-MAX_DATA_OFFSET = 60  # octets of TCP header with all options it can hold
+MAX_HEADER_LENGTH = 60  # octets of TCP header with all options it can hold
 _LENGTH = ip.HEADER_LENGTH + HEADER_LENGTH  # both headers, without options
 MAX_WSCALE = 14  # RFC 7323 2.3
 
