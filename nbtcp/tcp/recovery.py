@@ -58,7 +58,8 @@ class NewReno:
         self._departed = 0  # octets that duplicate ACKs say have arrived out of order
 
     def in_flight(self, snd: SendVariables, queue: SendQueue) -> int:
-        return max(0, snd.nxt - snd.una - queue.lost_octets - self._departed)
+        octets = snd.nxt - snd.una - queue.lost_octets - self._departed
+        return octets if octets > 0 else 0
 
     def acked(self, octets: int, snd: SendVariables, queue: SendQueue) -> None:
         self._duplicates = 0

@@ -54,14 +54,20 @@ class ReceiveVariables:
     @property
     def wnd(self) -> int:
         """RCV.WND: octets from nxt that the peer may send."""
-        return max(0, self.edge - self.nxt)
+        window = self.edge - self.nxt
+        return window if window > 0 else 0
 
     def offer(self, promise: int) -> int:
         """Promise at least up to `promise`; returns the window field that says so."""
-        self.promise = max(self.promise, promise)
-        field = (max(0, self.promise - self.nxt) + (1 << self.shift) - 1) >> self.shift
-        field = min(field, MAX_RAW_WINDOW)
-        self.edge = max(self.edge, self.nxt + (field << self.shift))
+        if promise > self.promise:
+            self.promise = promise
+        left = self.promise - self.nxt
+        field = (left + (1 << self.shift) - 1) >> self.shift if left > 0 else 0
+        if field > MAX_RAW_WINDOW:
+            field = MAX_RAW_WINDOW
+        edge = self.nxt + (field << self.shift)
+        if edge > self.edge:
+            self.edge = edge
         return field
 
 
