@@ -94,13 +94,12 @@ class Peer:
         self.nxt, self.acked, self.win = 0, 0, 65535  # what `sends` puts when it is not told
         self.tsval: int | None = None  # our timestamp at time 0; None: we send none
         self.flow = pack_flow((PEER, 40000), (US, PORT))  # of our segments
-        self._echo = 0  # the stack's last timestamp
+        self.echo = 0  # the stack's last timestamp
         self._scaling, self._shift = False, 0  # of the stack's windows
-        self._edge = 0  # the furthest right edge that the stack has offered
+        self.edge = 0  # the furthest right edge that the stack has offered
         self._written = self._read = 1  # positions the application has come to
         self._out: list[str] = []  # sent by the stack, not yet expected
-        self._taken = 0
-        self._in_batch = False
+        self._taken, self._in_batch = 0, False
         self._transcript: list[str] = []
         _made.append(self)
 
@@ -149,8 +148,7 @@ class Peer:
 
     def sends(self, spec: str, flow: bytes | None = None) -> str:
         """Send one segment; the log's reason, what was done with it, comes back."""
-        at = _SPEC.fullmatch(spec)
-        assert at, f"not understood: {spec}"
+        at = _parts(spec)
         flags = sum(_FLAGS.get(letter, 0) for letter in at["flags"] or ".")
         start, end = int(at["start"]), int(at["end"])
         first = start + (flags & SYN != 0)
@@ -167,7 +165,7 @@ class Peer:
             _set_options(seg, at["options"])
             self._scaling = self._scaling or seg.wscale is not None
         elif self.tsval is not None:
-            seg.tsval, seg.tsecr = (self.tsval + self.now // 1_000_000) % MODULUS, self._echo
+            seg.tsval, seg.tsecr = (self.tsval + self.now // 1_000_000) % MODULUS, self.echo
         self._note("<", describe(seg, start, ack))
         self.stack.receive(build(seg), self.now)
         if self.conn is None and self.stack.connections:
@@ -253,13 +251,13 @@ class Peer:
             self._fail("these are other octets")
         if (segment.mss is not None) != (segment.flags & SYN != 0):
             self._fail("MUST-65, SHLD-5: the MSS option belongs in every SYN and nowhere else")
-        self._echo = segment.tsval or self._echo
+        self.echo = segment.tsval or self.echo
         if segment.flags & (ACK | RST) == ACK:
             shift = self._shift if self._scaling and not segment.flags & SYN else 0
             edge = ack + (segment.raw_window << shift)
-            if edge <= self._edge - (1 << shift):  # less than a unit is rounding: RFC 7323 2.4
-                self._fail(f"SHLD-14: the right edge went back from {self._edge} to {edge}")
-            self._edge = max(self._edge, edge)
+            if edge <= self.edge - (1 << shift):  # less than a unit is rounding: RFC 7323 2.4
+                self._fail(f"SHLD-14: the right edge went back from {self.edge} to {edge}")
+            self.edge = max(self.edge, edge)
 
     def _fail(self, problem: str) -> None:
         pytest.fail("\n    ".join([f"{problem}\nall that happened", *self._transcript]))
@@ -270,8 +268,8 @@ class Peer:
             self.flush()
 
     def _note(self, *words: str) -> None:
-        number, seconds = len(self._transcript) + 1, self.now / SECOND
-        self._transcript.append(f"{number:3} {seconds:.9f} {' '.join(words)}")
+        number = len(self._transcript) + 1
+        self._transcript.append(f"{number:3} {self.now / SECOND:.9f} {' '.join(words)}")
 
 
 def established(
@@ -292,18 +290,15 @@ def established(
     peer.win, peer.tsval = win, tsval
     options = f"mss {mss}" + (f",wscale {wscale}" if wscale is not None else "")
     peer.listens() if passive else peer.connects()
-    if not passive:
-        peer.expect("S 0:0")
-        peer.wait(rtt)
+    peer.wait(0 if passive else rtt)
     if tsval is not None:
-        options += f",TS val {tsval + peer.now // 1_000_000} ecr {peer._echo}"
+        options += f",TS val {tsval + peer.now // 1_000_000} ecr {peer.echo}"
     peer.sends(f"S 0:0 <{options}>" if passive else f"S. 0:0 ack 1 <{options}>")
-    peer.expect("S. 0:0 ack 1" if passive else ". 1:1 ack 1")
     if passive:
         peer.wait(rtt)
         peer.acks(1)
         assert peer.listener.accept() is peer.conn
-    peer.expect()
+    peer.expect(*(["S. 0:0 ack 1"] if passive else ["S 0:0", ". 1:1 ack 1"]))
     assert peer.state is State.ESTABLISHED
     return peer
 
@@ -322,10 +317,15 @@ def describe(segment: Segment, seq: int, ack: int) -> str:
 
 
 def _matches(spec: str, sent: str) -> bool:
-    want, got = _SPEC.fullmatch(spec), _SPEC.fullmatch(sent)
-    assert want, f"not understood: {spec}"
-    assert got
-    return all(got[name] == value for name, value in want.groupdict().items() if value is not None)
+    want, got = _parts(spec), _parts(sent)
+    return all(got[name] == value for name, value in want.items() if value is not None)
+
+
+def _parts(spec: str) -> dict[str, Any]:
+    """The named parts of a segment's notation, None where there is nothing."""
+    found = _SPEC.fullmatch(spec)
+    assert found, f"not understood: {spec}"
+    return found.groupdict()
 
 
 def _set_options(segment: Segment, text: str) -> None:

@@ -21,7 +21,7 @@ from scapy.layers.inet import IP, TCP
 
 from nbtcp import Config, EventLog, NbtcpError, Path, Simulation, Stack
 from nbtcp.trace.capture import LogFileError
-from nbtcp.trace.log import EVENT_FIELDS, LAYOUTS
+from nbtcp.trace.log import FIELDS, LAYOUTS
 from nbtcp.why import Event, Why
 from nbtcp.wire.segment import ACK, Segment, build, format_flags, pack_flow
 
@@ -805,7 +805,7 @@ def test_rtt_samples_are_events_too(log: EventLog) -> None:
 def test_events_of_one_moment_stay_in_the_order_in_which_they_were_recorded(log: EventLog) -> None:
     table = log.events
     table = table[table["event"] != "rtt-sample"]
-    names = [field for field, _ in EVENT_FIELDS]
+    names = [field for field, _ in FIELDS["events"]]
     rows = LAYOUTS["events"].iter_unpack(log.rows["events"])
     recorded = [dict(zip(names, row, strict=True)) for row in rows]
     assert table["new"].tolist() == [log.names[row["new"]] for row in recorded]

@@ -323,7 +323,8 @@ def segments(draw: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-@settings(steady, max_examples=300)
+@pytest.mark.slow
+@settings(steady, max_examples=200)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_survived(packet: bytes) -> None:
     stack = Stack(US, seed=1, observer=EventLog())
@@ -333,7 +334,8 @@ def test_any_bytes_are_survived(packet: bytes) -> None:
     stack.transmit(0)
 
 
-@settings(steady, max_examples=300)
+@pytest.mark.slow
+@settings(steady, max_examples=200)
 @given(st.data())
 def test_any_change_to_a_valid_packet_is_survived(data: st.DataObject) -> None:
     """And where the checksum is wrong nothing happens (RFC 9293 MUST-3)."""
@@ -380,6 +382,7 @@ def situation(name: str) -> Peer:
     return peer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SITUATIONS)
 @settings(steady, max_examples=40)
 @given(script=st.lists(segments(), min_size=1, max_size=12), batch=st.integers(1, 3))

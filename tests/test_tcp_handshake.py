@@ -1,7 +1,7 @@
 """Opening: RFC 9293 3.5, 3.10.7.1 to .3, the options of the SYN, and its retransmission."""
 
 import pytest
-from peer import US, Peer, content, established, twice  # noqa: F401
+from peer import SECOND, US, Peer, content, established, twice  # noqa: F401
 
 from nbtcp import State
 from nbtcp.tcp.connection import Connection
@@ -507,6 +507,32 @@ def test_syn_received_lost_syn_ack_costs_the_initial_window() -> None:
     peer.wait(1)
     peer.acks(1)
     assert peer.conn.cc.cwnd == 1000
+
+
+@pytest.mark.parametrize("timed_out", [False, True])
+def test_syn_received_syn_ack_lost_by_the_peers_account_costs_the_initial_window(
+    timed_out: bool,
+) -> None:
+    """RFC 5681 3.1, RFC 6298 5.7: its SYN comes again, after our own timer or before."""
+    peer = Peer()
+    peer.listens()
+    peer.sends("S 0:0(0) <mss 1000>")
+    peer.wait(1 if timed_out else 0.9)
+    peer.sends("S 0:0(0) <mss 1000>")
+    peer.acks(1)
+    assert peer.conn.cc.cwnd == 1000
+    assert not timed_out or peer.conn.rtt.rto == 3 * SECOND
+
+
+def test_simultaneous_open_after_a_lost_syn_costs_the_initial_window() -> None:
+    """RFC 5681 3.1; a SYN that goes out again as SYN,ACK is no loss by itself."""
+    for lost in (False, True):
+        peer = Peer()
+        peer.connects()
+        peer.wait(1 if lost else 0.5)
+        peer.sends("S 0:0(0) <mss 1000>")
+        peer.acks(1)
+        assert peer.conn.cc.cwnd == (1000 if lost else 10_000)
 
 
 @pytest.mark.parametrize("passive", [False, True])

@@ -17,7 +17,8 @@ steady = settings(deadline=None, derandomize=True, database=None)
 # --- reassembly ---
 
 
-@steady
+@pytest.mark.slow
+@settings(steady, max_examples=60)
 @given(st.data())
 def test_reassembly_is_the_stream_whatever_the_order_and_overlap(data: st.DataObject) -> None:
     """Against a model that keeps single octets; no octet is held twice."""
@@ -58,6 +59,7 @@ def test_reassembly_first_octet_wins_where_segments_disagree() -> None:
     assert reassembly.read(100) == b"ccbbAAAbb"
 
 
+@pytest.mark.slow
 @settings(steady, max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 700)), max_size=25))
 def test_segments_in_any_order_deliver_the_stream(cuts: list[tuple[int, int]]) -> None:
@@ -376,7 +378,7 @@ def test_right_edge_never_moves_left(wscale: int | None, buffer: int, seed: int)
     rcv = peer.conn.tcb.rcv
     for _ in range(300):
         if rng.random() < 0.6:
-            room = peer._edge - rcv.nxt  # all that was ever offered, and no more
+            room = peer.edge - rcv.nxt  # all that was ever offered, and no more
             ahead = rng.choice([0, 0, 0, rng.randint(0, room)])
             length = min(room - ahead, rng.choice([1, 7, 536, 1460, rng.randint(1, 1460)]))
             peer.sends(f"{rcv.nxt + ahead}:{rcv.nxt + ahead + length}")
@@ -390,7 +392,7 @@ def test_what_was_offered_is_taken() -> None:
     """RFC 7323 2.4: the receiver MUST honour what was in window for any ACK it sent."""
     peer = established(receive_buffer=1 << 18, wscale=0, delayed_ack=0)
     rcv = peer.conn.tcb.rcv
-    while (room := peer._edge - rcv.nxt) > 0:
+    while (room := peer.edge - rcv.nxt) > 0:
         before = rcv.nxt
         length = min(room, 1001)
         peer.sends(f"{before}:{before + length}")

@@ -125,7 +125,7 @@ def test_timestamp_of_the_first_transmission_makes_no_sample_of_the_last() -> No
     """RFC 6298 3: the ACK of the first one came after the timeout."""
     peer = established(mss=1000, tsval=1, rtt=0.1)
     peer.app_writes(988)
-    first = peer._echo
+    first = peer.echo
     peer.wait(0.3)
     peer.wait(0.01)
     peer.sends(f". 1:1 ack 989 <TS val 500 ecr {first}>")

@@ -65,17 +65,17 @@ class Nat:
     """
 
     def __init__(self) -> None:
-        self.link = _Link(Tun.open(f"{PREFIX}%d"))
-        self._end = weakref.finalize(self, self.link.close)
-        self._end.atexit = False  # as `_undo_all` runs then
-        try:
-            with _alone():
+        with _alone():  # the device is what tells others that we are here
+            self.link = _Link(Tun.open(f"{PREFIX}%d"))
+            self._end = weakref.finalize(self, self.link.close)
+            self._end.atexit = False  # as `_undo_all` runs then
+            try:
                 _swap_handlers(signal.SIG_DFL, _on_signal)
                 _clean()
                 self._open()
-        except BaseException:
-            self.close()
-            raise
+            except BaseException:
+                self.close()
+                raise
 
     def close(self) -> None:
         """Undo everything, device included. A second call does nothing."""
@@ -201,7 +201,7 @@ def _alone() -> Iterator[None]:
         if _inside:
             yield
             return
-        with _said(f"{FOLDER} cannot be used ({{}}): run as root"):
+        with _said(f"{FOLDER} cannot be used ({{}}): a way into the internet needs root"):
             FOLDER.mkdir(exist_ok=True)
             _inside.append(os.open(FOLDER, os.O_RDONLY | os.O_CLOEXEC))
         try:

@@ -2,7 +2,6 @@
 kind.
 """
 
-from types import TracebackType
 from typing import Any, Self
 
 from ..config import Config
@@ -119,10 +118,5 @@ class Host:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *problem: object) -> None:
         self.close()

@@ -4,7 +4,6 @@ import errno
 import os
 import socket as stdlib
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Self
 
 from ..config import Config
@@ -189,12 +188,7 @@ class Socket:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *problem: object) -> None:
         self.close()
 
     # --- about ---

@@ -184,6 +184,7 @@ def _repeated_syn(conn: "Connection", seg: Segment) -> bool:
             conn.owe_ack(Why.ACK)
         return True
     seg.why = Why.DUPLICATE
+    conn.syn_lost = True
     if conn.queue.spans:
         conn.queue.mark_lost(conn.queue.spans[0], Why.DUPLICATE_SYN, urgently=True)
     return False
@@ -305,7 +306,7 @@ def _new_ack(conn: "Connection", seg: Segment, now: int) -> None:
     lost = min(lost, queue.lost_octets)
     conn.recovery.acked(octets, snd, queue)
     if old == 0:  # our SYN; one that was lost costs the initial window (RFC 5681 3.1)
-        if done[0].why is Why.TIMEOUT:
+        if conn.syn_lost:
             conn.use_mss(snd.mss, snd.mss)
             conn.rtt.fall_back()
     elif before is not Phase.FAST_RECOVERY:

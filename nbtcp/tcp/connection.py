@@ -59,35 +59,20 @@ class Connection:
     """
 
     __slots__ = (
-        "_ack_delay",
-        "_challenges",
-        "_persists",
-        "_ready",
-        "ack_due",
-        "challenge_from",
-        "cc",
-        "closed_by_application",
-        "duplicate_acks",
-        "config",
-        "error",
-        "flow",
-        "force",
-        "heard_at",
-        "held",
-        "listener",
-        "log_entry",
-        "observer",
-        "passive",
-        "queue",
-        "reassembly",
-        "recovery",
-        "reset_due",
-        "restart_window",
-        "rtt",
-        "state",
-        "tcb",
-        "timers",
-        "wake_at",
+        *("_ack_delay", "_challenges", "_persists", "_ready", "ack_due", "challenge_from"),
+        *("cc", "closed_by_application", "duplicate_acks", "config", "error", "flow", "force"),
+        *("heard_at", "held", "listener", "log_entry", "observer", "passive", "queue"),
+        *(
+            "reassembly",
+            "recovery",
+            "reset_due",
+            "restart_window",
+            "rtt",
+            "state",
+            "syn_lost",
+            "tcb",
+        ),
+        *("timers", "wake_at"),
     )
 
     def __init__(
@@ -111,6 +96,7 @@ class Connection:
         self.recovery: Recovery = STRATEGIES[config.recovery]()
         self.cc: CongestionControl
         self.use_mss(config.mss)
+        self.syn_lost = False  # our SYN had to be sent again
         self.passive = False  # opened from LISTEN (RFC 9293 MUST-11)
         self.listener: Any = None  # the Listener whose SYN queue this connection is in
         self.held: Segment | None = None  # text that came with a SYN, until ESTABLISHED
@@ -365,6 +351,7 @@ class Connection:
         R2 counts from here (RFC 9293 MUST-37).
         """
         self._persists = 0
+        self.stop_timer(Timer.PERSIST, now)
         spans = self.queue.spans
         for span in spans:
             span.first_sent = now
@@ -428,7 +415,9 @@ class Connection:
             return
         before, lost = self.recovery.phase, self.queue.lost_octets
         snd = self.tcb.snd
-        if not is_syn:
+        if is_syn:
+            self.syn_lost = True
+        else:
             self.cc.timed_out(snd.nxt - snd.una, first.why is Why.TIMEOUT, now)
         self.recovery.timed_out(snd, self.queue)
         self.note_phase(before, lost, Why.TIMEOUT, now)

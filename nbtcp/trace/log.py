@@ -27,64 +27,18 @@ SENT, RECEIVED, DROPPED = 1, 2, 3
 NO_SAMPLE = -1  # srtt before the first one
 NO_STATE = 255  # in a row that belongs to no connection of ours
 
-# One field per line: name, struct code. Times are nanoseconds, sizes octets.
-SEGMENT_FIELDS = (
-    ("time", "q"),
-    ("conn", "I"),
-    ("seq", "q"),
-    ("ack", "q"),
-    ("raw_seq", "I"),
-    ("raw_ack", "I"),
-    ("len", "I"),
-    ("window", "I"),
-    ("tsval", "I"),
-    ("tsecr", "I"),
-    ("snd_una", "q"),
-    ("snd_nxt", "q"),
-    ("snd_wnd", "I"),
-    ("rcv_nxt", "q"),
-    ("rcv_wnd", "q"),
-    ("cwnd", "q"),
-    ("ssthresh", "q"),
-    ("inflight", "I"),
-    ("srtt", "q"),
-    ("rttvar", "q"),
-    ("rto", "q"),
-    ("mss", "H"),
-    ("host", "H"),
-    ("event", "B"),
-    ("why", "B"),
-    ("state", "B"),
-    ("flags", "B"),
-    ("wscale", "B"),
-    ("present", "B"),
-)
+# Name and struct code of each field of a row. Times are nanoseconds, sizes octets.
+_ROWS = {
+    "segments": """
+        time:q conn:I seq:q ack:q raw_seq:I raw_ack:I len:I window:I tsval:I tsecr:I
+        snd_una:q snd_nxt:q snd_wnd:I rcv_nxt:q rcv_wnd:q cwnd:q ssthresh:q inflight:I
+        srtt:q rttvar:q rto:q
+        mss:H host:H event:B why:B state:B flags:B wscale:B present:B""",
+    "events": "time:q conn:I value:d old:I new:I why:I host:H event:B",
+    "samples": "time:q conn:I start:q end:q sent:q rtt:q srtt:q rttvar:q rto:q host:H kept:B why:B",
+}
+FIELDS = {name: [tuple(field.split(":")) for field in row.split()] for name, row in _ROWS.items()}
 HAS_TIMESTAMPS, HAS_MSS, HAS_WSCALE, HAS_TCB = 1, 2, 4, 8  # bits of `present`
-EVENT_FIELDS = (
-    ("time", "q"),
-    ("conn", "I"),
-    ("value", "d"),
-    ("old", "I"),
-    ("new", "I"),
-    ("why", "I"),
-    ("host", "H"),
-    ("event", "B"),
-)
-SAMPLE_FIELDS = (
-    ("time", "q"),
-    ("conn", "I"),
-    ("start", "q"),
-    ("end", "q"),
-    ("sent", "q"),
-    ("rtt", "q"),
-    ("srtt", "q"),
-    ("rttvar", "q"),
-    ("rto", "q"),
-    ("host", "H"),
-    ("kept", "B"),
-    ("why", "B"),
-)
-FIELDS = {"segments": SEGMENT_FIELDS, "events": EVENT_FIELDS, "samples": SAMPLE_FIELDS}
 LAYOUTS = {
     name: Struct("<" + "".join(code for _, code in fields)) for name, fields in FIELDS.items()
 }
