@@ -11,6 +11,8 @@ from .config import Config, ConfigError
 from .errors import MachineError, NbtcpError
 from .lab import Lab
 from .links.path import Path, PathError
+from .live import Live, fetch
+from .live import Live as live
 from .simulation import Simulation, Transfer
 from .stack import Stack
 from .tcp.connection import Connection
@@ -19,18 +21,6 @@ from .trace.log import EventLog
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Config",
-    "ConfigError",
-    "Connection",
-    "EventLog",
-    "Lab",
-    "MachineError",
-    "NbtcpError",
-    "Path",
-    "PathError",
-    "Simulation",
-    "Stack",
-    "State",
-    "Transfer",
-]
+__all__ = ["Config", "ConfigError", "Connection", "EventLog", "Lab", "Live", "MachineError"]
+__all__ += ["NbtcpError", "Path", "PathError", "Simulation", "Stack", "State", "Transfer"]
+__all__ += ["fetch", "live"]

@@ -59,18 +59,18 @@ def commands() -> None:
 @click.option("--log", type=click.Path(path_type=Path), help="Save the event log here (.parquet).")
 @click.option("--rtt", is_flag=True, help="Print the table of round-trip times.")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds without an answer.")
-@click.option("--delay", default=0.0, help="Lab: seconds of delay in each direction.")
-@click.option("--loss", default=0.0, help="Lab: probability of loss in each direction.")
-@click.option("--rate", type=float, help="Lab: bits per second in each direction.")
-@click.option("--queue", type=int, help="Lab: packets that may wait for the rate.")
-@click.option("--seed", type=int, default=0, help="Lab: seed of the losses.")
+@click.option("--delay", default=0.0, help="Seconds of delay in each direction.")
+@click.option("--loss", default=0.0, help="Probability of loss in each direction.")
+@click.option("--rate", type=float, help="Bits per second in each direction.")
+@click.option("--queue", type=int, help="Packets that may wait for the rate.")
+@click.option("--seed", type=int, default=0, help="Seed of the losses.")
 @click.option("--kernel-congestion", default="reno", show_default=True, help="Lab: the kernel's.")
 @click.option("--codec", default="struct", show_default=True, help="struct or scapy.")
 def fetch(url: str, **options: Any) -> int:
     """Fetch URL with nbtcp's own TCP; the body goes to stdout unless -o says where.
 
-    With --lab, URL is a path such as /bytes/300000, fetched from the kernel's TCP in a private
-    network.
+    Without --lab this needs root, and the machine's own access to the internet. With --lab, URL is
+    a path such as /bytes/300000, fetched from the kernel's TCP in a private network.
     """
     outputs = [options[name] for name in ("output", "plot", "log") if options[name]]
     for path in outputs:
@@ -120,8 +120,14 @@ def rtt(file: Path) -> None:
 
 @commands.command()
 @click.option("--quiet", is_flag=True, help="Only the exit code: 0 when the lab can run here.")
-def doctor(quiet: bool) -> int:
+@click.option("--clean", is_flag=True, help="Undo what killed fetches from the internet have left.")
+def doctor(quiet: bool, clean: bool) -> int:
     """Say what this machine has, what it lacks and what would help."""
+    if clean:
+        from .live import Live
+
+        for undone in Live.clean():
+            click.echo(f"undone: {undone}")
     from .links.namespace import Namespace, diagnose
 
     try:
@@ -160,13 +166,10 @@ def _say(text: str) -> None:
 
 def _fetch(url: str, options: dict[str, Any]) -> "Page":
     from .lab import Lab
+    from .live import Live, check_url
     from .runtime.http import get
 
-    if not options["lab"]:
-        raise click.UsageError(
-            "a fetch from the internet is not possible yet: use --lab and a path"
-        )
-    if not url.startswith("/"):
+    if options["lab"] and not url.startswith("/"):
         raise click.UsageError(f"with --lab the URL is a path such as /bytes/1000, not {url!r}")
     path = NetworkPath(
         delay=options["delay"],
@@ -176,6 +179,10 @@ def _fetch(url: str, options: dict[str, Any]) -> "Page":
         seed=options["seed"],
     )
     config = Config(codec=options["codec"])
+    if not options["lab"]:
+        check_url(url)
+        with Live(path, config=config) as host:
+            return host.fetch(url, timeout=options["timeout"])
     with Lab(path, config=config, kernel_congestion=options["kernel_congestion"]) as lab:
         target = f"http://{lab.kernel_address}{url}"
         return get(lab, target, timeout=options["timeout"], log=lab.new_log(url=target))
@@ -195,13 +202,9 @@ def _save(page: "Page | None", options: dict[str, Any]) -> None:
 
 def _print_rtt(log: "EventLog") -> None:
     table = log.rtt()
-    shown = table[
-        ["conn", "start", "end", "sent", "acked", "rtt", "srtt", "rttvar", "rto", "kept", "why"]
-    ]
+    shown = table.drop(columns=["time", "host"])
     click.echo(shown.to_string(index=False, float_format=lambda value: f"{value:.6f}"))
-    click.echo(
-        f"{len(shown)} samples; times in seconds, start and end are positions in the stream."
-    )
+    click.echo(f"{len(shown)} samples; times in seconds, start and end are octets of the stream.")
 
 
 def _load(file: Path) -> "EventLog":

@@ -71,12 +71,6 @@ class Why(Labelled):
     TIMESTAMP = 92  # sent more than once, but the timestamp echo tells which was received
 
 
-RETRANSMISSIONS = frozenset(
-    {Why.FAST_RETRANSMIT, Why.PARTIAL_ACK, Why.TIMEOUT, Why.GO_BACK_N, Why.DUPLICATE_SYN}
-)
-"""The reasons for which a segment is sent again."""
-
-
 class Event(Labelled):
     """What `log.events` has rows for."""
 

@@ -90,6 +90,9 @@ def test_plot_draws_a_saved_log(saved_log: Path, tmp_path: Path, suffix: str) ->
     ("arguments", "words"),
     [
         (["fetch", "--lab", "bytes"], ["path such as /bytes/1000"]),
+        (["fetch", "/bytes/10"], ["http://", "/bytes/10"]),
+        (["fetch", "ftp://example.com/"], ["http://", "ftp"]),
+        (["fetch", "http://"], ["host"]),
         (["fetch", "--lab"], ["Missing argument 'URL'"]),
         (["fetch", "--lab", "/", "--nonsense"], ["--nonsense"]),
         (["fetch", "--lab", "/", "--loss", "2"], ["loss=2.0", "between 0 and 1"]),

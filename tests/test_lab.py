@@ -1,4 +1,4 @@
-"""Our TCP against the kernel's, in the lab: every octet arrives, nothing looks wrong to the kernel."""
+"""Our TCP against the kernel's, in the lab: every octet arrives, and nothing looks wrong there."""
 
 import errno
 import hashlib

@@ -31,6 +31,10 @@ MEGABYTE = random.Random(1).randbytes(1_000_000)
 SHA256 = hashlib.sha256(MEGABYTE).hexdigest()
 HTTP, HTTPS = "http://www.example/megabyte", "https://www.example/megabyte"
 
+PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+ENVIRONMENT = {**os.environ, "PATH": PATH}
+PROGRAMS = ("unshare", "nsenter", "setpriv", "mount", "sysctl", "ip", "nginx", "openssl")
+
 needs_root = pytest.mark.root
 pytestmark = pytest.mark.timeout(60)
 
@@ -47,7 +51,7 @@ class Machine:
     def start(self, code: str, *arguments: str, **env: str) -> subprocess.Popen[str]:
         """Start Python inside; the process is Python itself, for signals."""
         command = [*enter(self.holder), sys.executable, "-c", PRELUDE + code, *arguments]
-        variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **env}
+        variables = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **env}
         pipe = subprocess.PIPE
         program = subprocess.Popen(
             command, env=variables, cwd="/", text=True, stdin=pipe, stdout=pipe, stderr=pipe
@@ -73,12 +77,12 @@ class Machine:
         return lines
 
     def sh(self, command: str) -> None:
-        subprocess.run([*enter(self.holder), "sh", "-ec", command], check=True)
+        run(self.holder, command)
 
     def snapshot(self) -> str:
         """Addresses, routes, rules, the ruleset of nftables and all network sysctls, as text."""
         command = [*enter(self.holder), sys.executable, "-ISc", SNAPSHOT]
-        return subprocess.run(command, text=True, stdout=subprocess.PIPE, check=True).stdout
+        return subprocess.check_output(command, text=True, env=ENVIRONMENT)
 
     def is_as_before(self) -> bool:
         after = self.snapshot()
@@ -170,8 +174,9 @@ nft.close()
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ca.pem, and key and certificate of www.example that it has signed."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the program openssl")
+    for program in PROGRAMS:
+        if shutil.which(program, path=PATH) is None:
+            pytest.skip(f"needs the program {program}")
     folder = tmp_path_factory.mktemp("authority")
     new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
     name = ("-subj", "/CN=www.example", "-addext", "subjectAltName=DNS:www.example")
@@ -188,9 +193,6 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def machine(authority: Path, tmp_path: Path) -> Iterator[Machine]:
     """A user's machine on the internet."""
-    for program in ("unshare", "nsenter", "ip", "nginx"):
-        if shutil.which(program, path=PATH) is None:
-            pytest.skip(f"needs the program {program}")
     with ExitStack() as stack:
         server = stack.enter_context(namespace(tmp_path))
         holder = stack.enter_context(namespace(tmp_path, "net.ipv4.conf.all.accept_redirects=0"))
@@ -214,9 +216,6 @@ def machine(authority: Path, tmp_path: Path) -> Iterator[Machine]:
         yield machine
 
 
-PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
-
-
 class namespace:
     """A process that holds network and mount namespaces, with its own /run and /etc/hosts."""
 
@@ -230,7 +229,9 @@ class namespace:
             f"sysctl -qw {settings}; echo; exec sleep 600"
         )
         self.holder = subprocess.Popen(
-            ["unshare", "--net", "--mount", "--", "sh", "-ec", script], stdout=subprocess.PIPE
+            ["unshare", "--net", "--mount", "--", "sh", "-ec", script],
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
         )
 
     def __enter__(self) -> subprocess.Popen[bytes]:
@@ -269,7 +270,7 @@ class nginx:
         self.pid = folder / "nginx.pid"
         self.program = subprocess.Popen(
             [*enter(server), "nginx", "-p", str(folder), "-c", "nginx.conf"],
-            env={**os.environ, "PATH": PATH},
+            env=ENVIRONMENT,
             stderr=subprocess.DEVNULL,
         )
 
@@ -289,7 +290,8 @@ def enter(holder: subprocess.Popen[bytes]) -> list[str]:
 
 
 def run(holder: subprocess.Popen[bytes], *commands: str) -> None:
-    subprocess.run([*enter(holder), "sh", "-ec", "\n".join(commands)], check=True)
+    command = [*enter(holder), "sh", "-ec", "\n".join(commands)]
+    subprocess.run(command, check=True, env=ENVIRONMENT)
 
 
 def is_ready(program: subprocess.Popen[str]) -> bool:
@@ -347,8 +349,10 @@ with Live(seed=1) as host:
     with socket.create_connection((host.address, 8080), 5) as client:
         accepted, peer = server.accept()
         say(peer[0] == host.nat.kernel_address)
+    with open("/proc/sys/net/ipv6/conf/nbtcp0/disable_ipv6") as file:
+        say(file.read().strip())
 """
-    assert machine.says(code).splitlines() == ["HTTP/1.1 403 198.18.0.2", "True"]
+    assert machine.says(code).splitlines() == ["HTTP/1.1 403 198.18.0.2", "True", "1"]
 
 
 @needs_root
@@ -404,8 +408,6 @@ def test_a_machine_without_default_route_is_one_clear_line(machine: Machine) -> 
 
 @needs_root
 def test_root_without_the_capability_is_one_clear_line(machine: Machine) -> None:
-    if shutil.which("setpriv") is None:
-        pytest.skip("needs the program setpriv")
     code = (
         "if 'again' not in sys.argv:\n"
         "    less = ['setpriv', '--bounding-set=-net_admin', sys.executable]\n"
@@ -544,7 +546,7 @@ say(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
 @needs_root
 @pytest.mark.parametrize("owned", [True, False], ids=["", "as-before-linux-5.12"])
 def test_clean_undoes_what_a_killed_process_left(machine: Machine, owned: bool) -> None:
-    older = "" if owned else "nat._OWNED = 0; "
+    older = "" if owned else "nat._OWNED = 8; "  # a flag that no kernel knows
     program = machine.start(f"{older}host = Live(); " + WAIT)
     assert is_ready(program)
     program.kill()
@@ -559,7 +561,7 @@ def test_clean_undoes_what_a_killed_process_left(machine: Machine, owned: bool) 
 
 @needs_root
 def test_the_next_start_undoes_what_a_killed_process_left(machine: Machine) -> None:
-    program = machine.start("nat._OWNED = 0; hosts = Live(), Live(); " + WAIT)
+    program = machine.start("nat._OWNED = 8; hosts = Live(), Live(); " + WAIT)
     assert is_ready(program)
     program.kill()
     program.wait()
@@ -677,7 +679,11 @@ def test_a_ruleset_that_accepts_is_left_alone(machine: Machine) -> None:
 def test_a_ruleset_that_drops_is_named_at_once(machine: Machine) -> None:
     machine.says(RULESET + FILTER, "0")
     began = time.monotonic()
-    (complaint,) = machine.complains(f"fetch({HTTP!r})")
+    complaint, inside = machine.complains(
+        f"fetch({HTTP!r})",
+        "with Live() as host: host.connect((host.nat.kernel_address, 9), 5)",
+    )
+    assert inside.startswith("ConnectionRefusedError: "), "this machine itself is in reach"
     assert time.monotonic() - began < 5
     assert complaint.startswith("MachineError: this machine does not forward nbtcp's packets: ")
     assert "the nftables chain ip filter FORWARD is in the way; " in complaint

@@ -10,7 +10,6 @@ from nbtcp.trace.metrics import (
     first_seen,
     flows,
     resent,
-    rtt_table,
     summary,
 )
 
@@ -292,17 +291,3 @@ def test_resent_knows_a_first_transmission_that_was_dropped_on_its_way_to_the_on
     tape.row(0.3, A, "recv", "in-order", seq=1, length=100)
     ways = flows(tape.segments, tape.connections)
     assert resent(tape.segments, ways).tolist() == [False, False, True]
-
-
-def test_rtt_table_is_in_the_order_of_the_acks():
-    tape = Tape(A)
-    tape.sample(A, 0.2, time=2.0)
-    tape.sample(A, 0.1, time=1.0)
-    table = rtt_table(tape.rtt())
-    assert table["rtt"].to_list() == [0.1, 0.2]
-    assert tuple(table.columns) == RTT_COLUMNS
-    assert table.attrs["units"]["rtt"] == "s"
-
-
-def test_rtt_table_of_no_samples_has_its_columns():
-    assert tuple(rtt_table(pd.DataFrame()).columns) == RTT_COLUMNS

@@ -347,6 +347,17 @@ def test_zero_window_is_offered_and_probes_are_answered() -> None:
     peer.expect(". 1:1 ack 1002 win 999")
 
 
+def test_zero_window_probes_are_answered_while_somebody_forges_syns() -> None:
+    """RFC 9293 3.8.6.1 (L-24); RFC 5961 7 limits challenge ACKs, not what the peer lives by."""
+    peer = established(receive_buffer=1000, delayed_ack=0)
+    peer.sends("1:1001")
+    for _ in range(12):
+        peer.sends("S 500000:500000")
+    peer.sent()
+    peer.sends(". 1000:1000")  # as Linux probes
+    assert peer.sent()[-1].startswith(". 1:1(0) ack 1001 win 0 ")
+
+
 def test_zero_window_still_takes_acknowledgments() -> None:
     """RFC 9293 MUST-66, 3.10.7.4: special allowance for valid ACKs."""
     peer = established(receive_buffer=1000, delayed_ack=0)

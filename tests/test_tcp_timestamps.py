@@ -158,6 +158,17 @@ def test_missing_timestamp_is_dropped() -> None:
     assert peer.conn.tcb.rcv.nxt == 1
 
 
+@pytest.mark.parametrize("options", ["<mss 1460>", "<mss 1460,TS val 5 ecr 0>"])
+@pytest.mark.parametrize("ahead", [1, 400_000])
+def test_syn_without_or_with_an_old_timestamp_is_answered(options: str, ahead: int) -> None:
+    """RFC 5961 4.2 MUST, over RFC 7323 3.2 SHOULD: a peer that began anew learns of our half."""
+    peer = stamped()
+    peer.sends(f"S {1 + ahead}:{1 + ahead} {options}")
+    (sent,) = peer.sent()
+    assert sent.startswith(". 1:1(0) ack 1 ")
+    assert peer.state is State.ESTABLISHED
+
+
 @pytest.mark.parametrize("options", ["<>", "<TS val 1 ecr 0>"])
 def test_rst_without_or_with_an_old_timestamp_is_accepted(options: str) -> None:
     """RFC 7323 5.3 R1: and if the RST bit is not set."""

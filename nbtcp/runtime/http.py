@@ -80,9 +80,7 @@ def get(
             page.reason, page.headers = response.reason_phrase, dict(response.headers)
             for part in _with_progress(response, progress):
                 parts.append(part)
-    except httpx.HTTPError as problem:
-        raise _as_oserror(problem, page, parts) from problem
-    except httpcore.ProtocolError as problem:
+    except (httpx.HTTPError, httpcore.ProtocolError) as problem:
         raise _as_oserror(problem, page, parts) from problem
     except OSError as problem:
         page.content = b"".join(parts)
@@ -196,14 +194,9 @@ class _Stream(httpcore.NetworkStream):
         return _TlsStream(self, ssl_context, server_hostname, timeout)
 
     def get_extra_info(self, info: str) -> Any:
-        match info:
-            case "client_addr":
-                return self._socket.getsockname()
-            case "server_addr":
-                return self._socket.getpeername()
-            case "socket":
-                return self._socket
-        return None
+        sock = self._socket
+        known = {"client_addr": sock.getsockname, "server_addr": sock.getpeername}
+        return known[info]() if info in known else sock if info == "socket" else None
 
 
 class _TlsStream(httpcore.NetworkStream):

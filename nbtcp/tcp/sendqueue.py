@@ -28,9 +28,6 @@ class Span:
     def __lt__(self, other: "Span") -> bool:
         return self.start < other.start
 
-    def __repr__(self) -> str:
-        return f"Span({self.start}:{self.end}{' lost' if self.lost else ''})"
-
 
 class SendQueue:
     """The send buffer and retransmission queue of one connection."""

@@ -159,19 +159,9 @@ def connections(log: "EventLog") -> pd.DataFrame:
 
 
 CONNECTION_TYPES = {
-    "conn": "int64",
-    "host": "str",
-    "local": "str",
-    "local_port": "int64",
-    "remote": "str",
-    "remote_port": "int64",
-    "iss": "int64",
-    "irs": "Int64",
-    "opened": "str",
-    "began": "float64",
-    "ended": "float64",
-    "state": "str",
-    "end": "str",
+    **{"conn": "int64", "host": "str", "local": "str", "local_port": "int64", "remote": "str"},
+    **{"remote_port": "int64", "iss": "int64", "irs": "Int64", "opened": "str"},
+    **{"began": "float64", "ended": "float64", "state": "str", "end": "str"},
 }
 CONNECTION_COLUMNS = list(CONNECTION_TYPES)
 

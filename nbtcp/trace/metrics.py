@@ -19,26 +19,19 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-SUMMARY_UNITS = {
-    "segments": "segments",
-    "data_segments": "segments",
-    "bytes": "B",
-    "unique_bytes": "B",
-    "retransmitted": "segments",
-    "retransmitted_bytes": "B",
-    "dropped": "segments",
-    "duplicate_acks": "segments",
-    "out_of_order": "segments",
-    "first": "s",
-    "last": "s",
-    "duration": "s",
-    "throughput": "bit/s",
-    "goodput": "bit/s",
-    "rtt_samples": "samples",
-    "rtt_min": "s",
-    "rtt_mean": "s",
-    "rtt_max": "s",
+_UNITS = {
+    "segments": "segments data_segments retransmitted dropped duplicate_acks out_of_order",
+    "B": "bytes unique_bytes retransmitted_bytes",
+    "s": "first last duration rtt_min rtt_mean rtt_max",
+    "bit/s": "throughput goodput",
+    "samples": "rtt_samples",
 }
+_ORDER = """
+    segments data_segments bytes unique_bytes retransmitted retransmitted_bytes dropped
+    duplicate_acks out_of_order first last duration throughput goodput rtt_samples rtt_min rtt_mean
+    rtt_max""".split()
+_UNIT_OF = {name: unit for unit, names in _UNITS.items() for name in names.split()}
+SUMMARY_UNITS = {name: _UNIT_OF[name] for name in _ORDER}
 
 SEGMENT_COLUMNS = ("time", "host", "conn", "event", "why", "flags", "seq", "ack", "len", "window")
 
@@ -46,11 +39,6 @@ RTT_COLUMNS = (
     *("time", "host", "conn", "start", "end", "sent", "acked", "rtt"),
     *("srtt", "rttvar", "rto", "kept", "why"),
 )
-
-RTT_UNITS = {
-    **{"start": "B", "end": "B"},
-    **dict.fromkeys(("time", "sent", "acked", "rtt", "srtt", "rttvar", "rto"), "s"),
-}
 
 DAMAGED = ("bad-checksum", "malformed")
 """What `why` says of segments that arrived but were thrown away unread."""
@@ -100,19 +88,6 @@ def summary(
     table["throughput"] = _rate(table["unique_bytes"], table["duration"])
     table = table[["conn", "direction", "vantage", *SUMMARY_UNITS]]
     table.attrs = {**segments.attrs, "units": dict(SUMMARY_UNITS)}
-    return table
-
-
-def rtt_table(samples: pd.DataFrame) -> pd.DataFrame:
-    """The RTT samples in the order in which they were taken, one row each.
-
-    Columns: time (s), host, conn, start and end (the sequence range measured, B), sent, acked and
-    rtt (s); after the sample srtt, rttvar and rto (s); kept (False: not used) and why. The units
-    are also in `.attrs["units"]`.
-    """
-    table = _complete(samples, RTT_COLUMNS)[list(RTT_COLUMNS)]
-    table = table.sort_values("time", kind="stable", ignore_index=True)
-    table.attrs = {**samples.attrs, "units": dict(RTT_UNITS)}
     return table
 
 

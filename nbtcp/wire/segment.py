@@ -175,24 +175,9 @@ def build(segment: Segment) -> bytes:
         + segment.urgent
         + ip.ones_sum(options + data)
     )
-    headers = _HEADERS.pack(
-        0x45,
-        segment.tos,
-        total,
-        0,
-        ip.DONT_FRAGMENT,
-        segment.ttl,
-        ip.PROTOCOL_TCP,
-        -ip_sum % 65535,
-        flow,
-        segment.raw_seq,
-        segment.raw_ack,
-        offset << 2,
-        segment.flags,
-        segment.raw_window,
-        -tcp_sum % 65535,
-        segment.urgent,
-    )
+    tcp = (segment.raw_seq, segment.raw_ack, offset << 2, segment.flags, segment.raw_window)
+    ipv4 = (0x45, segment.tos, total, 0, ip.DONT_FRAGMENT, segment.ttl, ip.PROTOCOL_TCP)
+    headers = _HEADERS.pack(*ipv4, -ip_sum % 65535, flow, *tcp, -tcp_sum % 65535, segment.urgent)
     return b"".join((headers, options, data))
 
 
