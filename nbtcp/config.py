@@ -14,22 +14,29 @@ class ConfigError(NbtcpError, ValueError):
 class Config:
     """How a host's connections behave. Sizes in octets, times in seconds.
 
-    mss: largest segment we accept and send, TCP header excluded (RFC 9293 3.7.1); MTU 1500 gives
-    1460. send_buffer, receive_buffer: octets one connection may hold for the network and for the
-    application. window_scale: ask for window scaling (RFC 7323 2); the shift follows from the
-    receive buffer. timestamps: ask for timestamps (RFC 7323 3). congestion: the congestion control:
-    "reno" (RFC 5681). recovery: how losses are found: "newreno" (RFC 6582). initial_window: octets
-    of the first window; None for RFC 6928's min(10 MSS, max(2 MSS, 14600)). nagle: hold small
-    segments back while one is unacknowledged (RFC 9293 3.7.4, A.3). delayed_ack: longest delay of
-    an acknowledgment, below 0.5 (RFC 9293 3.8.6.3); 0 turns it off. ack_every: acknowledge at least
-    every so many full-sized segments (RFC 9293 SHLD-19: 2). initial_rto, min_rto, max_rto: RFC
-    6298; min_rto is 0.2 where the RFC says 1, as in Linux: it
-        guards against the peer's delayed ACK, and 1 s would make every timeout five times as dear.
-    user_timeout: give up when data was not acknowledged for so long (RFC 9293 3.8.3, R2).
-    syn_timeout: give up when a SYN was not answered for so long (RFC 9293 MUST-23: 3 minutes or
-    more). time_wait: length of TIME-WAIT; 60 where 2 MSL by RFC 9293 is 240, as in Linux. ttl: time
-    to live of the packets sent, in hops (RFC 9293 MUST-49). codec: "struct", or "scapy" to parse
-    and build every packet with scapy (slow; same results).
+    mss                largest segment we take and send, TCP header excluded (RFC 9293 3.7.1);
+                       an MTU of 1500 gives 1460
+    send_buffer, receive_buffer  what one connection may hold for the network, and for the
+                       application
+    window_scale       ask for window scaling (RFC 7323 2); the shift follows from the receive
+                       buffer
+    timestamps         ask for timestamps (RFC 7323 3)
+    congestion         congestion control: "reno" (RFC 5681)
+    recovery           how losses are found: "newreno" (RFC 6582)
+    initial_window     the first window, of use from one MSS on; None for RFC 6928's
+                       min(10 MSS, max(2 MSS, 14600))
+    nagle              hold small segments back while one is unacknowledged (RFC 9293 3.7.4, A.3)
+    delayed_ack        longest delay of an acknowledgment, below 0.5 (RFC 9293 3.8.6.3); 0: none
+    ack_every          acknowledge at least every so many full-sized segments (RFC 9293 SHLD-19)
+    initial_rto, min_rto, max_rto  RFC 6298; min_rto is 0.2 where the RFC says 1, as in Linux: it
+                       guards against the peer's delayed ACK, and 1 would make every timeout five
+                       times as dear
+    user_timeout       give up when data was not acknowledged for so long (RFC 9293 3.8.3, R2)
+    syn_timeout        give up when a SYN was not answered for so long (RFC 9293 MUST-23: 180)
+    time_wait          length of TIME-WAIT; 60, as in Linux, where 2 MSL by RFC 9293 is 240
+    ttl                time to live of the packets sent, in hops (RFC 9293 MUST-49)
+    codec              "struct", or "scapy" to parse and build every packet with scapy (slow; same
+                       results)
     """
 
     mss: int = 1460

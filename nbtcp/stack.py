@@ -1,5 +1,4 @@
-"""One host: addresses, ports, demultiplexing, initial sequence numbers, and RSTs for nobody's
-segments.
+"""One host: addresses, ports, demultiplexing, ISNs, and RSTs for segments that are nobody's.
 
 Driven by hand or by runtime/loop.py: `receive` takes packets, `transmit` gives packets, `deadline`
 and `handle_timer` are its clock. It never blocks and never reads a clock itself.
@@ -115,7 +114,7 @@ class Stack:
     @property
     def connections(self) -> list[Connection]:
         """All connections that are not CLOSED."""
-        return list(self._connections.values())
+        return [conn for conn in self._connections.values() if conn.state is not State.CLOSED]
 
     # --- the contract with whoever drives ---
 

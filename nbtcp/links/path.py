@@ -26,11 +26,11 @@ class PathError(NbtcpError, ValueError):
 class Path:
     """A description of a network path; the same object may serve both directions and many runs.
 
-    delay: seconds that a packet travels, one way.
-    loss: probability that a packet is lost, 0 to 1.
-    rate: bits per second, counted with IP headers; None is unlimited.
-    queue: packets that wait for the rate at most, the one being sent not counted; None is
-    unlimited. seed: of all that is random here; each direction has a generator of its own.
+    delay  seconds that a packet travels, one way
+    loss   probability that a packet is lost, 0 to 1
+    rate   bits per second, counted with IP headers; None is unlimited
+    queue  packets that wait for the rate at most, the one being sent not counted; None is unlimited
+    seed   of all that is random here; each direction has a generator of its own
     """
 
     delay: float = 0.0

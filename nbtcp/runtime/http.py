@@ -191,7 +191,11 @@ class _Stream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        return _TlsStream(self, ssl_context, server_hostname, timeout)
+        try:
+            return _TlsStream(self, ssl_context, server_hostname, timeout)
+        except BaseException:
+            self.close()
+            raise
 
     def get_extra_info(self, info: str) -> Any:
         sock = self._socket

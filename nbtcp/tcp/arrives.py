@@ -159,7 +159,7 @@ def _check_sequence(conn: "Connection", seg: Segment, now: int) -> bool:
             conn.wait_time_wait(now)
     else:
         seg.why = Why.UNACCEPTABLE
-        conn.challenge_ack(now)
+        conn.challenge_ack(now, forged=bool(seg.flags & SYN))
     return False
 
 
@@ -194,6 +194,8 @@ def _timestamp_acceptable(conn: "Connection", seg: Segment, now: int) -> bool:
     """PAWS: nothing older than TS.Recent, nothing without a timestamp (RFC 7323 3.2, 5.3 R1)."""
     ts = conn.tcb.ts
     if seg.tsval is None:
+        if seg.flags & SYN:  # RFC 5961 4.2: answered whatever it carries; a peer may have restarted
+            return True
         seg.why = Why.OPTIONS_MISSING
         return False
     age = (seg.tsval - ts.recent) & 0xFFFFFFFF
@@ -311,7 +313,8 @@ def _new_ack(conn: "Connection", seg: Segment, now: int) -> None:
             conn.rtt.fall_back()
     elif before is not Phase.FAST_RECOVERY:
         conn.cc.acked(octets, flight, now)
-    conn.note_phase(before, lost, Why.PARTIAL_ACK, now)
+    partial = conn.recovery.phase is Phase.FAST_RECOVERY
+    conn.note_phase(before, lost, Why.PARTIAL_ACK if partial else Why.ACK_NEW, now)
     if queue.spans:  # RFC 6298 5.2, 5.3
         conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
     else:

@@ -59,7 +59,7 @@ class Connection:
     """
 
     __slots__ = (
-        *("_ack_delay", "_challenges", "_persists", "_ready", "ack_due", "challenge_from"),
+        *("_ack_delay", "_challenges", "_persists", "_ready", "ack_due"),
         *("cc", "closed_by_application", "duplicate_acks", "config", "error", "flow", "force"),
         *("heard_at", "held", "listener", "log_entry", "observer", "passive", "queue"),
         *(
@@ -112,8 +112,7 @@ class Connection:
         self._ready = ready
         self._ack_delay = _ns(config.delayed_ack)
         self._persists = 0  # persist timeouts in a row
-        self._challenges = 0
-        self.challenge_from = 0
+        self._challenges = [(0, 0), (0, 0)]  # (since, how many) unforged and perhaps forged
 
     def __repr__(self) -> str:
         (local, remote) = endpoints(self.flow)
@@ -183,8 +182,10 @@ class Connection:
         if self.queue.fin is not None or self.state is State.CLOSED:
             return
         self.queue.fin = self.queue.end
+        # In SYN-SENT the RFC would drop what is queued (3.10.4); here it is delivered, and the FIN
+        # waits for ESTABLISHED as in SYN-RECEIVED.
         opening = self.state in (State.SYN_SENT, State.SYN_RECEIVED)
-        if not (opening and self.queue.data):  # else the FIN waits for ESTABLISHED
+        if not (opening and self.queue.data):
             self.transition(Cause.CLOSE, now)
         self._ready[self] = None
 
@@ -301,13 +302,17 @@ class Connection:
         """(Re)start the 2 MSL timer."""
         self.set_timer(Timer.TIME_WAIT, now + _ns(self.config.time_wait), now)
 
-    def challenge_ack(self, now: int) -> None:
-        """Owe a challenge ACK, unless too many were sent lately (RFC 5961 7)."""
-        if now - self.challenge_from >= CHALLENGE_PERIOD:
-            self.challenge_from = now
-            self._challenges = 0
-        self._challenges += 1
-        if self._challenges <= CHALLENGE_ACKS:
+    def challenge_ack(self, now: int, forged: bool = True) -> None:
+        """Owe a challenge ACK, unless too many were sent lately (RFC 5961 7).
+
+        What nobody forges, such as a probe of our zero window, has a budget of its own: no flood of
+        SYNs can use it up, and still no two stacks can acknowledge each other for ever.
+        """
+        began, count = self._challenges[forged]
+        if now - began >= CHALLENGE_PERIOD:
+            began, count = now, 0
+        self._challenges[forged] = began, count + 1
+        if count < CHALLENGE_ACKS:
             self.owe_ack(Why.CHALLENGE_ACK)
 
     def reset_peer(self, position: int) -> None:

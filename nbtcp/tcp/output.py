@@ -40,7 +40,7 @@ def transmit(conn: "Connection", now: int) -> list[Segment]:
         _resend_lost(conn, now, out)
     if conn.tcb.snd.nxt == 0:
         _send_syn(conn, now, out)
-    elif conn.queue.data or conn.queue.fin is not None:
+    elif not conn.queue.lost_octets and (conn.queue.data or conn.queue.fin is not None):
         _send_new(conn, now, out)
     while conn.duplicate_acks:
         conn.duplicate_acks -= 1
@@ -80,7 +80,7 @@ def _resend_lost(conn: "Connection", now: int, out: list[Segment]) -> None:
         if not span.urgently and size > room:
             return
         flags, data = _contents(conn, span.start, span.end)
-        if span is queue.spans[0] and span.why is not Why.WINDOW_PROBE:  # RFC 6298 5.6
+        if span is queue.spans[0] and span.why is not Why.WINDOW_PROBE:  # a new time to wait
             conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
         queue.resent(span, now)
         out.append(_segment(conn, flags, span.start, data, span.why, now))

@@ -43,7 +43,8 @@ def predicted(conn: "Connection", seg: Segment, now: int) -> bool:
             return False
         if start <= ts.last_ack_sent:
             ts.recent, ts.recent_at = seg.tsval, now
-    snd.wl1 = start
+    if start > snd.wl1:
+        snd.wl1 = start
     seg.why = Why.IN_ORDER
     reassembly.append(data)
     rcv.nxt = start + size

@@ -4,7 +4,6 @@
 `describe` is the log in one line. Times are seconds since the log's first entry, sizes octets.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,12 +61,8 @@ def segments(log: "EventLog") -> pd.DataFrame:
     columns["raw_seq"], columns["raw_ack"] = rows["raw_seq"], rows["raw_ack"]
     for name in TCB_COLUMNS:
         columns[name] = _nullable(rows[name], has_tcb)
-    for name, bit in (
-        ("tsval", HAS_TIMESTAMPS),
-        ("tsecr", HAS_TIMESTAMPS),
-        ("mss", HAS_MSS),
-        ("wscale", HAS_WSCALE),
-    ):
+    options = {"tsval": HAS_TIMESTAMPS, "tsecr": HAS_TIMESTAMPS, "mss": HAS_MSS}
+    for name, bit in {**options, "wscale": HAS_WSCALE}.items():
         columns[name] = _nullable(rows[name], (present & bit) != 0)
     measured = has_tcb & (rows["srtt"] != NO_SAMPLE)
     for name, known in (("srtt", measured), ("rttvar", measured), ("rto", has_tcb)):
@@ -165,12 +160,7 @@ CONNECTION_TYPES = {
 }
 CONNECTION_COLUMNS = list(CONNECTION_TYPES)
 
-BUILDERS: dict[str, Callable[["EventLog"], pd.DataFrame]] = {
-    "segments": segments,
-    "events": events,
-    "samples": samples,
-    "connections": connections,
-}
+BUILDERS = dict(segments=segments, events=events, samples=samples, connections=connections)
 
 
 def describe(log: "EventLog") -> str:

@@ -1,7 +1,7 @@
 """Sequence numbers: 32 bits on the wire, plain integers inside (RFC 9293 3.4).
 
 Positions count from the initial sequence number: the SYN is at 0, the first octet of data at 1, and
-they never wrap. These two functions are the whole border between the two worlds.
+they never wrap. These functions are the whole border between the two worlds.
 """
 
 MODULUS = 1 << 32

@@ -17,7 +17,9 @@ class Reno:
         if self.cwnd < self.ssthresh:
             if self.cwnd <= 2 * flight:  # a window that is not used proves nothing
                 self.cwnd += min(octets, self._per_ack)
-        elif self.cwnd <= flight + 2 * self._mss:
+            return
+        self._per_ack = 2 * self._mss  # the slow start after a timeout is over
+        if self.cwnd <= flight + 2 * self._mss:
             self._acked += octets  # RFC 3465 2.1: cwnd += SMSS for each cwnd of octets acknowledged
             if self._acked >= self.cwnd:
                 self._acked -= self.cwnd
