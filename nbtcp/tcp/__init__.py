@@ -1,3 +1,1 @@
-"""One connection: pure. No clock, no sockets, no randomness; time comes as `now`, in
-nanoseconds.
-"""
+"""One connection: pure. No clock, no sockets, no randomness; time comes as `now`, in ns."""

@@ -242,9 +242,7 @@ def _check_rst(conn: "Connection", seg: Segment, now: int) -> bool:
 
 
 def _check_syn(conn: "Connection", seg: Segment, now: int) -> bool:
-    """Fourth: a SYN here is old, an attack or a mistake (RFC 5961 4.2), unless it is the one we
-    have.
-    """
+    """Fourth: a SYN here is old, an attack or a mistake (RFC 5961 4.2), but for the one we have."""
     if not seg.flags & SYN or (seg.seq == 0 and conn.state is State.SYN_RECEIVED):
         return True
     seg.why = Why.SYN_IN_WINDOW
@@ -295,9 +293,7 @@ def _establish(conn: "Connection", seg: Segment, now: int) -> bool:
 
 
 def _new_ack(conn: "Connection", seg: Segment, now: int) -> None:
-    """SND.UNA < SEG.ACK =< SND.NXT: spans leave the queue, and RTT, recovery and cwnd learn of
-    it.
-    """
+    """SND.UNA < SEG.ACK =< SND.NXT: spans leave the queue; RTT, recovery and cwnd learn of it."""
     snd, queue = conn.tcb.snd, conn.queue
     old, flight, octets = snd.una, snd.nxt - snd.una, seg.ack - snd.una
     before, lost = conn.recovery.phase, queue.lost_octets

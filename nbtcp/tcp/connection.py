@@ -62,17 +62,8 @@ class Connection:
         *("_ack_delay", "_challenges", "_persists", "_ready", "ack_due"),
         *("cc", "closed_by_application", "duplicate_acks", "config", "error", "flow", "force"),
         *("heard_at", "held", "listener", "log_entry", "observer", "passive", "queue"),
-        *(
-            "reassembly",
-            "recovery",
-            "reset_due",
-            "restart_window",
-            "rtt",
-            "state",
-            "syn_lost",
-            "tcb",
-        ),
-        *("timers", "wake_at"),
+        *("reassembly", "recovery", "reset_due", "restart_window", "rtt", "state"),
+        *("syn_lost", "tcb", "timers", "wake_at"),
     )
 
     def __init__(

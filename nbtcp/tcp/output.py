@@ -229,9 +229,7 @@ def _window_field(conn: "Connection", flags: int) -> int:
 
 
 def _set_timers(conn: "Connection", now: int) -> None:
-    """Retransmission timer while something is in flight; persist timer while the window stops
-    us.
-    """
+    """Retransmission timer while something is in flight; persist timer while the window bars us."""
     queue, snd, timers = conn.queue, conn.tcb.snd, conn.timers
     if not queue.spans and queue.fin is None and not queue.data:
         conn.stop_timer(Timer.PERSIST, now)  # nothing to send and nothing in flight

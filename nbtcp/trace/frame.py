@@ -71,9 +71,7 @@ def segments(log: "EventLog") -> pd.DataFrame:
 
 
 def events(log: "EventLog") -> pd.DataFrame:
-    """One row per transition, timer, loss, RTT sample and call of the application, in order of
-    time.
-    """
+    """One row per transition, timer, loss, RTT sample and application call, in order of time."""
     rows = _rows(log, "events")
     names = np.array(log.names, dtype=object)
     table = pd.DataFrame(
@@ -124,9 +122,7 @@ def samples(log: "EventLog") -> pd.DataFrame:
 
 
 def connections(log: "EventLog") -> pd.DataFrame:
-    """One row per connection and host: addresses, initial sequence numbers, how it began and
-    ended.
-    """
+    """One row per connection and host: addresses, ISNs, how it began and ended."""
     start = _origin(log)
     rows = []
     for record in log.records:
@@ -202,9 +198,7 @@ def _hosts(log: "EventLog", rows: np.ndarray) -> Any:
 
 
 def _labels(codes: np.ndarray, names: dict[int, str]) -> Any:
-    """Small numbers -> a Categorical with only the labels that occur; numbers without one are
-    missing.
-    """
+    """Small numbers -> a Categorical of the labels that occur; missing where there is none."""
     present = [code for code in np.unique(codes).tolist() if code in names]
     lookup = np.full(256, -1, dtype=np.int16)
     lookup[present] = range(len(present))

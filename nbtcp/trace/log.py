@@ -109,9 +109,7 @@ class EventLog:
     # --- the doors: what stacks and links call ---
 
     def opened(self, conn: "Connection", now: int) -> None:
-        """A connection begins; both its ends share a number, a later one on the same ports does
-        not.
-        """
+        """A connection begins; its two ends share a number, later ones on these ports do not."""
         flow, peer = conn.flow, self._live.get(reverse_flow(conn.flow))
         host = self._host(endpoints(flow)[0][0])
         if peer is not None and _are_ends_of_one(conn, peer):
@@ -172,9 +170,7 @@ class EventLog:
         self._add(SENT, self._host(host), 0, NO_STATE, (), _raw(segment), now)
 
     def dropped(self, packet: bytes, why: Why, now: int) -> None:
-        """A link dropped a packet. `host` of the row is who had sent it, and so is the TCB if it is
-        ours.
-        """
+        """A link dropped a packet; `host` of the row, and the TCB if ours, are its sender's."""
         try:
             segment = parse(packet)
         except ip.WireError:
