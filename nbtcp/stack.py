@@ -12,11 +12,12 @@ from heapq import heappop, heappush
 from .config import Config
 from .tcp.connection import Connection, Observer
 from .tcp.listener import Listener
+from .tcp.output import reset_for
 from .tcp.state import State
 from .why import Why
 from .wire import ip, scapy
 from .wire import segment as struct_codec
-from .wire.segment import ACK, RST, Segment, pack_flow, reverse_flow
+from .wire.segment import RST, Segment, pack_flow, reverse_flow
 from .wire.seq import MODULUS
 
 EPHEMERAL_PORTS = range(49152, 65536)  # RFC 6335 6
@@ -198,7 +199,7 @@ class Stack:
         if self.observer is not None:
             self.observer.refused(self.address, segment, segment.why, now)
         if why is Why.NO_CONNECTION and not segment.flags & RST:
-            reply = _reset_for(segment, self.config.ttl)
+            reply = reset_for(segment, self.config.ttl)
             self._replies.append(reply)
             if self.observer is not None:
                 self.observer.replied(self.address, reply, now)
@@ -258,17 +259,6 @@ class Stack:
         if self._connections.get(flow) is conn:  # not if the same ports were opened again meanwhile
             del self._connections[flow]
         conn.wake_at = None
-
-
-def _reset_for(segment: Segment, ttl: int) -> Segment:
-    """The RST that answers a segment for nobody (RFC 9293 3.10.7.1)."""
-    if segment.flags & ACK:  # <SEQ=SEG.ACK><CTL=RST>
-        flags, seq, ack = RST, segment.raw_ack, 0
-    else:  # <SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>
-        flags, seq, ack = RST | ACK, 0, (segment.raw_seq + segment.len) % MODULUS
-    reset = Segment(reverse_flow(segment.flow), flags, seq, ack, 0, ttl=ttl)
-    reset.seq, reset.ack, reset.why = seq, ack, Why.RST
-    return reset
 
 
 def _is_group(address: bytes) -> bool:

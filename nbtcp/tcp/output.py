@@ -7,8 +7,8 @@ still owed then. Each segment records why it was sent.
 from typing import TYPE_CHECKING
 
 from ..why import Why
-from ..wire.segment import ACK, FIN, PSH, RST, SYN, Segment
-from ..wire.seq import wrap
+from ..wire.segment import ACK, FIN, PSH, RST, SYN, Segment, reverse_flow
+from ..wire.seq import MODULUS, wrap
 from .sendqueue import Span
 from .state import State
 from .tcb import MAX_RAW_WINDOW, SendVariables, window_shift
@@ -66,6 +66,17 @@ def window_update_due(conn: "Connection") -> bool:
     if gain < _least_gain(conn):
         return False
     return gain >= capacity // 4 or rcv.wnd <= capacity // 8
+
+
+def reset_for(segment: Segment, ttl: int) -> Segment:
+    """The RST that answers a segment for nobody (RFC 9293 3.10.7.1)."""
+    if segment.flags & ACK:  # <SEQ=SEG.ACK><CTL=RST>
+        flags, seq, ack = RST, segment.raw_ack, 0
+    else:  # <SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>
+        flags, seq, ack = RST | ACK, 0, (segment.raw_seq + segment.len) % MODULUS
+    reset = Segment(reverse_flow(segment.flow), flags, seq, ack, 0, ttl=ttl)
+    reset.seq, reset.ack, reset.why = seq, ack, Why.RST
+    return reset
 
 
 # --- what was lost ---
