@@ -7,6 +7,7 @@ wrong is one line on stderr.
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,6 +29,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
     try:
         code = commands.main(args=argv, prog_name="nbtcp", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as problem:
         click.echo(problem.ctx.get_help() if problem.ctx else "")
         sys.exit(WRONG)
@@ -35,6 +37,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         _say(problem.format_message())
         sys.exit(WRONG)
     except click.Abort:
+        _say("interrupted")
         sys.exit(130)
     except (ConfigError, MachineError, NbtcpError, ValueError) as problem:
         _say(str(problem))
@@ -42,6 +45,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as problem:  # an output could be opened, but not be written
+        _say(f"{problem.filename or 'the output'} cannot be written: {problem.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(WRONG)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -75,6 +82,10 @@ def fetch(url: str, **options: Any) -> int:
     outputs = [options[name] for name in ("output", "plot", "log") if options[name]]
     for path in outputs:
         _check_writable(path)
+    if len(set(outputs)) < len(outputs):
+        raise click.UsageError("-o, --plot and --log need a file each")
+    if options["log"] and options["log"].suffix != ".parquet":
+        raise click.UsageError(f"{options['log']}: a log's name ends in .parquet")
     _check_plot_kind(options["plot"])
     try:
         page = _fetch(url, options)
@@ -150,6 +161,8 @@ def lab(options: tuple[str, ...]) -> int:
     """Open JupyterLab on the notebooks; OPTIONS go to jupyter lab."""
     if not NOTEBOOKS.is_dir():
         raise MachineError(f"no notebooks at {NOTEBOOKS}: run this from a clone of the repository")
+    if find_spec("jupyterlab") is None:
+        raise MachineError("JupyterLab is not installed: use `make lab`, or pip install nbtcp[lab]")
     command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"]
     if os.geteuid() == 0:
         command.append("--allow-root")

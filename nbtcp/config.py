@@ -82,11 +82,7 @@ class Config:
         return replace(self, **changes)
 
 
-_CHOICES = {
-    "congestion": ("reno",),
-    "recovery": ("newreno",),
-    "codec": ("struct", "scapy"),
-}
+_CHOICES = {"congestion": ("reno",), "recovery": ("newreno",), "codec": ("struct", "scapy")}
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("mss", 64, 65495),
     ("send_buffer", 1, 1 << 30),

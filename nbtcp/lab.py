@@ -86,9 +86,7 @@ class Lab(Host):
         from .runtime.http import get
 
         if not path.startswith("/"):
-            raise ValueError(
-                f"a path of the lab's server begins with /, such as /bytes/1000: {path!r}"
-            )
+            raise ValueError(f"{path!r} is no path: they begin with /, as /bytes/1000 does")
         url = f"http://{KERNEL_ADDRESS}{path}"
         return get(self, url, timeout=timeout, log=self.new_log(url=url), **settings)
 

@@ -101,10 +101,10 @@ class Live(Host):
             raise socket.gaierror(socket.EAI_NONAME, text) from problem
         address = str(found[0][4][0])
         if address.startswith("127."):
+            there = self.nat.kernel_address
             reason = (
-                f"{name} is where only this machine's own TCP gets; a server that listens on all"
+                f"only this machine's own TCP gets to {name}; ours finds its servers at {there}"
             )
-            reason += f" addresses is at {self.nat.kernel_address} for ours"
             raise OSError(errno.ENETUNREACH, reason)
         return address
 

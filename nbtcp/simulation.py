@@ -85,6 +85,8 @@ class Simulation:
 
         `settings` are those of Config: `transfer(10_000_000, congestion="reno")`.
         """
+        if not isinstance(octets, int) or octets < 0:
+            raise ValueError(f"a transfer is of 0 octets or more, not {octets!r}")
         client, server = self.hosts(**settings)
         loop = client.loop
         listener = server.stack.listen(PORT)

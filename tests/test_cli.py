@@ -93,6 +93,8 @@ def test_plot_draws_a_saved_log(saved_log: Path, tmp_path: Path, suffix: str) ->
         (["fetch", "/bytes/10"], ["http://", "/bytes/10"]),
         (["fetch", "ftp://example.com/"], ["http://", "ftp"]),
         (["fetch", "http://"], ["host"]),
+        (["fetch", "--lab", "/", "-o", "z", "--plot", "z"], ["a file each"]),
+        (["fetch", "--lab", "/", "--log", "x.csv"], [".parquet"]),
         (["fetch", "--lab"], ["Missing argument 'URL'"]),
         (["fetch", "--lab", "/", "--nonsense"], ["--nonsense"]),
         (["fetch", "--lab", "/", "--loss", "2"], ["loss=2.0", "between 0 and 1"]),
@@ -197,3 +199,16 @@ def test_a_long_body_shows_a_progress_bar_on_a_terminal(tmp_path: Path) -> None:
     os.close(ours)
     assert b"%" in seen and b"B/s" in seen
     assert (tmp_path / "body").stat().st_size == 3_000_000
+
+
+@root
+@pytest.mark.parametrize("option", [["-o", "/dev/full"], []])
+def test_a_full_disk_is_one_line_and_code_2(option: list[str]) -> None:
+    command = [sys.executable, "-m", "nbtcp.cli", "fetch", "--lab", "/bytes/50", *option]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, cwd=ROOT
+        )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "No space left on device" in done.stderr

@@ -680,8 +680,7 @@ def test_a_ruleset_that_drops_is_named_at_once(machine: Machine) -> None:
     machine.says(RULESET + FILTER, "0")
     began = time.monotonic()
     complaint, inside = machine.complains(
-        f"fetch({HTTP!r})",
-        "with Live() as host: host.connect((host.nat.kernel_address, 9), 5)",
+        f"fetch({HTTP!r})", "with Live() as host: host.connect((host.nat.kernel_address, 9), 5)"
     )
     assert inside.startswith("ConnectionRefusedError: "), "this machine itself is in reach"
     assert time.monotonic() - began < 5

@@ -4,14 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nbtcp.trace.metrics import (
-    RTT_COLUMNS,
-    SUMMARY_UNITS,
-    first_seen,
-    flows,
-    resent,
-    summary,
-)
+from nbtcp.trace.metrics import RTT_COLUMNS, SUMMARY_UNITS, first_seen, flows, resent, summary
 
 A, B = "10.0.0.2", "10.0.0.1"  # the host that opens the connection, its peer
 CATEGORIES = ["host", "event", "why", "state", "flags"]

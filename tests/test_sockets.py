@@ -66,6 +66,26 @@ def test_recv_gives_no_more_than_asked_for(echo: Socket) -> None:
     assert echo.recv(100) == b"llo"
 
 
+def test_a_negative_size_is_refused_as_by_the_standard_library(echo: Socket) -> None:
+    with pytest.raises(ValueError, match="negative buffersize"):
+        echo.recv(-1)
+
+
+def test_what_was_closed_before_the_lab_ends_with_fin() -> None:
+    with nbtcp.Lab(nbtcp.Path(delay=0.02)) as lab:
+        log = lab.new_log()
+        sock = lab.connect(("10.0.0.1", 80), 5, log=log)
+        sock.sendall(b"GET /bytes/10 HTTP/1.1\r\nHost: lab\r\n\r\n")
+        sock.recv(1000)
+        sock.close()
+    assert log.connections["end"].tolist() == ["FIN"]
+
+
+def test_a_listening_socket_says_so(lab: nbtcp.Lab) -> None:
+    with lab.listen(9007) as listener:
+        assert repr(listener) == "<Socket <Listener port 9007, 0 to accept>>"
+
+
 def test_recv_into_fills_a_buffer(echo: Socket) -> None:
     echo.sendall(b"hello")
     buffer = bytearray(10)

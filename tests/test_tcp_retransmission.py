@@ -386,7 +386,8 @@ def test_fast_recovery_partial_ack_resends_the_next_hole_at_once() -> None:
     peer.acks(10_001)
     peer.expect()
     assert peer.conn.recovery.phase.label == "open"
-    assert peer.conn.cc.cwnd == 5000
+    assert peer.conn.cc.ssthresh == 5000
+    assert peer.conn.cc.cwnd == 2000, "min(ssthresh, max(FlightSize, SMSS) + SMSS)"
     assert peer.stack.deadline() is None
 
 
@@ -416,15 +417,17 @@ def test_fast_recovery_new_data_flows_when_half_has_left() -> None:
     assert [sent.split()[1] for sent in new] == flight(12_001, flown)
 
 
-def test_fast_recovery_full_ack_leaves_at_ssthresh() -> None:
-    """RFC 6582 3.2, step 3: exit fast recovery; then congestion avoidance."""
+def test_fast_recovery_full_ack_releases_no_burst() -> None:
+    """RFC 6582 3.2, step 3, option 1: cwnd = min(ssthresh, max(FlightSize, SMSS) + SMSS)."""
     peer = sending(10, writes=30_000)
     for _ in range(9):
         peer.acks(1)
     peer.sent()
     recover = peer.conn.tcb.snd.nxt
     peer.acks(recover)
-    assert peer.conn.cc.cwnd == peer.conn.cc.ssthresh
+    assert peer.conn.cc.ssthresh == 5000
+    assert peer.conn.cc.cwnd == 2000
+    assert len(peer.sent()) == 2
     assert peer.conn.recovery.phase.label == "open"
 
 

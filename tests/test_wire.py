@@ -433,11 +433,7 @@ ip_option_lists = st.lists(
 @examples(120)
 @given(options=option_lists(), ip_options=ip_option_lists, data=st.binary(max_size=9), flags=u8)
 def test_what_scapy_builds_is_read(
-    codec: Any,
-    options: list[tuple[Any, Any]],
-    ip_options: list[Any],
-    data: bytes,
-    flags: int,
+    codec: Any, options: list[tuple[Any, Any]], ip_options: list[Any], data: bytes, flags: int
 ) -> None:
     header = IP(src="192.0.2.1", dst="198.51.100.7", tos=8, ttl=9, options=ip_options)
     tcp = TCP(sport=49152, dport=80, seq=1, ack=2, flags=flags, window=3, urgptr=4)
@@ -492,10 +488,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "SACK permitted with a value": ("04 03 01 00", {}),
     "SACK without a block": ("05 02 01 01", {}),
     "SACK with half a block": ("05 06 00 00 00 01 01 01", {}),
-    "SACK with one block and a half": (
-        "05 0e 00 00 00 01 00 00 00 02 00 00 00 03 01 01",
-        {},
-    ),
+    "SACK with one block and a half": ("05 0e 00 00 00 01 00 00 00 02 00 00 00 03 01 01", {}),
     "SACK with one block, wrapped": (
         "01 01 05 0a ff ff ff ff 00 00 00 09",
         {"sack": ((0xFFFFFFFF, 9),)},

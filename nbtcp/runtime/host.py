@@ -41,9 +41,7 @@ class Host:
         """Join the stack to `link`, with a path in each direction if given."""
         if up is not None or down is not None:
             link = Impaired(
-                link,
-                Pipe(up or Path(), "up", self.drop),
-                Pipe(down or Path(), "down", self.drop),
+                link, Pipe(up or Path(), "up", self.drop), Pipe(down or Path(), "down", self.drop)
             )
         self._link = link
         self.loop.add(self.stack, link)
@@ -102,11 +100,15 @@ class Host:
             return self.loop.run_until(lambda: all(conn.state in _QUIET for conn in ours), until)
 
     def close(self) -> None:
-        """Reset what is still open, and give the link back."""
+        """Let what the application has closed end, reset the rest, and give the link back."""
         if self._link is None:
             return
         link, self._link = self._link, None
         with self.loop.lock:
+            closing = [conn for conn in self.stack.connections if conn.closed_by_application]
+            if closing and self.loop.failure is None:
+                until = self.loop.now() + SECOND
+                self.loop.run_until(lambda: all(conn.state in _QUIET for conn in closing), until)
             for conn in self.stack.connections:
                 conn.abort(self.loop.now())
             if self.loop.failure is None:

@@ -41,7 +41,8 @@ class Socket:
         self._closed = False
 
     def __repr__(self) -> str:
-        what = self.connection or self._listener or "unconnected"
+        ends = (self.connection, self._listener)
+        what = next((str(end) for end in ends if end is not None), "unconnected")
         return f"<Socket {'closed ' if self._closed else ''}{what}>"
 
     # --- opening ---
@@ -64,11 +65,7 @@ class Socket:
                 raise OSError(errno.EISCONN, "the socket is connected already")
             began = self._loop.now()
             conn = self.connection = self._stack.connect(
-                remote,
-                began,
-                local_port=self._port,
-                config=self._config,
-                observer=self._observer,
+                remote, began, local_port=self._port, config=self._config, observer=self._observer
             )
             self._loop.flush()
             if self._timeout == 0:
@@ -131,7 +128,9 @@ class Socket:
         What had arrived before the connection broke is returned before its exception is raised.
         """
         conn = self._connected()
-        if max_bytes <= 0:
+        if max_bytes < 0:
+            raise ValueError("negative buffersize in recv")
+        if not max_bytes:
             return b""
         with self._loop.lock:
             reassembly, loop = conn.reassembly, self._loop

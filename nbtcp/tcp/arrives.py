@@ -310,6 +310,10 @@ def _new_ack(conn: "Connection", seg: Segment, now: int) -> None:
     elif before is not Phase.FAST_RECOVERY:
         conn.cc.acked(octets, flight, now)
     partial = conn.recovery.phase is Phase.FAST_RECOVERY
+    if before is Phase.FAST_RECOVERY and not partial:
+        # A full acknowledgment: min(ssthresh, max(FlightSize, SMSS) + SMSS), so that no burst
+        # follows (RFC 6582 3.2 step 3)
+        conn.cc.cwnd = min(conn.cc.ssthresh, max(snd.nxt - snd.una, snd.mss) + snd.mss)
     conn.note_phase(before, lost, Why.PARTIAL_ACK if partial else Why.ACK_NEW, now)
     if queue.spans:  # RFC 6298 5.2, 5.3
         conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)

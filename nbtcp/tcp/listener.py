@@ -23,6 +23,9 @@ class Listener:
         self._accepted: deque[Connection] = deque()
         self._embryos: dict[Connection, None] = {}
 
+    def __repr__(self) -> str:
+        return f"<Listener port {self.port}, {len(self._accepted)} to accept>"
+
     def __len__(self) -> int:
         """Connections that `accept` would return."""
         return len(self._accepted)

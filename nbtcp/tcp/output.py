@@ -17,15 +17,8 @@ from .timers import Timer
 if TYPE_CHECKING:
     from .connection import Connection
 
-_DATA_STATES = frozenset(
-    {
-        State.ESTABLISHED,
-        State.CLOSE_WAIT,
-        State.FIN_WAIT_1,
-        State.CLOSING,
-        State.LAST_ACK,
-    }
-)
+_DATA_STATES = frozenset({State.ESTABLISHED, State.CLOSE_WAIT, State.FIN_WAIT_1})
+_DATA_STATES |= {State.CLOSING, State.LAST_ACK}
 
 
 def transmit(conn: "Connection", now: int) -> list[Segment]:

@@ -49,9 +49,9 @@ def load(path: Path) -> EventLog:
     content = path.read_bytes()
     try:
         head = (pq.read_metadata(io.BytesIO(content)).metadata or {}).get(_KEY)
-    except (pa.ArrowException, OSError, ValueError) as problem:
-        reason = str(problem).splitlines()[0] if content else "it is empty"
-        raise LogFileError(f"{path} is no log saved by nbtcp, a Parquet file: {reason}") from None
+    except (pa.ArrowException, OSError, ValueError):
+        reason = "it is no Parquet file" if content else "it is empty"
+        raise LogFileError(f"{path} is no log saved by nbtcp: {reason}") from None
     if head is None:
         raise LogFileError(f"{path} is a Parquet file, but not one that nbtcp saved")
     try:
