@@ -103,7 +103,7 @@ class Live(Host):
         if address.startswith("127."):
             there = self.nat.kernel_address
             reason = (
-                f"only this machine's own TCP gets to {name}; ours finds its servers at {there}"
+                f"only this machine's own TCP gets to {name}; its server is at {there} for ours"
             )
             raise OSError(errno.ENETUNREACH, reason)
         return address
