@@ -150,8 +150,11 @@ def test_a_small_mtu_gives_small_segments() -> None:
         assert len(page.content) == 50_000
 
 
-def test_both_codecs_give_the_same_log() -> None:
-    """Times, timestamps and grouping are the machine's; what was said is the same."""
+def test_both_codecs_say_the_same_to_the_kernel() -> None:
+    """SYN, request and FIN, and what came; times and ACKs depend on the machine.
+
+    test_simulation.py compares the whole log, byte for byte.
+    """
 
     def conversation(codec: str) -> tuple[list[tuple[object, ...]], int]:
         config = nbtcp.Config(codec=codec, timestamps=False)
@@ -159,13 +162,14 @@ def test_both_codecs_give_the_same_log() -> None:
             page = lab.fetch("/bytes/20000")
         table = page.log.segments
         ours = table[(table["event"] == "send") & (table["len"] + (table["flags"] != "A") > 0)]
-        columns = ["flags", "seq", "len", "mss", "wscale", "window"]
+        columns = ["flags", "seq", "len", "mss", "wscale"]
         received = table[table["event"] == "recv"]["len"].sum()
         return [tuple(row) for row in ours[columns].astype(object).fillna(-1).values], received
 
     mine, scapys = conversation("struct"), conversation("scapy")
     assert mine[1] == scapys[1]
-    assert [row[:5] for row in mine[0]] == [row[:5] for row in scapys[0]]
+    assert len(mine[0]) == 3
+    assert mine[0] == scapys[0]
 
 
 # --- bad input and bad ends ---

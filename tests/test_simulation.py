@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from nbtcp import Config, Connection, EventLog, Path, Simulation, Stack
 from nbtcp.runtime.loop import SECOND
+from nbtcp.tcp import connection
 
 HEADERS = 20 + 20 + 12  # IPv4, TCP, timestamps
 MSS = 1500 - HEADERS
@@ -352,3 +353,34 @@ def test_schedule_gives_the_same_log_again() -> None:
     steps = [("send", 0, 30_000), ("wait", 0, 100), ("recv", 1, 5000), ("send", 1, 1460)]
     logs = {run_schedule(steps, {"mss": 536}, 7, 0.1, 0.2) for _ in range(2)}
     assert len(logs) == 1
+
+
+# --- two ways to the same log, byte for byte ---
+
+ROUGH = Path(delay=0.02, rate=10e6, queue=20, loss=0.01)
+
+
+def test_both_codecs_give_the_same_rows() -> None:
+    """Every field of every segment, event and sample; only the setting itself differs."""
+    logs = [
+        Simulation(ROUGH, seed=3).transfer(150_000, codec=codec).log
+        for codec in ("struct", "scapy")
+    ]
+    assert len(logs[0].segments) > 250
+    assert logs[0].rows == logs[1].rows
+
+
+def test_header_prediction_gives_what_the_long_way_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nbtcp/tcp/prediction.py says that it changes nothing but the time it takes."""
+    taken = []
+    predicted = connection.predicted
+
+    def counted(*arguments: Any) -> bool:
+        taken.append(predicted(*arguments))
+        return taken[-1]
+
+    monkeypatch.setattr(connection, "predicted", counted)
+    short = Simulation(ROUGH, seed=3).transfer(1_000_000).log
+    assert sum(taken) > 100, "it was used"
+    monkeypatch.setattr(connection, "predicted", lambda *arguments: False)
+    assert Simulation(ROUGH, seed=3).transfer(1_000_000).log.rows == short.rows
