@@ -1,5 +1,6 @@
 """`Config`: everything about a host's TCP that one can choose, with unit, default and source."""
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -36,8 +37,16 @@ class Config:
     initial_rto, min_rto, max_rto  RFC 6298; min_rto is 0.2 where the RFC says 1, as in Linux: it
                        guards against the peer's delayed ACK, and 1 would make every timeout five
                        times as dear
-    user_timeout       give up when data was not acknowledged for so long (RFC 9293 3.8.3, R2)
+    user_timeout       give up when data was not acknowledged for so long (RFC 9293 3.8.3, R2);
+                       math.inf: never
     syn_timeout        give up when a SYN was not answered for so long (RFC 9293 MUST-23: 180)
+    keepalive          probe a connection that was silent for so long; None: never (RFC 9293 3.8.4)
+    keepalive_interval, keepalive_probes  between probes, and how many stay unanswered at most
+    syn_cookies        answer SYNs with cookies when the SYN queue is full (RFC 4987)
+    autotune           begin with a receive buffer of 128 KiB, which grows up to receive_buffer when
+                       the window is what limits the peer
+    dscp               Differentiated Services code point of what is sent (RFC 9293 3.9.1.9)
+    reports            tell the application of trouble that is no error yet (RFC 9293 3.9.1.8)
     time_wait          length of TIME-WAIT; 60, as in Linux, where 2 MSL by RFC 9293 is 240
     ttl                time to live of the packets sent, in hops (RFC 9293 MUST-49)
     codec              "struct", or "scapy" to parse and build every packet with scapy (slow; same
@@ -46,7 +55,7 @@ class Config:
 
     mss: int = 1460
     send_buffer: int = 1 << 20
-    receive_buffer: int = 1 << 20
+    receive_buffer: int = 4 << 20
     window_scale: bool = True
     timestamps: bool = True
     sack: bool = True
@@ -62,6 +71,13 @@ class Config:
     max_rto: float = 60.0
     user_timeout: float = 300.0
     syn_timeout: float = 180.0
+    keepalive: float | None = None
+    keepalive_interval: float = 75.0
+    keepalive_probes: int = 9
+    syn_cookies: bool = True
+    autotune: bool = True
+    dscp: int = 0
+    reports: bool = True
     time_wait: float = 60.0
     ttl: int = 64
     codec: str = "struct"
@@ -77,6 +93,8 @@ class Config:
                 raise ConfigError(f"{name}={value!r} must lie between {low} and {high}")
         if self.min_rto > self.max_rto:
             raise ConfigError(f"min_rto={self.min_rto} is larger than max_rto={self.max_rto}")
+        if self.keepalive is not None and not 0.001 <= self.keepalive <= 1e9:
+            raise ConfigError(f"keepalive={self.keepalive!r} must be None or at least 0.001")
         if self.initial_window is not None and self.initial_window < 1:
             raise ConfigError(f"initial_window={self.initial_window} must be at least 1")
 
@@ -104,8 +122,11 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("initial_rto", 0.001, 60),
     ("min_rto", 0.001, 60),
     ("max_rto", 1, 3600),
-    ("user_timeout", 1, 1e9),
+    ("user_timeout", 1, math.inf),
     ("syn_timeout", 1, 1e9),
+    ("keepalive_interval", 0.001, 1e9),
+    ("keepalive_probes", 1, 1000),
+    ("dscp", 0, 63),
     ("time_wait", 0, 3600),
     ("ttl", 1, 255),
 )

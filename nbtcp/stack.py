@@ -11,9 +11,11 @@ from heapq import heappop, heappush
 
 from .config import Config
 from .tcp.connection import Connection, Observer
+from .tcp.cookies import LIFETIME, PERIOD, initial_sequence_number, restore, timestamp
 from .tcp.listener import Listener
-from .tcp.output import reset_for
+from .tcp.output import cookie_for, reset_for
 from .tcp.state import State
+from .tcp.tcb import TICK
 from .why import Why
 from .wire import ip, scapy
 from .wire import segment as struct_codec
@@ -22,6 +24,7 @@ from .wire.seq import MODULUS
 
 EPHEMERAL_PORTS = range(49152, 65536)  # RFC 6335 6
 ISN_TICK = 4_000  # ns: RFC 9293 3.4.1
+ISN_STEP = 128_000  # between two connections on the same ports when the clock alone is too slow
 _CODECS = {"struct": (struct_codec.parse, struct_codec.build), "scapy": (scapy.parse, scapy.build)}
 
 
@@ -131,6 +134,10 @@ class Stack:
         if conn is None or conn.state is State.CLOSED or conn.state is State.LISTEN:
             self._receive_unknown(segment, now)
             return
+        if conn.state is State.TIME_WAIT and self._reopens(conn, segment):
+            conn.leave_time_wait(now)
+            self._receive_unknown(segment, now, conn.tcb.snd.nxt + conn.tcb.snd.iss)
+            return
         conn.receive(segment, now)
         if conn.listener is not None:
             self._settle(conn)
@@ -182,8 +189,11 @@ class Stack:
 
     # --- inside ---
 
-    def _receive_unknown(self, segment: Segment, now: int) -> None:
-        """No connection has this flow: a listener's SYN, or 3.10.7.1, CLOSED."""
+    def _receive_unknown(self, segment: Segment, now: int, above: int | None = None) -> None:
+        """No connection has this flow: a listener's SYN, or 3.10.7.1, CLOSED.
+
+        `above` is a sequence number that the ISN has to exceed (RFC 9293 MAY-2).
+        """
         why: Why | None = Why.NO_CONNECTION
         if segment.flow[4:8] != self._packed_address or _is_group(segment.flow[:4]):
             why = Why.MISDIRECTED  # RFC 9293 MUST-57, MUST-63
@@ -192,22 +202,70 @@ class Stack:
             listener = self._listeners.get(port)
             if listener is not None:
                 why = listener.refuses(segment)
-                if why is None:
-                    self._open_passively(listener, segment, now)
+                if why is None and self._listen(listener, segment, now, above):
+                    return
+                why = why or Why.BACKLOG_FULL
+                if why is Why.NO_CONNECTION and self._open_from_cookie(listener, segment, now):
                     return
         segment.why = why or Why.NO_CONNECTION
-        if self.observer is not None:
-            self.observer.refused(self.address, segment, segment.why, now)
         if why is Why.NO_CONNECTION and not segment.flags & RST:
-            reply = reset_for(segment, self.config.ttl)
-            self._replies.append(reply)
-            if self.observer is not None:
-                self.observer.replied(self.address, reply, now)
+            self._reply(segment, reset_for(segment, self.config.ttl), now)
+        elif self.observer is not None:
+            self.observer.refused(self.address, segment, segment.why, now)
 
-    def _open_passively(self, listener: Listener, syn: Segment, now: int) -> None:
+    def _reopens(self, conn: Connection, syn: Segment) -> bool:
+        """A SYN for a listener of ours, on the ports of a connection in TIME-WAIT (RFC 6191)."""
+        port = int.from_bytes(syn.flow[-2:], "big")
+        return port in self._listeners and conn.is_new_incarnation(syn)
+
+    def _listen(self, listener: Listener, syn: Segment, now: int, above: int | None) -> bool:
+        """A SYN for a listener; False when its SYN queue is full and cookies are not wanted."""
+        if not listener.flooded:
+            self._open_passively(listener, syn, now, above)
+        elif self.config.syn_cookies:
+            self._send_cookie(listener, syn, now)
+        else:
+            return False
+        return True
+
+    def _open_passively(
+        self, listener: Listener, syn: Segment, now: int, above: int | None = None
+    ) -> None:
         conn = self._new_connection(reverse_flow(syn.flow), self.config, self.observer, now)
+        if above is not None and 0 < (above - conn.tcb.snd.iss) % MODULUS < MODULUS // 2:
+            conn.tcb.snd.iss = (above + ISN_STEP) % MODULUS
         listener.add(conn)
         conn.open_passively(listener, syn, now)
+
+    def _send_cookie(self, listener: Listener, syn: Segment, now: int) -> None:
+        """The SYN queue is full: answer, and remember nothing."""
+        listener.cookies_until = now + LIFETIME * PERIOD
+        iss = initial_sequence_number(syn, self._secret, now)
+        value = timestamp(syn, now // TICK + self._timestamp_offset(reverse_flow(syn.flow)))
+        syn.why = Why.COOKIE
+        self._reply(syn, cookie_for(syn, iss, value, self.config), now)
+
+    def _open_from_cookie(self, listener: Listener, ack: Segment, now: int) -> bool:
+        """An ACK that brings our cookie back opens the connection that it stands for."""
+        if now >= listener.cookies_until or listener.full:
+            return False
+        syn = restore(ack, self._secret, now)
+        if syn is None:
+            return False
+        conn = self._new_connection(reverse_flow(ack.flow), self.config, self.observer, now)
+        conn.tcb.snd.iss = (ack.raw_ack - 1) % MODULUS
+        listener.add(conn)
+        conn.open_from_cookie(listener, syn, now)
+        conn.receive(ack, now)
+        self._settle(conn)
+        return True
+
+    def _reply(self, segment: Segment, reply: Segment, now: int) -> None:
+        """`segment` is of no connection, and this answers it."""
+        self._replies.append(reply)
+        if self.observer is not None:
+            self.observer.refused(self.address, segment, segment.why, now)
+            self.observer.replied(self.address, reply, now)
 
     def _settle(self, conn: Connection) -> None:
         """A connection in a SYN queue may have become established, or come to nothing."""
@@ -222,7 +280,7 @@ class Stack:
     def _new_connection(
         self, flow: bytes, config: Config, observer: Observer | None, now: int
     ) -> Connection:
-        offset = self._random.getrandbits(32)
+        offset = self._timestamp_offset(flow)
         iss = self._initial_sequence_number(flow, now)
         conn = Connection(flow, config, iss, offset, self._ready, observer)
         self._connections[reverse_flow(flow)] = conn
@@ -232,6 +290,11 @@ class Stack:
         """ISN = M + F(localip, localport, remoteip, remoteport, secretkey) (RFC 6528 3)."""
         f = blake2s(flow, digest_size=4, key=self._secret).digest()
         return (now // ISN_TICK + int.from_bytes(f, "big")) % MODULUS
+
+    def _timestamp_offset(self, flow: bytes) -> int:
+        """Differs from flow to flow, and stays for the next connection on it (RFC 7323 5.4)."""
+        digest = blake2s(flow, digest_size=4, key=self._secret, person=b"tsval").digest()
+        return int.from_bytes(digest, "big")
 
     def _free_port(self, remote: tuple[str, int]) -> int:
         """An ephemeral port, chosen at random (RFC 6056 3.3.1)."""

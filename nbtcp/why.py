@@ -59,6 +59,7 @@ class Why(Labelled):
     SYN_IN_WINDOW = 52  # RFC 5961 4.2
     NOT_SYN = 53  # neither SYN nor RST in SYN-SENT
     AFTER_CLOSE = 54  # data for an application that has closed its socket
+    TIME_WAIT_RST = 55  # a RST must not end TIME-WAIT (RFC 1337)
     # --- received by nobody ---
     NO_CONNECTION = 60
     BACKLOG_FULL = 61
@@ -67,6 +68,7 @@ class Why(Labelled):
     FRAGMENT = 64  # an IP fragment; fragments are not reassembled
     NOT_TCP = 65
     MISDIRECTED = 66  # its destination is not this host
+    COOKIE = 67  # answered with a SYN cookie, or the ACK that brings one back (RFC 4987)
     # --- dropped on the way ---
     LOSS = 80
     QUEUE_FULL = 81
@@ -90,3 +92,4 @@ class Event(Labelled):
     RTT_SAMPLE = 7  # value: the sample in seconds; why: kept or rejected, and the reason
     CALL = 8  # new: the application's call; value: octets
     ERROR = 9  # new: the exception's name; why: its text
+    REPORT = 10  # trouble that is no error yet; new: what

@@ -453,10 +453,10 @@ def test_windows_are_scaled_by_what_the_syn_said() -> None:
     log, seen = a_transfer_with_losses()
     table = log.segments
     shift = table[table["flags"].isin(["S", "SA"])]["wscale"].dropna().unique()
-    assert shift.tolist() == [5]  # 1 MiB of buffer at both ends
+    assert shift.tolist() == [7]  # 4 MiB of buffer at both ends
     packets = [(event, host, now, IP(packet)[TCP]) for event, host, now, packet in seen]
     expected = sorted(
-        (host, event, now, tcp.seq, tcp.ack, tcp.window << (0 if tcp.flags.S else 5))
+        (host, event, now, tcp.seq, tcp.ack, tcp.window << (0 if tcp.flags.S else 7))
         for event, host, now, tcp in packets
     )
     times = (table["time"] * SECOND).round().astype("int64")
@@ -529,7 +529,7 @@ def test_the_window_of_a_dropped_segment_is_scaled(both_logged: bool) -> None:
     opening = [packet for event, *_, packet in pair.seen if event == "send"][:2]
     for packet in opening + sent:  # a SYN repeated late has its window as it stands there
         pair.log.dropped(packet, Why.LOSS, pair.now)
-    scale = [0, 0, 5, 5]
+    scale = [0, 0, 7, 7]
     expected = [IP(packet).window << by for packet, by in zip(opening + sent, scale, strict=True)]
     assert pair.log.segments["window"].tail(4).tolist() == expected
     assert pair.log.segments["host"].tail(4).tolist() == [CLIENT, SERVER] * 2

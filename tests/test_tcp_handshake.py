@@ -308,7 +308,7 @@ def test_syn_received_passive_rst_and_a_new_syn_in_one_batch_opens_anew() -> Non
 
 def test_listen_full_backlog_drops_the_syn() -> None:
     """RFC 9293 3.9.1.1: no room; the peer's next SYN may find some."""
-    peer = Peer()
+    peer = Peer(syn_cookies=False)
     peer.listens(backlog=2)
     flows = [pack_flow(("10.0.0.1", port), (US, 80)) for port in (4001, 4002, 4003)]
     peer.sends("S 0:0(0)", flows[0])
@@ -318,9 +318,22 @@ def test_listen_full_backlog_drops_the_syn() -> None:
     peer.expect()
     peer.irs = peer.stack.connections[0].tcb.snd.iss
     peer.sends(". 1:1(0) ack 1", flows[0])
-    assert peer.sends("S 0:0(0)", flows[2]) == "backlog-full"  # established, not yet accepted
+    peer.sends("S 0:0(0)", flows[2])  # there is room in the SYN queue again
+    peer.expect("S. 0:0(0) ack 1")
+
+
+def test_listen_full_accept_queue_drops_the_syn() -> None:
+    """RFC 9293 3.9.1.1: whoever is established waits for the application."""
+    peer = Peer()
+    peer.listens(backlog=1)
+    flows = [pack_flow(("10.0.0.1", port), (US, 80)) for port in (4001, 4002)]
+    peer.sends("S 0:0(0)", flows[0])
+    peer.expect("S. 0:0(0) ack 1")
+    peer.sends(". 1:1(0) ack 1", flows[0])
+    assert peer.sends("S 0:0(0)", flows[1]) == "backlog-full"
+    peer.expect()
     assert peer.listener.accept() is not None
-    peer.sends("S 0:0(0)", flows[2])
+    peer.sends("S 0:0(0)", flows[1])
     peer.expect("S. 0:0(0) ack 1")
 
 
@@ -621,7 +634,7 @@ def test_passive_open_echoes_the_timestamp_of_the_syn() -> None:
     peer.listens()
     peer.sends("S 0:0(0) <mss 1000,TS val 4711 ecr 0,wscale 3>")
     (sent,) = peer.sent()
-    assert "ecr 4711,wscale 5>" in sent
+    assert "ecr 4711,wscale 7>" in sent
 
 
 @pytest.mark.parametrize("passive", [False, True])

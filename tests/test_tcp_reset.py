@@ -43,8 +43,8 @@ OPEN = {
     State.FIN_WAIT_2: fin_wait_2,
     State.CLOSE_WAIT: close_wait,
 }
-CLOSED_BY_BOTH = {State.CLOSING: closing, State.LAST_ACK: last_ack, State.TIME_WAIT: time_wait}
-ALL = OPEN | CLOSED_BY_BOTH
+CLOSED_BY_BOTH = {State.CLOSING: closing, State.LAST_ACK: last_ack}
+ALL = OPEN | CLOSED_BY_BOTH | {State.TIME_WAIT: time_wait}
 in_open_states = pytest.mark.parametrize("reach", OPEN.values(), ids=[s.label for s in OPEN])
 in_all_states = pytest.mark.parametrize("reach", ALL.values(), ids=[s.label for s in ALL])
 Reach = Callable[[Peer], None]
@@ -87,7 +87,7 @@ def test_rst_where_both_have_closed_is_no_error(reach: Reach) -> None:
     assert not peer.stack.connections
 
 
-@in_all_states
+@pytest.mark.parametrize("reach", [*OPEN.values(), *CLOSED_BY_BOTH.values()])
 @pytest.mark.parametrize("ahead", [1, 500, 999])
 def test_rst_in_the_window_gets_a_challenge_ack(reach: Reach, ahead: int) -> None:
     """RFC 9293 3.10.7.4, second (U-7): <SEQ=SND.NXT><ACK=RCV.NXT>, never the segment's numbers."""
@@ -98,6 +98,15 @@ def test_rst_in_the_window_gets_a_challenge_ack(reach: Reach, ahead: int) -> Non
     assert peer.sends(f"R. {at}:{at}(0) ack 77") == "blind-rst"
     peer.expect(f". {tcb.snd.nxt}:{tcb.snd.nxt}(0) ack {tcb.rcv.nxt} why challenge-ack")
     assert peer.state is state
+
+
+@pytest.mark.parametrize("at", [1, 2, 500])
+def test_rst_does_not_end_time_wait(at: int) -> None:
+    """RFC 1337 3, F1: an old duplicate may have called it forth."""
+    peer = reached(time_wait)
+    assert peer.sends(f"R {at}:{at}(0)") in ("time-wait-rst", "unacceptable")
+    peer.expect()
+    assert peer.state is State.TIME_WAIT
 
 
 @in_all_states

@@ -149,7 +149,7 @@ def scripts() -> dict[tuple[State, Cause], Callable[[], Peer]]:
         (state, cause): (reach, action)
         for state, reach in REACHED.items()
         for cause, action in everywhere.items()
-        if (state, cause) != (State.TIME_WAIT, Cause.TIMEOUT)
+        if state is not State.TIME_WAIT or cause is Cause.ABORT
     }
     ways |= {
         (State.CLOSED, Cause.PASSIVE_OPEN): (Peer, syn_to_listener),

@@ -5,15 +5,15 @@ the segment. No step sends anything: it leaves what is owed in the connection, a
 the segments. CLOSED and LISTEN (3.10.7.1 and .2) concern segments without a connection: see
 stack.py and listener.py.
 
-The third step, security, does not apply: nbtcp has no compartments. The sixth, urgent data, is not
-there yet; urgent octets are delivered in line.
+The third step, security, does not apply: nbtcp has no compartments. Urgent octets are delivered in
+line (RFC 6093 3).
 """
 
 import errno
 from typing import TYPE_CHECKING
 
 from ..why import Event, Why
-from ..wire.segment import ACK, CWR, ECE, FIN, MAX_WSCALE, RST, SYN, Segment
+from ..wire.segment import ACK, CWR, ECE, FIN, MAX_WSCALE, RST, SYN, URG, Segment
 from ..wire.seq import unwrap, unwrap_blocks
 from .ack import Ack
 from .recovery import NewReno, Phase, Verdict
@@ -106,7 +106,7 @@ def _take_syn(conn: "Connection", seg: Segment, now: int) -> None:
     tcb, config = conn.tcb, conn.config
     snd, rcv = tcb.snd, tcb.rcv
     rcv.nxt = 1
-    rcv.offer(1 + min(MAX_RAW_WINDOW, config.receive_buffer))
+    rcv.offer(1 + min(MAX_RAW_WINDOW, conn.reassembly.capacity))
     tcb.ts.on = config.timestamps and seg.tsval is not None
     if tcb.ts.on:
         tcb.ts.recent = seg.tsval or 0
@@ -148,7 +148,7 @@ def _check_sequence(conn: "Connection", seg: Segment, now: int) -> bool:
     """First: is any of the segment in the window? PAWS comes before (RFC 7323 5.3 R1)."""
     rcv = conn.tcb.rcv
     if conn.state is State.SYN_RECEIVED and seg.flags & (SYN | RST) == SYN and seg.seq == 0:
-        return _repeated_syn(conn, seg)
+        return _repeated_syn(conn, seg, now)
     if conn.tcb.ts.on and not seg.flags & RST and not _timestamp_acceptable(conn, seg, now):
         return False
     if _acceptable(seg, rcv.nxt, rcv.wnd):
@@ -187,7 +187,7 @@ def _acceptable(seg: Segment, nxt: int, wnd: int) -> bool:
     return length > 0 and nxt <= seg.seq + length - 1 < nxt + wnd
 
 
-def _repeated_syn(conn: "Connection", seg: Segment) -> bool:
+def _repeated_syn(conn: "Connection", seg: Segment, now: int) -> bool:
     """The SYN that we have already, in SYN-RECEIVED.
 
     With an ACK it is the peer's half of a simultaneous open (RFC 9293 figure 8), whose
@@ -199,7 +199,7 @@ def _repeated_syn(conn: "Connection", seg: Segment) -> bool:
         return True
     seg.why = Why.DUPLICATE
     conn.syn_lost = True
-    if conn.queue.spans:
+    if conn.queue.spans and conn.may_answer(now, forged=True):
         conn.queue.mark_lost(conn.queue.spans[0], Why.DUPLICATE_SYN, urgently=True)
     return False
 
@@ -218,7 +218,7 @@ def _timestamp_acceptable(conn: "Connection", seg: Segment, now: int) -> bool:
             ts.recent = seg.tsval
             return True
         seg.why = Why.PAWS
-        conn.owe_ack(Why.DUPLICATE_ACK)
+        conn.challenge_ack(now)
         return False
     return True
 
@@ -234,6 +234,9 @@ def _check_rst(conn: "Connection", seg: Segment, now: int) -> bool:
     """Second: only a RST at exactly RCV.NXT resets (RFC 5961 3.2)."""
     if not seg.flags & RST:
         return True
+    if conn.state is State.TIME_WAIT:  # RFC 1337: TIME-WAIT cannot be assassinated
+        seg.why = Why.TIME_WAIT_RST
+        return False
     if seg.seq != conn.tcb.rcv.nxt:
         seg.why = Why.BLIND_RST
         conn.challenge_ack(now)
@@ -241,7 +244,7 @@ def _check_rst(conn: "Connection", seg: Segment, now: int) -> bool:
     seg.why = Why.RST
     if conn.state is State.SYN_RECEIVED and conn.passive:
         conn.transition(Cause.BACK_TO_LISTEN, now)  # the user need not be informed
-    elif conn.state in (State.CLOSING, State.LAST_ACK, State.TIME_WAIT):
+    elif conn.state in (State.CLOSING, State.LAST_ACK):
         conn.transition(Cause.RCV_RST, now)
     else:
         refused = conn.state is State.SYN_RECEIVED
@@ -340,9 +343,9 @@ def _told_by(ack: Ack, verdict: Verdict | None) -> Why:
     """What made recovery decide, for the log."""
     if verdict is Verdict.SPURIOUS:
         return Why.SPURIOUS
-    if ack.octets:
-        return Why.PARTIAL_ACK if ack.lost else Why.ACK_NEW
-    return Why.DUPLICATE_ACK
+    if verdict is None and ack.lost:
+        return Why.PARTIAL_ACK
+    return Why.ACK_NEW if ack.octets else Why.DUPLICATE_ACK
 
 
 def _take_sack(conn: "Connection", seg: Segment, ack: Ack) -> None:
@@ -444,6 +447,17 @@ def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
         conn.observer.rtt_sample(conn, span, rtt, kept, why, ack.now)
 
 
+def _check_urgent(conn: "Connection", seg: Segment, now: int) -> bool:
+    """Sixth: RCV.UP <- max(RCV.UP, SEG.UP), and the application is told (MUST-32)."""
+    rcv, up = conn.tcb.rcv, seg.seq + seg.urgent
+    if seg.flags & URG and conn.state in _RECEIVING and up > max(rcv.up, rcv.nxt):
+        rcv.up = up
+        conn.report(
+            "urgent", f"{conn.urgent_left} octets to read up to the end of urgent data", now
+        )
+    return True
+
+
 def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
     """Seventh: the segment text, trimmed to the window."""
     rcv = conn.tcb.rcv
@@ -521,5 +535,8 @@ def _check_fin(conn: "Connection", seg: Segment, now: int) -> bool:
 
 _RECEIVING = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2})
 
-STEPS = (_check_sequence, _check_rst, _check_syn, _check_ack, _process_text, _check_fin)
+STEPS = (
+    *(_check_sequence, _check_rst, _check_syn, _check_ack),
+    *(_check_urgent, _process_text, _check_fin),
+)
 """3.10.7.4 in its order: order is meaning here."""

@@ -6,13 +6,15 @@ module joins them. All entries in the log come from here, through four doors: `l
 """
 
 import errno
+from collections import deque
 from copy import copy
 from typing import Any, Protocol
 
 from ..config import Config
 from ..why import Event, Why
 from ..wire.ip import format_address
-from ..wire.segment import Segment, endpoints
+from ..wire.segment import ACK, RST, SYN, Segment, endpoints
+from ..wire.seq import unwrap
 from . import output
 from .ack import Ack
 from .arrives import segment_arrives, unwrap_numbers
@@ -25,8 +27,10 @@ from .rtt import SECOND, RoundTripTime
 from .sendqueue import SendQueue, Span
 from .state import Cause, State, next_state
 from .tcb import TCB
-from .timers import Timer, Timers
+from .timers import NEVER, Timer, Timers
 
+R1 = 3  # transmissions after which the application is told (RFC 9293 SHLD-9, SHLD-10)
+FIRST_BUFFER = 128 << 10  # octets, where receive buffers are autotuned
 CHALLENGE_ACKS = 10  # in CHALLENGE_PERIOD (RFC 5961 7)
 CHALLENGE_PERIOD = 5 * SECOND
 _SENDABLE = frozenset({State.SYN_SENT, State.SYN_RECEIVED, State.ESTABLISHED, State.CLOSE_WAIT})
@@ -64,7 +68,8 @@ class Connection:
     __slots__ = (
         *("_ack_delay", "_challenges", "_persists", "_prr", "_ready", "_undo", "ack_due"),
         *("cc", "closed_by_application", "duplicate_acks", "config", "error", "flow", "force"),
-        *("heard_at", "held", "listener", "log_entry", "observer", "passive", "queue"),
+        *("dscp", "heard_at", "held", "keepalive", "listener", "log_entry", "observer", "passive"),
+        *("_keepalives", "_window_began", "_window_end", "probe_peer", "queue", "reports"),
         *("progress", "reassembly", "recovery", "reset_due", "restart_window", "rtt", "state"),
         *("syn_lost", "tcb", "timers", "wake_at"),
     )
@@ -84,7 +89,11 @@ class Connection:
         self.error: OSError | None = None
         self.tcb = TCB(iss, ts_offset, config)
         self.queue = SendQueue(config.send_buffer)
-        self.reassembly = Reassembly(config.receive_buffer)
+        most = (
+            min(config.receive_buffer, FIRST_BUFFER) if config.autotune else config.receive_buffer
+        )
+        self.reassembly = Reassembly(most)
+        self._window_began = self._window_end = 0  # for autotuning: since when, and up to where
         self.rtt = RoundTripTime(_ns(config.initial_rto), _ns(config.min_rto), _ns(config.max_rto))
         self.timers = Timers()
         self.recovery: Recovery = STRATEGIES[config.recovery]()
@@ -102,6 +111,11 @@ class Connection:
         self.heard_at = 0  # when the peer last sent anything, ns
         self.progress = False  # since the last transmit something new was sent or acknowledged
         self.force: Why | None = None  # send at least an octet whatever the window says
+        self.dscp = config.dscp  # may be changed at any time (RFC 9293 SHLD-21)
+        self.keepalive = config.keepalive
+        self.probe_peer = False  # a keep-alive is due
+        self._keepalives = 0  # unanswered in a row
+        self.reports: deque[tuple[int, str, str]] = deque(maxlen=100)  # (time in ns, what, text)
         self.closed_by_application = False
         self.observer = observer
         self.log_entry: Any = None  # the observer's
@@ -133,9 +147,17 @@ class Connection:
         self.transition(Cause.PASSIVE_OPEN, now)
         self.receive(syn, now)
 
-    def send(self, data: bytes | bytearray | memoryview, now: int) -> int:
+    def open_from_cookie(self, listener: Any, syn: Segment, now: int) -> None:
+        """As if `syn` had come and our SYN,ACK been sent: a cookie in the next segment says so."""
+        self.open_passively(listener, syn, now)
+        self.queue.sent(0, 1, now)
+        self.tcb.snd.nxt = 1
+        self.rtt.fall_back()  # nobody knows when it was sent
+
+    def send(self, data: bytes | bytearray | memoryview, now: int, *, urgent: bool = False) -> int:
         """Queue `data`; returns how many octets the send buffer took, 0 when it is full.
 
+        `urgent` moves the urgent pointer behind it (RFC 9293 3.8.5; new protocols should not).
         Raises what ended the connection, or BrokenPipeError after `shutdown` or `close`.
         """
         if self.error is not None:
@@ -145,6 +167,8 @@ class Connection:
         taken = self.queue.append(data)
         if taken:
             self._ready[self] = None
+            if urgent:
+                self.tcb.snd.up = self.queue.end
         self.note(Event.CALL, now, new="send", value=taken)
         return taken
 
@@ -153,10 +177,17 @@ class Connection:
         data = self.reassembly.read(max_bytes)
         if data:
             self.note(Event.CALL, now, new="recv", value=len(data))
+            if self.config.autotune:
+                self._tune_buffer(now)
             if output.window_update_due(self):
                 self.owe_ack(Why.WINDOW_UPDATE)
                 self._ready[self] = None
         return data
+
+    @property
+    def urgent_left(self) -> int:
+        """Octets still to read up to the end of urgent data; 0 when none is known (MUST-33)."""
+        return max(0, self.tcb.rcv.up - self.reassembly.taken)
 
     @property
     def eof(self) -> bool:
@@ -223,6 +254,7 @@ class Connection:
     def receive(self, segment: Segment, now: int) -> None:
         """A segment of this connection arrived."""
         self.heard_at = now
+        self._keepalives = 0
         unwrap_numbers(self, segment)
         if not predicted(self, segment, now):
             segment_arrives(self, segment, now)
@@ -253,6 +285,8 @@ class Connection:
                     self._persist_timeout(now)
                 case Timer.DELAYED_ACK:
                     self.owe_ack(Why.DELAYED_ACK)
+                case Timer.KEEPALIVE:
+                    self._keepalive_timeout(now)
                 case Timer.TIME_WAIT:
                     over = self.state is State.TIME_WAIT
                     self.transition(Cause.TIME_WAIT_OVER if over else Cause.TIMEOUT, now)
@@ -265,8 +299,10 @@ class Connection:
         old = self.state
         self.state = new = next_state(old, cause)
         self.note(Event.STATE, now, old=old.label, new=new.label, why=cause.label)
-        if new is State.ESTABLISHED and self.queue.fin is not None:
-            self.transition(Cause.CLOSE, now)
+        if new is State.ESTABLISHED:
+            self.set_keepalive(self.keepalive, now)
+            if self.queue.fin is not None:
+                self.transition(Cause.CLOSE, now)
         elif new is State.TIME_WAIT:
             self.timers.stop_all()
             self.wait_time_wait(now)
@@ -309,12 +345,45 @@ class Connection:
         What nobody forges, such as a probe of our zero window, has a budget of its own: no flood of
         SYNs can use it up, and still no two stacks can acknowledge each other for ever.
         """
+        if self.may_answer(now, forged):
+            self.owe_ack(Why.CHALLENGE_ACK)
+
+    def may_answer(self, now: int, forged: bool) -> bool:
+        """Count an answer to what is perhaps an attack; False when there were too many lately."""
         began, count = self._challenges[forged]
         if now - began >= CHALLENGE_PERIOD:
             began, count = now, 0
         self._challenges[forged] = began, count + 1
-        if count < CHALLENGE_ACKS:
-            self.owe_ack(Why.CHALLENGE_ACK)
+        return count < CHALLENGE_ACKS
+
+    def is_new_incarnation(self, syn: Segment) -> bool:
+        """May `syn` end TIME-WAIT early? By its timestamp or its number (RFC 6191 2)."""
+        if syn.flags & (SYN | ACK | RST) != SYN:
+            return False
+        ts, rcv = self.tcb.ts, self.tcb.rcv
+        newer = unwrap(syn.raw_seq, rcv.irs, rcv.nxt) > rcv.nxt
+        if ts.on and syn.tsval is not None:
+            ahead = (syn.tsval - ts.recent) & 0xFFFFFFFF
+            return 0 < ahead < 1 << 31 or (ahead == 0 and newer)
+        return newer
+
+    def leave_time_wait(self, now: int) -> None:
+        """The same ports are used anew."""
+        self.transition(Cause.TIME_WAIT_OVER, now)
+
+    def set_keepalive(self, seconds: float | None, now: int) -> None:
+        """Probe the peer after so many seconds of silence; None: never."""
+        self.keepalive = seconds
+        if seconds is None:
+            self.stop_timer(Timer.KEEPALIVE, now)
+        elif self.synchronized:
+            self.set_timer(Timer.KEEPALIVE, now + _ns(seconds), now)
+
+    def report(self, what: str, text: str, now: int) -> None:
+        """Trouble that is no error, or urgent data: for the application (RFC 9293 3.9.1.8)."""
+        self.note(Event.REPORT, now, new=what, why=text)
+        if self.config.reports:
+            self.reports.append((now, what, text))
 
     def reset_peer(self, position: int) -> None:
         """Answer an unacceptable acknowledgment with <SEQ=SEG.ACK><CTL=RST>; our state stays."""
@@ -451,6 +520,18 @@ class Connection:
         """The peer, for error messages."""
         return f"{format_address(self.flow[4:8])} port {int.from_bytes(self.flow[10:12], 'big')}"
 
+    def _tune_buffer(self, now: int) -> None:
+        """Double the receive buffer when the peer fills the whole window within two round trips:
+        then it may be the window that limits it.
+        """
+        rcv, capacity = self.tcb.rcv, self.reassembly.capacity
+        if rcv.nxt < self._window_end:
+            return
+        quick = now - self._window_began <= 2 * (self.rtt.srtt or 0)
+        if self._window_end and quick and capacity < self.config.receive_buffer:
+            self.reassembly.capacity = min(2 * capacity, self.config.receive_buffer)
+        self._window_began, self._window_end = now, rcv.nxt + rcv.wnd
+
     # --- timeouts (RFC 9293 3.10.8) ---
 
     def _opened(self, now: int) -> None:
@@ -468,6 +549,9 @@ class Connection:
         if now - first.first_sent >= _ns(limit):
             self._give_up(first, "SYN" if is_syn else "data", now)
             return
+        if first.times == R1:
+            text = f"sent {first.times} times without an answer from {self.peer()}"
+            self.report("excessive-retransmission", text, now)
         before, lost = self.recovery.phase, self.queue.lost_octets
         snd = self.tcb.snd
         if is_syn:
@@ -517,6 +601,25 @@ class Connection:
         else:
             self.queue.mark_lost(spans[0], Why.WINDOW_PROBE, urgently=True)
 
+    def _keepalive_timeout(self, now: int) -> None:
+        """Probe a silent peer, and give up when several probes stay unanswered (3.8.4)."""
+        if self.keepalive is None:
+            return
+        interval = self.config.keepalive_interval if self._keepalives else self.keepalive
+        due = self.heard_at + _ns(self.keepalive)
+        idle = not self.queue.spans and not self.queue.data  # MUST-26
+        if idle and now >= due:
+            if self._keepalives >= self.config.keepalive_probes:
+                text = f"no answer from {self.peer()} to {self._keepalives} keep-alives"
+                self.fail(TimeoutError(errno.ETIMEDOUT, text), Cause.TIMEOUT, now)
+                return
+            self._keepalives += 1
+            self.probe_peer = True
+            due = now + _ns(self.config.keepalive_interval)
+        elif due <= now:
+            due = now + _ns(interval)
+        self.set_timer(Timer.KEEPALIVE, due, now)
+
     def _give_up(self, span: Span, what: str, now: int) -> None:
         seconds = (now - span.first_sent) / SECOND
         error = TimeoutError(
@@ -527,4 +630,4 @@ class Connection:
 
 
 def _ns(seconds: float) -> int:
-    return round(seconds * SECOND)
+    return round(min(seconds * SECOND, NEVER))

@@ -1,5 +1,7 @@
-"""A port in LISTEN: a SYN queue, an accept queue, and the answers to what is no SYN (RFC 9293
-3.10.7.2).
+"""A port in LISTEN: SYN queue, accept queue, and what becomes of a segment (RFC 9293 3.10.7.2).
+
+Each queue holds `backlog` connections. When the accept queue is full SYNs are dropped; when only
+the SYN queue is, SYN cookies take its place (RFC 4987).
 """
 
 from collections import deque
@@ -10,16 +12,15 @@ from .connection import Connection
 
 
 class Listener:
-    """Made by `Stack.listen`. Connections that the peer has acknowledged wait in the accept
-    queue.
-    """
+    """Made by `Stack.listen`. Connections that the peer has acknowledged wait to be accepted."""
 
-    __slots__ = ("_accepted", "_embryos", "backlog", "closed", "port")
+    __slots__ = ("_accepted", "_embryos", "backlog", "closed", "cookies_until", "port")
 
     def __init__(self, port: int, backlog: int) -> None:
         self.port = port
         self.backlog = backlog
         self.closed = False
+        self.cookies_until = 0  # until then (ns) an ACK for no connection may hold a cookie
         self._accepted: deque[Connection] = deque()
         self._embryos: dict[Connection, None] = {}
 
@@ -46,9 +47,17 @@ class Listener:
             return Why.NO_CONNECTION
         if not segment.flags & SYN:
             return Why.NOT_SYN
-        if len(self._embryos) + len(self._accepted) >= self.backlog:
-            return Why.BACKLOG_FULL
-        return None
+        return Why.BACKLOG_FULL if self.full else None
+
+    @property
+    def full(self) -> bool:
+        """True while the accept queue is full."""
+        return len(self._accepted) >= self.backlog
+
+    @property
+    def flooded(self) -> bool:
+        """True while the SYN queue is full."""
+        return len(self._embryos) >= self.backlog
 
     def add(self, embryo: Connection) -> None:
         """A connection in SYN-RECEIVED."""

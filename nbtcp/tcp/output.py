@@ -6,8 +6,9 @@ still owed then. Each segment records why it was sent.
 
 from typing import TYPE_CHECKING
 
+from ..config import Config
 from ..why import Why
-from ..wire.segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, Segment, reverse_flow
+from ..wire.segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG, Segment, reverse_flow
 from ..wire.seq import MODULUS, wrap, wrap_blocks
 from .recovery.base import Probing
 from .state import State
@@ -43,6 +44,9 @@ def transmit(conn: "Connection", now: int) -> list[Segment]:
         _send_syn(conn, now, out)
     elif not queue.lost_octets and (queue.data or queue.fin is not None):
         _send_new(conn, now, out)
+    if conn.probe_peer:  # what the peer has acknowledged already: it must answer
+        conn.probe_peer = False
+        out.append(_segment(conn, ACK, conn.tcb.snd.nxt - 1, b"", Why.KEEPALIVE, now))
     while conn.duplicate_acks:
         conn.duplicate_acks -= 1
         out.append(_segment(conn, ACK, conn.tcb.snd.nxt, b"", Why.DUPLICATE_ACK, now))
@@ -78,6 +82,22 @@ def reset_for(segment: Segment, ttl: int) -> Segment:
     reset = Segment(reverse_flow(segment.flow), flags, seq, ack, 0, ttl=ttl)
     reset.seq, reset.ack, reset.why = seq, ack, Why.RST
     return reset
+
+
+def cookie_for(syn: Segment, iss: int, tsval: int, config: Config) -> Segment:
+    """The SYN,ACK that answers `syn` without a connection (RFC 4987)."""
+    flow, ack = reverse_flow(syn.flow), (syn.raw_seq + 1) % MODULUS
+    window = min(config.receive_buffer, MAX_RAW_WINDOW)
+    reply = Segment(flow, SYN | ACK, iss, ack, window, mss=config.mss, ttl=config.ttl)
+    if config.timestamps and syn.tsval is not None:  # they carry the other options
+        reply.tsval, reply.tsecr = tsval, syn.tsval
+        reply.sack_permitted = config.sack and syn.sack_permitted
+        if config.window_scale and syn.wscale is not None:
+            reply.wscale = window_shift(config.receive_buffer)
+        if config.ecn != "off" and syn.flags & (ECE | CWR) == ECE | CWR:
+            reply.flags |= ECE
+    reply.seq, reply.ack, reply.why = iss, ack, Why.COOKIE
+    return reply
 
 
 # --- what was lost ---
@@ -201,6 +221,10 @@ def _segment(
     seg.seq = seq
     seg.why = why
     seg.ttl = conn.config.ttl
+    seg.tos = conn.dscp << 2
+    if snd.up > seq and data:  # the pointer is to what follows the urgent data (MUST-62)
+        seg.flags |= URG
+        seg.urgent = min(snd.up - seq, MAX_RAW_WINDOW)
     if flags & ACK:
         seg.ack = rcv.nxt
         seg.raw_ack = wrap(rcv.nxt, rcv.irs)

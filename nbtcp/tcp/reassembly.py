@@ -15,11 +15,12 @@ _REMEMBERED = 4  # arrivals beyond holes, the latest first: no option holds more
 class Reassembly:
     """The receive buffer of one connection."""
 
-    __slots__ = ("_latest", "_pieces", "_ready", "capacity", "duplicate", "ranges", "size")
+    __slots__ = ("_latest", "_pieces", "_ready", "capacity", "duplicate", "ranges", "size", "taken")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity  # RCV.BUFF
         self.size = 0  # RCV.USER: octets in order, not yet read
+        self.taken = 1  # the position up to which the application has read
         self.ranges = Ranges()  # what waits beyond a hole
         self.duplicate: Range | None = None  # arrived twice, and not reported yet
         self._ready: deque[bytes] = deque()
@@ -89,6 +90,7 @@ class Reassembly:
         """Up to `most` octets for the application."""
         ready = self._ready
         if len(ready) == 1 and self.size <= most:
+            self.taken += self.size
             self.size = 0
             return ready.popleft()
         taken: list[bytes] = []
@@ -104,6 +106,7 @@ class Reassembly:
             room -= len(chunk)
         data = b"".join(taken)
         self.size -= len(data)
+        self.taken += len(data)
         return data
 
 

@@ -78,7 +78,8 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.CLOSING, Cause.RCV_ACK_OF_FIN): State.TIME_WAIT,
     (State.LAST_ACK, Cause.RCV_ACK_OF_FIN): State.CLOSED,
     (State.TIME_WAIT, Cause.TIME_WAIT_OVER): State.CLOSED,
-    **{(state, Cause.RCV_RST): State.CLOSED for state in _SYNCHRONIZED},
+    # A RST does not end TIME-WAIT, or old duplicates could (RFC 1337 3, F1).
+    **{(state, Cause.RCV_RST): State.CLOSED for state in _SYNCHRONIZED if state != State.TIME_WAIT},
     **{(state, Cause.ABORT): State.CLOSED for state in _SYNCHRONIZED},
     **{(state, Cause.TIMEOUT): State.CLOSED for state in _SYNCHRONIZED if state != State.TIME_WAIT},
 }

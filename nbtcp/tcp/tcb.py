@@ -16,7 +16,7 @@ class SendVariables:
 
     __slots__ = (
         *("iss", "max_wnd", "mss", "nxt", "reduced", "say_cwr", "sent_at", "shift", "sml"),
-        *("una", "wl1", "wl2", "wnd"),
+        *("una", "up", "wl1", "wl2", "wnd"),
     )
 
     def __init__(self, iss: int, mss: int) -> None:
@@ -24,6 +24,7 @@ class SendVariables:
         self.una = 0  # oldest unacknowledged position
         self.nxt = 0  # next position to send
         self.wnd = 0  # send window, octets from una
+        self.up = 0  # the position behind urgent data (RFC 9293 3.8.5)
         self.wl1 = 0  # seg.seq at the last window update
         self.wl2 = 0  # seg.ack at the last window update
         self.max_wnd = 0  # the largest window the peer has offered (RFC 9293 3.8.6.2.1)
@@ -43,7 +44,18 @@ class ReceiveVariables:
     that came of it, and what lies before it is taken (RFC 7323 2.4, RFC 9293 SHLD-14).
     """
 
-    __slots__ = ("congested", "edge", "fin", "irs", "mss", "nxt", "promise", "shift", "unacked")
+    __slots__ = (
+        "congested",
+        "edge",
+        "fin",
+        "irs",
+        "mss",
+        "nxt",
+        "promise",
+        "shift",
+        "unacked",
+        "up",
+    )
 
     def __init__(self, mss: int) -> None:
         self.irs = 0  # initial receive sequence number, 32 bits as on the wire
@@ -54,6 +66,7 @@ class ReceiveVariables:
         self.mss = mss  # the size of the segments the peer sends, as far as we know
         self.unacked = 0  # octets received in order since the last ACK was sent
         self.fin: int | None = None  # position of the peer's FIN once a segment brought it
+        self.up = 0  # the position behind the peer's urgent data
         self.congested = False  # a segment came marked CE: say ECE until the peer says CWR
 
     @property

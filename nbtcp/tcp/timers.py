@@ -18,7 +18,8 @@ class Timer(Labelled):
     RETRANSMISSION = 2  # the oldest octet in flight is overdue (RFC 6298 5)
     PERSIST = 3  # the window is closed, or too small to send into (RFC 9293 3.8.6)
     DELAYED_ACK = 4  # an acknowledgment was held back (RFC 9293 3.8.6.3)
-    TIME_WAIT = 5  # two maximum segment lifetimes, or an abandoned FIN-WAIT-2
+    KEEPALIVE = 5  # the peer was silent for long (RFC 9293 3.8.4)
+    TIME_WAIT = 6  # two maximum segment lifetimes, or an abandoned FIN-WAIT-2
 
 
 class Timers:

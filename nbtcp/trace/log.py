@@ -83,7 +83,7 @@ class EventLog:
     """
 
     def __init__(self, **meta: Any) -> None:
-        self.meta: dict[str, Any] = meta
+        self.meta: dict[str, Any] = json.loads(json.dumps(meta, default=plain))
         self.rows = {name: bytearray() for name in FIELDS}
         self._segment_rows, self._event_rows = self.rows["segments"], self.rows["events"]
         self.sack: dict[int, tuple[tuple[int, int], ...]] = {}  # by row of `segments`

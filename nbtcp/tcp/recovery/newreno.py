@@ -33,7 +33,9 @@ class NewReno(Recovery):
         if self.phase is Phase.LOSS and (verdict := self.after_timeout(ack, snd, queue)):
             return verdict
         if ack.octets:
+            before = queue.lost_octets
             self._new_ack(ack.octets, snd, queue)
+            ack.lost = queue.lost_octets - before
         elif ack.duplicate and self.phase is not Phase.LOSS:  # there they answer what left earlier
             return self._duplicate(snd, queue)
         return None
