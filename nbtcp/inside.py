@@ -1,9 +1,9 @@
 """What runs inside the private network: process 1 of its namespaces, and a web site on port 80.
 
-`links/namespace.py` starts this file as a program of its own, inside new namespaces, with one JSON
-argument. It makes the TUN device, gives the kernel its address, hands the device and its namespaces
-to the owner over a socket pair, and then serves HTTP until that socket or the owner ends. As
-process 1 it takes everything that was started inside along with it.
+`links/namespace.py` starts this file as a program of its own, inside new namespaces. It makes the
+TUN device, gives the kernel its address, hands the device to the owner over a socket pair, and then
+serves HTTP until that socket ends. As process 1 it takes everything that was started inside along
+with it.
 
 It imports nothing of nbtcp, which would take longer than all the rest.
 """
@@ -17,7 +17,6 @@ import os
 import queue
 import random
 import re
-import select
 import signal
 import socket
 import socketserver
@@ -32,10 +31,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 KERNEL_ADDRESS = "10.0.0.1"
-OUR_ADDRESS = "10.0.0.2"
 NETWORK, PREFIX = "10.0.0.0", 24
 INTERFACE = "tun0"
 PORT = 80
@@ -55,11 +52,6 @@ LONGEST_WAIT = 60.0
 PIECE = 1 << 18
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
-
-# Bytes: at most this much is buffered for one connection, and a receiver begins with this much.
-# The kernel's own beginning, 128 KiB, stalls a sender of 64 KiB segments.
-LARGEST_BUFFER = 32 << 20
-FIRST_RECEIVE_BUFFER = 1 << 20
 
 
 # ---- the content of /bytes/N
@@ -351,72 +343,68 @@ def _read_ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
 # ---- process 1
 
 
-class SetupError(Exception):
-    """The private network cannot be set up; one line for the owner."""
+def main(mtu: str, congestion: str) -> None:
+    """Set the network up, pass the TUN device to the owner, and serve until the owner ends.
 
-
-def main(argument: str) -> None:
-    """Set the network up, report to the owner, and serve until the owner ends.
-
-    `argument` is a JSON object: `socket` and `owner` (file descriptors: our end of the socket pair
-    and, or null, a pidfd of the owner), `mtu` (bytes), `congestion` (a name or null), `user` (in a
-    user namespace).
+    `mtu` in bytes; `congestion` is a name or empty. The owner is at the other end of stderr, and
+    the last line that is said there before the device comes is why it never will.
     """
-    options = json.loads(argument)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Orphans inside become our children: ignored, they are reaped by the kernel.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with socket.socket(fileno=options["socket"]) as owner:
-        try:
-            tun = set_up(options["mtu"], options["congestion"])
-            server = Server((KERNEL_ADDRESS, PORT), Site)
-            _report(owner, tun, options["user"])
-        except (SetupError, OSError, NetlinkError) as error:
-            text = f"the private network cannot be set up ({error}); see `nbtcp doctor`"
-            if isinstance(error, SetupError):
-                text = str(error)
-            owner.send(json.dumps({"error": text}).encode())
-            return
-        _random_block()
-        # A day between looks for an order to stop, which never comes: process 1 just ends.
-        threading.Thread(target=server.serve_forever, args=(86_400.0,), daemon=True).start()
-        _wait_for_end(options["socket"], options["owner"])
-        os._exit(0)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    tun = set_up(int(mtu), congestion)
+    server = Server((KERNEL_ADDRESS, PORT), Site)
+    owner = socket.socket(fileno=os.dup(sys.stderr.fileno()))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    # /proc is the one from outside, so this is our number outside.
+    socket.send_fds(owner, [b"\n" + os.readlink("/proc/self").encode()], [tun])
+    os.close(tun)
+    _random_block()
+    # A day between looks for an order to stop, which never comes: process 1 just ends.
+    threading.Thread(target=server.serve_forever, args=(86_400.0,), daemon=True).start()
+    owner.recv(1)  # until the owner closes its end or dies
+    os._exit(0)
 
 
-def set_up(mtu: int, congestion: str | None) -> int:
-    """Bring up lo and tun0 with the kernel's address, and return the TUN's file descriptor.
-
-    `mtu` in bytes. SetupError when the congestion control does not exist; OSError for the rest.
-    """
+def set_up(mtu: int, congestion: str) -> int:
+    """Bring up lo and tun0 with the kernel's address, and return the TUN's file descriptor."""
     # Before the device exists: else the kernel sends IPv6 of its own through it.
     _tune("net/ipv6/conf/default/disable_ipv6", "1")
     # Each connection begins afresh, without what was learned from the one before.
     _tune("net/ipv4/tcp_no_metrics_save", "1")
-    for buffer, first in (("tcp_rmem", FIRST_RECEIVE_BUFFER), ("tcp_wmem", 0)):
-        least, default, most = (int(value) for value in _read_sysctl(f"net/ipv4/{buffer}"))
-        _tune(f"net/ipv4/{buffer}", f"{least} {max(default, first)} {max(most, LARGEST_BUFFER)}")
+    # Bytes: the least, the first and the most that is buffered for one connection. The kernel's own
+    # first, 128 KiB for receiving, stalls a sender of 64 KiB segments.
+    _tune("net/ipv4/tcp_rmem", f"4096 {1 << 20} {32 << 20}")
+    _tune("net/ipv4/tcp_wmem", f"4096 {16 << 10} {32 << 20}")
     tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", INTERFACE.encode(), IFF_TUN | IFF_NO_PI))
-    _configure(mtu)
-    if congestion is not None:
-        _use_congestion(congestion)
+    index = socket.if_nametoindex(INTERFACE)
+    with IPRoute() as ip:
+        ip.link("set", index=socket.if_nametoindex("lo"), state="up")
+        ip.link("set", index=index, mtu=mtu, txqlen=QUEUE_LENGTH, state="up")
+        ip.addr("add", index=index, address=KERNEL_ADDRESS, prefixlen=PREFIX)
+        if congestion:
+            _use_congestion(ip, index, congestion)
     return tun
 
 
-def _sysctl(name: str, value: str) -> None:
-    # One write of its own, so that the kernel's refusal comes from here and not from a close.
-    fd = os.open(f"/proc/sys/{name}", os.O_WRONLY | os.O_CLOEXEC)
+def _use_congestion(ip: IPRoute, index: int, name: str) -> None:
+    """Choose it for the namespace, or for the route to our TCP.
+
+    One that is not in net.ipv4.tcp_allowed_congestion_control cannot be the default of a namespace,
+    but it can belong to a route.
+    """
     try:
-        os.write(fd, value.encode())
-    finally:
-        os.close(fd)
-
-
-def _read_sysctl(name: str) -> list[str]:
-    with open(f"/proc/sys/{name}") as file:
-        return file.read().split()
+        _sysctl("net/ipv4/tcp_congestion_control", name)
+    except OSError:
+        available = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+        if name not in available:
+            sys.exit(
+                f"the kernel has no congestion control {name!r}, "
+                f"only {', '.join(available)} (others come with `modprobe tcp_NAME`)"
+            )
+        route = {"dst": f"{NETWORK}/{PREFIX}", "oif": index, "prefsrc": KERNEL_ADDRESS}
+        ip.route("replace", **route, proto="kernel", scope="link", metrics={"cc_algo": name})
 
 
 def _tune(name: str, value: str) -> None:
@@ -425,84 +413,9 @@ def _tune(name: str, value: str) -> None:
         _sysctl(name, value)
 
 
-def _use_congestion(name: str) -> None:
-    try:
-        _sysctl("net/ipv4/tcp_congestion_control", name)
-    except OSError as error:
-        available = _read_sysctl("net/ipv4/tcp_available_congestion_control")
-        if name not in available:
-            raise SetupError(
-                f"the kernel has no congestion control {name!r}; "
-                f"it has {', '.join(available)} (others come with `modprobe tcp_NAME`)"
-            ) from error
-        _route_with_congestion(name)
-
-
-def _configure(mtu: int) -> None:
-    """The kernel's end of the TUN device: up, with its address."""
-    with IPRoute() as ip:
-        ip.link("set", index=_index("lo"), state="up")
-        ip.link("set", index=_index(INTERFACE), mtu=mtu, txqlen=QUEUE_LENGTH, state="up")
-        ip.addr("add", index=_index(INTERFACE), address=KERNEL_ADDRESS, prefixlen=PREFIX)
-
-
-def _route_with_congestion(name: str) -> None:
-    """Choose a congestion control for the route to our TCP.
-
-    One that is not in net.ipv4.tcp_allowed_congestion_control cannot be the default of a namespace,
-    but it can belong to a route.
-    """
-    route = {"dst": f"{NETWORK}/{PREFIX}", "oif": _index(INTERFACE), "prefsrc": KERNEL_ADDRESS}
-    try:
-        with IPRoute() as ip:
-            ip.route("replace", **route, proto="kernel", scope="link", metrics={"cc_algo": name})
-    except NetlinkError as error:
-        raise SetupError(
-            f"congestion control {name!r} cannot be set ({error}); "
-            f"add it to net.ipv4.tcp_allowed_congestion_control, or choose another"
-        ) from error
-
-
-def _index(interface: str) -> int:
-    return socket.if_nametoindex(interface)
-
-
-# ---- the owner
-
-
-def _report(owner: socket.socket, tun: int, user: bool) -> None:
-    """Send the owner the ready line with the descriptors it names, in this order."""
-    files = {
-        "tun": tun,
-        "net": _open("/proc/self/ns/net"),
-        "pid": _open("/proc/self/ns/pid"),
-        "snmp": _open("/proc/self/net/snmp"),
-        "netstat": _open("/proc/self/net/netstat"),
-    }
-    if user:
-        files["user"] = _open("/proc/self/ns/user")
-    # /proc is the one from outside, so this is our number outside.
-    ready = {"files": list(files), "pid": int(os.readlink("/proc/self"))}
-    socket.send_fds(owner, [json.dumps(ready).encode()], list(files.values()))
-    # From here on stderr has no reader.
-    files["null"] = _open(os.devnull, os.O_WRONLY)
-    os.dup2(files["null"], 2)
-    for fd in files.values():
-        os.close(fd)
-
-
-def _open(path: str, flags: int = os.O_RDONLY) -> int:
-    return os.open(path, flags | os.O_CLOEXEC)
-
-
-def _wait_for_end(owner_socket: int, owner: int | None) -> None:
-    """Block until the owner closes its end, or has died while a child of it still holds that."""
-    poll = select.poll()
-    poll.register(owner_socket, select.POLLIN)
-    if owner is not None:
-        poll.register(owner, select.POLLIN)
-    poll.poll()
+def _sysctl(name: str, value: str) -> None:
+    Path("/proc/sys", name).write_text(value)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
