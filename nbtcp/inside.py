@@ -10,13 +10,11 @@ It imports nothing of nbtcp, which would take longer than all the rest.
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import json
 import os
 import queue
 import random
-import re
 import signal
 import socket
 import socketserver
@@ -24,10 +22,10 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from pyroute2 import IPRoute
@@ -46,47 +44,25 @@ PAGES = {
     for file in SITE.iterdir()
 }
 
-BLOCK = 1 << 20
 LARGEST = 4 << 30
 LONGEST_WAIT = 60.0
 PIECE = 1 << 18
+# The content of /bytes/N, over and over. Its length is a prime, so that what is missing or twice by
+# any other number of bytes changes the checksum.
+BLOCK = random.Random(0).randbytes(1_000_003)
+
+N = TypeVar("N", int, float)
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
 
 
-# ---- the content of /bytes/N
+# ---- the web site
 
 
 def content(size: int) -> Iterator[bytes]:
-    """Yield the body of GET /bytes/`size` in pieces of 1 MiB; the same bytes on every machine."""
-    for offset in range(0, size, BLOCK):
-        yield content_block(offset, min(BLOCK, size - offset))
-
-
-def content_block(offset: int, size: int) -> bytes:
-    """Return `size` bytes of the content of /bytes from `offset` on (both in bytes).
-
-    It is one block of 1 MiB of random bytes, over and over, with the block's number mixed into its
-    first 8 bytes: cheap to make, and a block in the wrong place changes the checksum.
-    """
-    first = offset // BLOCK
-    last = (offset + size - 1) // BLOCK
-    skip = offset - first * BLOCK
-    return b"".join(_block(number) for number in range(first, last + 1))[skip : skip + size]
-
-
-def _block(number: int) -> bytes:
-    head, tail = _random_block()
-    return (number ^ head).to_bytes(8, "big") + tail
-
-
-@functools.cache
-def _random_block() -> tuple[int, bytes]:
-    block = random.Random(0).randbytes(BLOCK)
-    return int.from_bytes(block[:8], "big"), block[8:]
-
-
-# ---- the web site
+    """Yield the body of GET /bytes/`size` in pieces; the same bytes on every machine."""
+    for left in range(size, 0, -len(BLOCK)):
+        yield BLOCK[:left]
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
@@ -103,18 +79,17 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """Say nothing: connections that break are what this network is for."""
 
 
-class Refusal(Exception):
-    """A request that is answered with an error status."""
+class Answer(NamedTuple):
+    """The answer to a request; without a `size` its body ends with the connection."""
 
-    def __init__(self, status: int, text: str, **headers: str) -> None:
-        """`headers` are further fields of the answer."""
-        super().__init__(text)
-        self.status = status
-        self.headers = headers
+    status: int
+    kind: str
+    size: int | None
+    body: Iterable[bytes]
 
 
 class Site(BaseHTTPRequestHandler):
-    """GET /, its pages, /bytes/N, /slow?seconds=S&bytes=N; POST /echo, /sink (RFC 9110, 9112)."""
+    """GET /, its pages, /bytes/N, /slow?seconds=S; POST /echo, /sink (RFC 9110, 9112)."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -128,126 +103,71 @@ class Site(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: the log of the connection itself is the point here."""
 
-    def handle_expect_100(self) -> bool:
-        """Tell the client to go on, at once (RFC 9110, 10.1.1)."""
-        proceed = super().handle_expect_100()
-        self.wfile.flush()
-        return proceed
-
     def do_GET(self) -> None:
-        """Answer GET and HEAD."""
-        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
-            self.close_connection = (
-                True  # a body that nobody reads would be taken for the next request
-            )
+        """Answer GET, HEAD and POST."""
         try:
-            self._get()
-        except Refusal as refusal:
-            self._refuse(refusal)
-
-    do_HEAD = do_GET
-
-    def do_POST(self) -> None:
-        """Answer POST."""
-        try:
-            pieces = self._body()
-            path = urlsplit(self.path).path
-            if path == "/echo":
-                self._echo(pieces)
-            elif path == "/sink":
-                self._sink(pieces)
-            else:
-                for _ in pieces:  # answering first would reset the connection under the client
-                    pass
-                raise Refusal(404, f"There is nothing to post to at {path}.")
-        except Refusal as refusal:
-            self._refuse(refusal)
-
-    def _get(self) -> None:
-        target = urlsplit(self.path)
-        if target.path in PAGES:
-            self._answer(200, *PAGES[target.path])
-        elif target.path.startswith("/bytes/"):
-            size = _number(target.path.removeprefix("/bytes/"))
-            self._head(200, "application/octet-stream", size)
-            if self.command != "HEAD":
-                for piece in content(size):
-                    self.wfile.write(piece)
-        elif target.path == "/slow":
-            self._slow(parse_qs(target.query, keep_blank_values=True))
-        elif target.path in ("/echo", "/sink"):
-            raise Refusal(405, f"{target.path} takes POST.", Allow="POST")
+            answer = self._answer()
+        except ValueError as problem:
+            self.close_connection = True  # nobody knows where the next request begins
+            answer = _text(400, f"400 Bad Request: {problem}.\n")
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.kind)
+        if answer.size is None:
+            self.close_connection = True
         else:
-            raise Refusal(404, f"There is no page {target.path}.")
+            self.send_header("Content-Length", str(answer.size))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            for piece in answer.body:
+                self.wfile.write(piece)
+                self.wfile.flush()
 
-    def _slow(self, query: dict[str, list[str]]) -> None:
-        """Wait, or spread `bytes` evenly over `seconds`, 20 pieces a second."""
-        seconds = _seconds(query.get("seconds", ["1"])[-1])
-        size = _number(query["bytes"][-1]) if "bytes" in query else None
-        if size is None:
-            if self.command != "HEAD":
-                time.sleep(seconds)
-            self._answer(200, f"after {seconds:g} s\n".encode(), "text/plain")
-            return
-        self._head(200, "application/octet-stream", size)
-        if self.command == "HEAD":
-            return
-        pieces = max(1, min(size, round(seconds * 20)))
-        begin = time.monotonic()
-        for number in range(pieces):
-            self.wfile.flush()
-            time.sleep(max(0.0, begin + seconds * (number + 1) / pieces - time.monotonic()))
-            start, end = size * number // pieces, size * (number + 1) // pieces
-            for offset in range(start, end, BLOCK):
-                self.wfile.write(content_block(offset, min(BLOCK, end - offset)))
+    do_HEAD = do_POST = do_GET
 
-    def _echo(self, pieces: Iterator[bytes]) -> None:
-        """Send the body back while it still comes, framed as it came."""
-        chunked = "Transfer-Encoding" in self.headers
-        pieces = _read_ahead(pieces)
-        piece = next(pieces, b"")  # a body that is wrong from the start is still answered with 400
-        length = None if chunked else int(self.headers.get("Content-Length", 0))
-        kind = self.headers.get("Content-Type", "application/octet-stream")
-        self._head(200, kind, length)
-        while piece:
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-            self.wfile.flush()
-            try:
-                piece = next(pieces, b"")
-            except Refusal as refusal:  # too late for a status: the answer just ends short
-                raise ConnectionAbortedError(str(refusal)) from refusal
-        if chunked:
-            self.wfile.write(b"0\r\n\r\n")
-
-    def _sink(self, pieces: Iterator[bytes]) -> None:
-        digest = hashlib.sha256()
-        size = 0
-        for piece in pieces:
-            size += len(piece)
+    def _answer(self) -> Answer:
+        """Read the request's body and find the answer; ValueError when the request is wrong."""
+        target = urlsplit(self.path)
+        path = f"POST {target.path}" if self.command == "POST" else target.path
+        size, pieces = self._body()
+        if path == "POST /echo":
+            kind = self.headers.get("Content-Type", "application/octet-stream")
+            return Answer(200, kind, size, _read_ahead(pieces))
+        arrived, digest = 0, hashlib.sha256()
+        for piece in pieces:  # of any request: answering first would reset the connection
+            arrived += len(piece)
             digest.update(piece)
-        answer = {"bytes": size, "sha256": digest.hexdigest()}
-        self._answer(200, json.dumps(answer).encode() + b"\n", "application/json")
+        if path == "POST /sink":
+            found = {"bytes": arrived, "sha256": digest.hexdigest()}
+            return _text(200, json.dumps(found) + "\n", "application/json")
+        if path in PAGES:
+            page, kind = PAGES[path]
+            return Answer(200, kind, len(page), [page])
+        if path.startswith("/bytes/"):
+            size = _number(int, path.removeprefix("/bytes/"), LARGEST)
+            return Answer(200, "application/octet-stream", size, content(size))
+        if path == "/slow":
+            query = parse_qs(target.query, keep_blank_values=True)
+            seconds = _number(float, query.get("seconds", ["1"])[-1], LONGEST_WAIT)
+            time.sleep(seconds)
+            return _text(200, f"after {seconds:g} s\n")
+        return _text(404, f"404 Not Found: There is no page {path}.\n")
 
-    def _body(self) -> Iterator[bytes]:
-        """Return the pieces of the request's body (RFC 9112, section 6)."""
-        coding = self.headers.get("Transfer-Encoding")
-        lengths = self.headers.get_all("Content-Length", [])
-        if coding is not None:
-            if lengths or coding.strip().lower() != "chunked":
-                raise Refusal(
-                    400, "A body is chunked or has a Content-Length, and one of them only."
-                )
-            return self._chunks()
-        if not lengths:
-            return iter(())
-        if len(lengths) > 1 or not re.fullmatch("[0-9]{1,20}", lengths[0]):
-            raise Refusal(400, "Content-Length must be one number.")
-        if int(lengths[0]) > LARGEST:
-            raise Refusal(413, f"A body has at most {LARGEST} bytes.")
-        return self._exactly(int(lengths[0]))
+    def _body(self) -> tuple[int | None, Iterator[bytes]]:
+        """Return the size of the request's body, if it is known, and its pieces (RFC 9112, 6)."""
+        self.wfile.flush()  # "100 Continue" may be in there
+        fields = self.headers.get_all("Transfer-Encoding", [])
+        fields += self.headers.get_all("Content-Length", [])
+        if fields == ["chunked"]:
+            return None, self._chunks()
+        if fields and (len(fields) > 1 or not fields[0].isdecimal()):
+            raise ValueError("A body is chunked or has one Content-Length")
+        size = int(fields[0]) if fields else 0
+        return size, self._exactly(size)
 
     def _exactly(self, size: int) -> Iterator[bytes]:
-        while size:
+        while size > 0:
             piece = self.rfile.read1(min(size, PIECE))
             if not piece:
                 raise ConnectionAbortedError("the body ended early")
@@ -256,66 +176,24 @@ class Site(BaseHTTPRequestHandler):
 
     def _chunks(self) -> Iterator[bytes]:
         """Undo the chunked coding (RFC 9112, 7.1)."""
-        total = 0
-        while size := self._chunk_size():
-            total += size
-            if total > LARGEST:
-                raise Refusal(413, f"A body has at most {LARGEST} bytes.")
+        while size := int(self.rfile.readline(1 << 12).partition(b";")[0], 16):
             yield from self._exactly(size)
             if self.rfile.readline(3) != b"\r\n":
-                raise Refusal(400, "A chunk is not as long as it says.")
-        while self.rfile.readline(1 << 16) not in (b"\r\n", b"\n", b""):
+                raise ValueError("A chunk is not as long as it says")
+        while self.rfile.readline(1 << 16).strip():
             pass  # trailer fields
 
-    def _chunk_size(self) -> int:
-        line = self.rfile.readline(1 << 12)
-        if not line:
-            raise ConnectionAbortedError("the body ended early")
-        match = re.match(rb"([0-9A-Fa-f]{1,15})[ \t]*[;\r\n]", line)
-        if not match:
-            raise Refusal(400, "A chunk begins with its size in hexadecimal.")
-        return int(match[1], 16)
 
-    def _refuse(self, refusal: Refusal) -> None:
-        if self.command == "POST" and refusal.status != 404:
-            self.close_connection = True  # the rest of the body is in the way
-        text = f"{refusal.status} {self.responses[refusal.status][0]}: {refusal}\n"
-        self._answer(refusal.status, text.encode(), "text/plain", **refusal.headers)
-
-    def _answer(self, status: int, body: bytes, kind: str, **headers: str) -> None:
-        self._head(status, kind, len(body), **headers)
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def _head(self, status: int, kind: str, length: int | None, **headers: str) -> None:
-        """Write the header; without a length the body is chunked."""
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        if length is None:
-            self.send_header("Transfer-Encoding", "chunked")
-        else:
-            self.send_header("Content-Length", str(length))
-        for name, value in headers.items():
-            self.send_header(name, value)
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
+def _text(status: int, text: str, kind: str = "text/plain") -> Answer:
+    body = text.encode()
+    return Answer(status, kind, len(body), [body])
 
 
-def _number(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,20}", text) or int(text) > LARGEST:
-        raise Refusal(400, f"{text!r} is not a number of bytes from 0 to {LARGEST}.")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= LONGEST_WAIT:  # true of nan as well
-        raise Refusal(400, f"{text!r} is not a number of seconds from 0 to {LONGEST_WAIT:g}.")
-    return seconds
+def _number(kind: type[N], text: str, most: N) -> N:
+    with contextlib.suppress(ValueError):
+        if 0 <= (number := kind(text)) <= most:
+            return number
+    raise ValueError(f"{text!r} is not a number from 0 to {most}")
 
 
 def _read_ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -323,21 +201,16 @@ def _read_ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
     A client that sends all before it reads anything would otherwise wait for us, and we for it.
     """
-    waiting: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def read() -> None:
-        try:
+        with contextlib.suppress(ValueError, OSError):  # too late for a status: it just ends short
             for piece in pieces:
                 waiting.put(piece)
-            waiting.put(b"")
-        except Exception as error:
-            waiting.put(error)
+        waiting.put(b"")
 
     threading.Thread(target=read, daemon=True).start()
-    while piece := waiting.get():
-        if isinstance(piece, Exception):
-            raise piece
-        yield piece
+    return iter(waiting.get, b"")
 
 
 # ---- process 1
@@ -359,7 +232,6 @@ def main(mtu: str, congestion: str) -> None:
     # /proc is the one from outside, so this is our number outside.
     socket.send_fds(owner, [b"\n" + os.readlink("/proc/self").encode()], [tun])
     os.close(tun)
-    _random_block()
     # A day between looks for an order to stop, which never comes: process 1 just ends.
     threading.Thread(target=server.serve_forever, args=(86_400.0,), daemon=True).start()
     owner.recv(1)  # until the owner closes its end or dies
