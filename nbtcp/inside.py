@@ -29,9 +29,10 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
-KERNEL_ADDRESS = "10.0.0.1"
-NETWORK, PREFIX = "10.0.0.0", 24
+KERNEL_ADDRESS, NETWORK, PREFIX = "10.0.0.1", "10.0.0.0", 24
+KERNEL_ADDRESS6, NETWORK6, PREFIX6 = "fd00:6e62::1", "fd00:6e62::", 64
 INTERFACE = "tun0"
 PORT = 80
 # Packets that wait for the reader: 15 MB at MTU 1500.
@@ -54,6 +55,9 @@ BLOCK = random.Random(0).randbytes(1_000_003)
 N = TypeVar("N", int, float)
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
+# No link-local address (IN6_ADDR_GEN_MODE_NONE), from which the kernel would look for routers.
+NO_LINK_LOCAL = {"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", 1]]}]]}
+NODAD = 0x02  # linux/if_addr.h: the address is usable at once
 
 
 # ---- the web site
@@ -77,6 +81,12 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: connections that break are what this network is for."""
+
+
+class Server6(Server):
+    """The same over IPv6."""
+
+    address_family = socket.AF_INET6
 
 
 class Answer(NamedTuple):
@@ -226,22 +236,23 @@ def main(mtu: str, congestion: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     tun = set_up(int(mtu), congestion)
-    server = Server((KERNEL_ADDRESS, PORT), Site)
+    servers = [Server((KERNEL_ADDRESS, PORT), Site)]
+    with contextlib.suppress(OSError):  # no IPv6 here
+        servers.append(Server6((KERNEL_ADDRESS6, PORT), Site))
     owner = socket.socket(fileno=os.dup(sys.stderr.fileno()))
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     # /proc is the one from outside, so this is our number outside.
     socket.send_fds(owner, [b"\n" + os.readlink("/proc/self").encode()], [tun])
     os.close(tun)
     # A day between looks for an order to stop, which never comes: process 1 just ends.
-    threading.Thread(target=server.serve_forever, args=(86_400.0,), daemon=True).start()
+    for server in servers:
+        threading.Thread(target=server.serve_forever, args=(86_400.0,), daemon=True).start()
     owner.recv(1)  # until the owner closes its end or dies
     os._exit(0)
 
 
 def set_up(mtu: int, congestion: str) -> int:
-    """Bring up lo and tun0 with the kernel's address, and return the TUN's file descriptor."""
-    # Before the device exists: else the kernel sends IPv6 of its own through it.
-    _tune("net/ipv6/conf/default/disable_ipv6", "1")
+    """Bring up lo and tun0 with the kernel's addresses, and return the TUN's file descriptor."""
     # Each connection begins afresh, without what was learned from the one before.
     _tune("net/ipv4/tcp_no_metrics_save", "1")
     # Bytes: the least, the first and the most that is buffered for one connection. The kernel's own
@@ -253,15 +264,19 @@ def set_up(mtu: int, congestion: str) -> int:
     index = socket.if_nametoindex(INTERFACE)
     with IPRoute() as ip:
         ip.link("set", index=socket.if_nametoindex("lo"), state="up")
+        with contextlib.suppress(NetlinkError):  # a kernel without IPv6
+            ip.link("set", index=index, IFLA_AF_SPEC=NO_LINK_LOCAL)
         ip.link("set", index=index, mtu=mtu, txqlen=QUEUE_LENGTH, state="up")
         ip.addr("add", index=index, address=KERNEL_ADDRESS, prefixlen=PREFIX)
+        with contextlib.suppress(NetlinkError):  # a kernel without IPv6, or an MTU below 1280
+            ip.addr("add", index=index, address=KERNEL_ADDRESS6, prefixlen=PREFIX6, flags=NODAD)
         if congestion:
             _use_congestion(ip, index, congestion)
     return tun
 
 
 def _use_congestion(ip: IPRoute, index: int, name: str) -> None:
-    """Choose it for the namespace, or for the route to our TCP.
+    """Choose it for the namespace, or for the routes to our TCP.
 
     One that is not in net.ipv4.tcp_allowed_congestion_control cannot be the default of a namespace,
     but it can belong to a route.
@@ -275,8 +290,11 @@ def _use_congestion(ip: IPRoute, index: int, name: str) -> None:
                 f"the kernel has no congestion control {name!r}, "
                 f"only {', '.join(available)} (others come with `modprobe tcp_NAME`)"
             )
-        route = {"dst": f"{NETWORK}/{PREFIX}", "oif": index, "prefsrc": KERNEL_ADDRESS}
-        ip.route("replace", **route, proto="kernel", scope="link", metrics={"cc_algo": name})
+        route = {"oif": index, "proto": "kernel", "metrics": {"cc_algo": name}}
+        four = {"dst": f"{NETWORK}/{PREFIX}", "prefsrc": KERNEL_ADDRESS, "scope": "link"}
+        ip.route("replace", **route, **four)
+        with contextlib.suppress(NetlinkError):
+            ip.route("replace", **route, dst=f"{NETWORK6}/{PREFIX6}", priority=256)
 
 
 def _tune(name: str, value: str) -> None:

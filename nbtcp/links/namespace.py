@@ -24,6 +24,8 @@ from nbtcp.links.tun import DEVICE, Tun, open_device
 
 KERNEL_ADDRESS = "10.0.0.1"
 OUR_ADDRESS = "10.0.0.2"
+KERNEL_ADDRESS6 = "fd00:6e62::1"
+OUR_ADDRESS6 = "fd00:6e62::2"
 
 _INSIDE = Path(__file__).parent.parent / "inside.py"
 _CONTAINER = f"`--cap-add SYS_ADMIN --cap-add NET_ADMIN --device {DEVICE}`"
@@ -35,6 +37,9 @@ _Argument = str | os.PathLike[str]
 
 class Namespace:
     """A private network of two: the kernel's TCP at 10.0.0.1, whoever uses `.tun` at 10.0.0.2.
+
+    The kernel has IPv6 as well, where it is compiled in and the MTU is 1280 or more: it is
+    fd00:6e62::1 there, and fd00:6e62::2 is behind `.tun`.
 
     Attributes: `tun` (the link to the kernel), `kernel_address`, `our_address`, `pid` (process 1 of
     the network, as numbered outside). The kernel serves a small web site on port 80, see
