@@ -1,23 +1,20 @@
 """What runs inside the private network: process 1 of its namespaces, and a web site on port 80.
 
-`links/namespace.py` starts this file as a program of its own, inside new namespaces, with one JSON
-argument. It makes the TUN device, gives the kernel its address, hands the device and its namespaces
-to the owner over a socket pair, and then serves HTTP until that socket or the owner ends. As
-process 1 it takes everything that was started inside along with it.
+`links/namespace.py` starts this file as a program of its own, inside new namespaces. It makes the
+TUN device, gives the kernel its address, hands the device to the owner over a socket pair, and then
+serves HTTP until that socket ends. As process 1 it takes everything that was started inside along
+with it.
 
 It imports nothing of nbtcp, which would take longer than all the rest.
 """
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import json
 import os
 import queue
 import random
-import re
-import select
 import signal
 import socket
 import socketserver
@@ -25,18 +22,17 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-KERNEL_ADDRESS = "10.0.0.1"
-OUR_ADDRESS = "10.0.0.2"
-NETWORK, PREFIX = "10.0.0.0", 24
+KERNEL_ADDRESS, NETWORK, PREFIX = "10.0.0.1", "10.0.0.0", 24
+KERNEL_ADDRESS6, NETWORK6, PREFIX6 = "fd00:6e62::1", "fd00:6e62::", 64
 INTERFACE = "tun0"
 PORT = 80
 # Packets that wait for the reader: 15 MB at MTU 1500.
@@ -49,52 +45,28 @@ PAGES = {
     for file in SITE.iterdir()
 }
 
-BLOCK = 1 << 20
 LARGEST = 4 << 30
 LONGEST_WAIT = 60.0
 PIECE = 1 << 18
+# The content of /bytes/N, over and over. Its length is a prime, so that what is missing or twice by
+# any other number of bytes changes the checksum.
+BLOCK = random.Random(0).randbytes(1_000_003)
+
+N = TypeVar("N", int, float)
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
-
-# Bytes: at most this much is buffered for one connection, and a receiver begins with this much.
-# The kernel's own beginning, 128 KiB, stalls a sender of 64 KiB segments.
-LARGEST_BUFFER = 32 << 20
-FIRST_RECEIVE_BUFFER = 1 << 20
-
-
-# ---- the content of /bytes/N
-
-
-def content(size: int) -> Iterator[bytes]:
-    """Yield the body of GET /bytes/`size` in pieces of 1 MiB; the same bytes on every machine."""
-    for offset in range(0, size, BLOCK):
-        yield content_block(offset, min(BLOCK, size - offset))
-
-
-def content_block(offset: int, size: int) -> bytes:
-    """Return `size` bytes of the content of /bytes from `offset` on (both in bytes).
-
-    It is one block of 1 MiB of random bytes, over and over, with the block's number mixed into its
-    first 8 bytes: cheap to make, and a block in the wrong place changes the checksum.
-    """
-    first = offset // BLOCK
-    last = (offset + size - 1) // BLOCK
-    skip = offset - first * BLOCK
-    return b"".join(_block(number) for number in range(first, last + 1))[skip : skip + size]
-
-
-def _block(number: int) -> bytes:
-    head, tail = _random_block()
-    return (number ^ head).to_bytes(8, "big") + tail
-
-
-@functools.cache
-def _random_block() -> tuple[int, bytes]:
-    block = random.Random(0).randbytes(BLOCK)
-    return int.from_bytes(block[:8], "big"), block[8:]
+# No link-local address (IN6_ADDR_GEN_MODE_NONE), from which the kernel would look for routers.
+NO_LINK_LOCAL = {"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", 1]]}]]}
+NODAD = 0x02  # linux/if_addr.h: the address is usable at once
 
 
 # ---- the web site
+
+
+def content(size: int) -> Iterator[bytes]:
+    """Yield the body of GET /bytes/`size` in pieces; the same bytes on every machine."""
+    for left in range(size, 0, -len(BLOCK)):
+        yield BLOCK[:left]
 
 
 class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
@@ -111,18 +83,23 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         """Say nothing: connections that break are what this network is for."""
 
 
-class Refusal(Exception):
-    """A request that is answered with an error status."""
+class Server6(Server):
+    """The same over IPv6."""
 
-    def __init__(self, status: int, text: str, **headers: str) -> None:
-        """`headers` are further fields of the answer."""
-        super().__init__(text)
-        self.status = status
-        self.headers = headers
+    address_family = socket.AF_INET6
+
+
+class Answer(NamedTuple):
+    """The answer to a request; without a `size` its body ends with the connection."""
+
+    status: int
+    kind: str
+    size: int | None
+    body: Iterable[bytes]
 
 
 class Site(BaseHTTPRequestHandler):
-    """GET /, its pages, /bytes/N, /slow?seconds=S&bytes=N; POST /echo, /sink (RFC 9110, 9112)."""
+    """GET /, its pages, /bytes/N, /slow?seconds=S; POST /echo, /sink (RFC 9110, 9112)."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -136,126 +113,71 @@ class Site(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: the log of the connection itself is the point here."""
 
-    def handle_expect_100(self) -> bool:
-        """Tell the client to go on, at once (RFC 9110, 10.1.1)."""
-        proceed = super().handle_expect_100()
-        self.wfile.flush()
-        return proceed
-
     def do_GET(self) -> None:
-        """Answer GET and HEAD."""
-        if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
-            self.close_connection = (
-                True  # a body that nobody reads would be taken for the next request
-            )
+        """Answer GET, HEAD and POST."""
         try:
-            self._get()
-        except Refusal as refusal:
-            self._refuse(refusal)
-
-    do_HEAD = do_GET
-
-    def do_POST(self) -> None:
-        """Answer POST."""
-        try:
-            pieces = self._body()
-            path = urlsplit(self.path).path
-            if path == "/echo":
-                self._echo(pieces)
-            elif path == "/sink":
-                self._sink(pieces)
-            else:
-                for _ in pieces:  # answering first would reset the connection under the client
-                    pass
-                raise Refusal(404, f"There is nothing to post to at {path}.")
-        except Refusal as refusal:
-            self._refuse(refusal)
-
-    def _get(self) -> None:
-        target = urlsplit(self.path)
-        if target.path in PAGES:
-            self._answer(200, *PAGES[target.path])
-        elif target.path.startswith("/bytes/"):
-            size = _number(target.path.removeprefix("/bytes/"))
-            self._head(200, "application/octet-stream", size)
-            if self.command != "HEAD":
-                for piece in content(size):
-                    self.wfile.write(piece)
-        elif target.path == "/slow":
-            self._slow(parse_qs(target.query, keep_blank_values=True))
-        elif target.path in ("/echo", "/sink"):
-            raise Refusal(405, f"{target.path} takes POST.", Allow="POST")
+            answer = self._answer()
+        except ValueError as problem:
+            self.close_connection = True  # nobody knows where the next request begins
+            answer = _text(400, f"400 Bad Request: {problem}.\n")
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.kind)
+        if answer.size is None:
+            self.close_connection = True
         else:
-            raise Refusal(404, f"There is no page {target.path}.")
+            self.send_header("Content-Length", str(answer.size))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            for piece in answer.body:
+                self.wfile.write(piece)
+                self.wfile.flush()
 
-    def _slow(self, query: dict[str, list[str]]) -> None:
-        """Wait, or spread `bytes` evenly over `seconds`, 20 pieces a second."""
-        seconds = _seconds(query.get("seconds", ["1"])[-1])
-        size = _number(query["bytes"][-1]) if "bytes" in query else None
-        if size is None:
-            if self.command != "HEAD":
-                time.sleep(seconds)
-            self._answer(200, f"after {seconds:g} s\n".encode(), "text/plain")
-            return
-        self._head(200, "application/octet-stream", size)
-        if self.command == "HEAD":
-            return
-        pieces = max(1, min(size, round(seconds * 20)))
-        begin = time.monotonic()
-        for number in range(pieces):
-            self.wfile.flush()
-            time.sleep(max(0.0, begin + seconds * (number + 1) / pieces - time.monotonic()))
-            start, end = size * number // pieces, size * (number + 1) // pieces
-            for offset in range(start, end, BLOCK):
-                self.wfile.write(content_block(offset, min(BLOCK, end - offset)))
+    do_HEAD = do_POST = do_GET
 
-    def _echo(self, pieces: Iterator[bytes]) -> None:
-        """Send the body back while it still comes, framed as it came."""
-        chunked = "Transfer-Encoding" in self.headers
-        pieces = _read_ahead(pieces)
-        piece = next(pieces, b"")  # a body that is wrong from the start is still answered with 400
-        length = None if chunked else int(self.headers.get("Content-Length", 0))
-        kind = self.headers.get("Content-Type", "application/octet-stream")
-        self._head(200, kind, length)
-        while piece:
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-            self.wfile.flush()
-            try:
-                piece = next(pieces, b"")
-            except Refusal as refusal:  # too late for a status: the answer just ends short
-                raise ConnectionAbortedError(str(refusal)) from refusal
-        if chunked:
-            self.wfile.write(b"0\r\n\r\n")
-
-    def _sink(self, pieces: Iterator[bytes]) -> None:
-        digest = hashlib.sha256()
-        size = 0
-        for piece in pieces:
-            size += len(piece)
+    def _answer(self) -> Answer:
+        """Read the request's body and find the answer; ValueError when the request is wrong."""
+        target = urlsplit(self.path)
+        path = f"POST {target.path}" if self.command == "POST" else target.path
+        size, pieces = self._body()
+        if path == "POST /echo":
+            kind = self.headers.get("Content-Type", "application/octet-stream")
+            return Answer(200, kind, size, _read_ahead(pieces))
+        arrived, digest = 0, hashlib.sha256()
+        for piece in pieces:  # of any request: answering first would reset the connection
+            arrived += len(piece)
             digest.update(piece)
-        answer = {"bytes": size, "sha256": digest.hexdigest()}
-        self._answer(200, json.dumps(answer).encode() + b"\n", "application/json")
+        if path == "POST /sink":
+            found = {"bytes": arrived, "sha256": digest.hexdigest()}
+            return _text(200, json.dumps(found) + "\n", "application/json")
+        if path in PAGES:
+            page, kind = PAGES[path]
+            return Answer(200, kind, len(page), [page])
+        if path.startswith("/bytes/"):
+            size = _number(int, path.removeprefix("/bytes/"), LARGEST)
+            return Answer(200, "application/octet-stream", size, content(size))
+        if path == "/slow":
+            query = parse_qs(target.query, keep_blank_values=True)
+            seconds = _number(float, query.get("seconds", ["1"])[-1], LONGEST_WAIT)
+            time.sleep(seconds)
+            return _text(200, f"after {seconds:g} s\n")
+        return _text(404, f"404 Not Found: There is no page {path}.\n")
 
-    def _body(self) -> Iterator[bytes]:
-        """Return the pieces of the request's body (RFC 9112, section 6)."""
-        coding = self.headers.get("Transfer-Encoding")
-        lengths = self.headers.get_all("Content-Length", [])
-        if coding is not None:
-            if lengths or coding.strip().lower() != "chunked":
-                raise Refusal(
-                    400, "A body is chunked or has a Content-Length, and one of them only."
-                )
-            return self._chunks()
-        if not lengths:
-            return iter(())
-        if len(lengths) > 1 or not re.fullmatch("[0-9]{1,20}", lengths[0]):
-            raise Refusal(400, "Content-Length must be one number.")
-        if int(lengths[0]) > LARGEST:
-            raise Refusal(413, f"A body has at most {LARGEST} bytes.")
-        return self._exactly(int(lengths[0]))
+    def _body(self) -> tuple[int | None, Iterator[bytes]]:
+        """Return the size of the request's body, if it is known, and its pieces (RFC 9112, 6)."""
+        self.wfile.flush()  # "100 Continue" may be in there
+        fields = self.headers.get_all("Transfer-Encoding", [])
+        fields += self.headers.get_all("Content-Length", [])
+        if fields == ["chunked"]:
+            return None, self._chunks()
+        if fields and (len(fields) > 1 or not fields[0].isdecimal()):
+            raise ValueError("A body is chunked or has one Content-Length")
+        size = int(fields[0]) if fields else 0
+        return size, self._exactly(size)
 
     def _exactly(self, size: int) -> Iterator[bytes]:
-        while size:
+        while size > 0:
             piece = self.rfile.read1(min(size, PIECE))
             if not piece:
                 raise ConnectionAbortedError("the body ended early")
@@ -264,66 +186,24 @@ class Site(BaseHTTPRequestHandler):
 
     def _chunks(self) -> Iterator[bytes]:
         """Undo the chunked coding (RFC 9112, 7.1)."""
-        total = 0
-        while size := self._chunk_size():
-            total += size
-            if total > LARGEST:
-                raise Refusal(413, f"A body has at most {LARGEST} bytes.")
+        while size := int(self.rfile.readline(1 << 12).partition(b";")[0], 16):
             yield from self._exactly(size)
             if self.rfile.readline(3) != b"\r\n":
-                raise Refusal(400, "A chunk is not as long as it says.")
-        while self.rfile.readline(1 << 16) not in (b"\r\n", b"\n", b""):
+                raise ValueError("A chunk is not as long as it says")
+        while self.rfile.readline(1 << 16).strip():
             pass  # trailer fields
 
-    def _chunk_size(self) -> int:
-        line = self.rfile.readline(1 << 12)
-        if not line:
-            raise ConnectionAbortedError("the body ended early")
-        match = re.match(rb"([0-9A-Fa-f]{1,15})[ \t]*[;\r\n]", line)
-        if not match:
-            raise Refusal(400, "A chunk begins with its size in hexadecimal.")
-        return int(match[1], 16)
 
-    def _refuse(self, refusal: Refusal) -> None:
-        if self.command == "POST" and refusal.status != 404:
-            self.close_connection = True  # the rest of the body is in the way
-        text = f"{refusal.status} {self.responses[refusal.status][0]}: {refusal}\n"
-        self._answer(refusal.status, text.encode(), "text/plain", **refusal.headers)
-
-    def _answer(self, status: int, body: bytes, kind: str, **headers: str) -> None:
-        self._head(status, kind, len(body), **headers)
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def _head(self, status: int, kind: str, length: int | None, **headers: str) -> None:
-        """Write the header; without a length the body is chunked."""
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        if length is None:
-            self.send_header("Transfer-Encoding", "chunked")
-        else:
-            self.send_header("Content-Length", str(length))
-        for name, value in headers.items():
-            self.send_header(name, value)
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
+def _text(status: int, text: str, kind: str = "text/plain") -> Answer:
+    body = text.encode()
+    return Answer(status, kind, len(body), [body])
 
 
-def _number(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,20}", text) or int(text) > LARGEST:
-        raise Refusal(400, f"{text!r} is not a number of bytes from 0 to {LARGEST}.")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= LONGEST_WAIT:  # true of nan as well
-        raise Refusal(400, f"{text!r} is not a number of seconds from 0 to {LONGEST_WAIT:g}.")
-    return seconds
+def _number(kind: type[N], text: str, most: N) -> N:
+    with contextlib.suppress(ValueError):
+        if 0 <= (number := kind(text)) <= most:
+            return number
+    raise ValueError(f"{text!r} is not a number from 0 to {most}")
 
 
 def _read_ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -331,92 +211,90 @@ def _read_ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
     A client that sends all before it reads anything would otherwise wait for us, and we for it.
     """
-    waiting: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def read() -> None:
-        try:
+        with contextlib.suppress(ValueError, OSError):  # too late for a status: it just ends short
             for piece in pieces:
                 waiting.put(piece)
-            waiting.put(b"")
-        except Exception as error:
-            waiting.put(error)
+        waiting.put(b"")
 
     threading.Thread(target=read, daemon=True).start()
-    while piece := waiting.get():
-        if isinstance(piece, Exception):
-            raise piece
-        yield piece
+    return iter(waiting.get, b"")
 
 
 # ---- process 1
 
 
-class SetupError(Exception):
-    """The private network cannot be set up; one line for the owner."""
+def main(mtu: str, congestion: str) -> None:
+    """Set the network up, pass the TUN device to the owner, and serve until the owner ends.
 
-
-def main(argument: str) -> None:
-    """Set the network up, report to the owner, and serve until the owner ends.
-
-    `argument` is a JSON object: `socket` and `owner` (file descriptors: our end of the socket pair
-    and, or null, a pidfd of the owner), `mtu` (bytes), `congestion` (a name or null), `user` (in a
-    user namespace).
+    `mtu` in bytes; `congestion` is a name or empty. The owner is at the other end of stderr, and
+    the last line that is said there before the device comes is why it never will.
     """
-    options = json.loads(argument)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Orphans inside become our children: ignored, they are reaped by the kernel.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with socket.socket(fileno=options["socket"]) as owner:
-        try:
-            tun = set_up(options["mtu"], options["congestion"])
-            server = Server((KERNEL_ADDRESS, PORT), Site)
-            _report(owner, tun, options["user"])
-        except (SetupError, OSError, NetlinkError) as error:
-            text = f"the private network cannot be set up ({error}); see `nbtcp doctor`"
-            if isinstance(error, SetupError):
-                text = str(error)
-            owner.send(json.dumps({"error": text}).encode())
-            return
-        _random_block()
-        # A day between looks for an order to stop, which never comes: process 1 just ends.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    tun = set_up(int(mtu), congestion)
+    servers = [Server((KERNEL_ADDRESS, PORT), Site)]
+    with contextlib.suppress(OSError):  # no IPv6 here
+        servers.append(Server6((KERNEL_ADDRESS6, PORT), Site))
+    owner = socket.socket(fileno=os.dup(sys.stderr.fileno()))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    # /proc is the one from outside, so this is our number outside.
+    socket.send_fds(owner, [b"\n" + os.readlink("/proc/self").encode()], [tun])
+    os.close(tun)
+    # A day between looks for an order to stop, which never comes: process 1 just ends.
+    for server in servers:
         threading.Thread(target=server.serve_forever, args=(86_400.0,), daemon=True).start()
-        _wait_for_end(options["socket"], options["owner"])
-        os._exit(0)
+    owner.recv(1)  # until the owner closes its end or dies
+    os._exit(0)
 
 
-def set_up(mtu: int, congestion: str | None) -> int:
-    """Bring up lo and tun0 with the kernel's address, and return the TUN's file descriptor.
-
-    `mtu` in bytes. SetupError when the congestion control does not exist; OSError for the rest.
-    """
-    # Before the device exists: else the kernel sends IPv6 of its own through it.
-    _tune("net/ipv6/conf/default/disable_ipv6", "1")
+def set_up(mtu: int, congestion: str) -> int:
+    """Bring up lo and tun0 with the kernel's addresses, and return the TUN's file descriptor."""
     # Each connection begins afresh, without what was learned from the one before.
     _tune("net/ipv4/tcp_no_metrics_save", "1")
-    for buffer, first in (("tcp_rmem", FIRST_RECEIVE_BUFFER), ("tcp_wmem", 0)):
-        least, default, most = (int(value) for value in _read_sysctl(f"net/ipv4/{buffer}"))
-        _tune(f"net/ipv4/{buffer}", f"{least} {max(default, first)} {max(most, LARGEST_BUFFER)}")
+    # Bytes: the least, the first and the most that is buffered for one connection. The kernel's own
+    # first, 128 KiB for receiving, stalls a sender of 64 KiB segments.
+    _tune("net/ipv4/tcp_rmem", f"4096 {1 << 20} {32 << 20}")
+    _tune("net/ipv4/tcp_wmem", f"4096 {16 << 10} {32 << 20}")
     tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", INTERFACE.encode(), IFF_TUN | IFF_NO_PI))
-    _configure(mtu)
-    if congestion is not None:
-        _use_congestion(congestion)
+    index = socket.if_nametoindex(INTERFACE)
+    with IPRoute() as ip:
+        ip.link("set", index=socket.if_nametoindex("lo"), state="up")
+        with contextlib.suppress(NetlinkError):  # a kernel without IPv6
+            ip.link("set", index=index, IFLA_AF_SPEC=NO_LINK_LOCAL)
+        ip.link("set", index=index, mtu=mtu, txqlen=QUEUE_LENGTH, state="up")
+        ip.addr("add", index=index, address=KERNEL_ADDRESS, prefixlen=PREFIX)
+        with contextlib.suppress(NetlinkError):  # a kernel without IPv6, or an MTU below 1280
+            ip.addr("add", index=index, address=KERNEL_ADDRESS6, prefixlen=PREFIX6, flags=NODAD)
+        if congestion:
+            _use_congestion(ip, index, congestion)
     return tun
 
 
-def _sysctl(name: str, value: str) -> None:
-    # One write of its own, so that the kernel's refusal comes from here and not from a close.
-    fd = os.open(f"/proc/sys/{name}", os.O_WRONLY | os.O_CLOEXEC)
+def _use_congestion(ip: IPRoute, index: int, name: str) -> None:
+    """Choose it for the namespace, or for the routes to our TCP.
+
+    One that is not in net.ipv4.tcp_allowed_congestion_control cannot be the default of a namespace,
+    but it can belong to a route.
+    """
     try:
-        os.write(fd, value.encode())
-    finally:
-        os.close(fd)
-
-
-def _read_sysctl(name: str) -> list[str]:
-    with open(f"/proc/sys/{name}") as file:
-        return file.read().split()
+        _sysctl("net/ipv4/tcp_congestion_control", name)
+    except OSError:
+        available = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+        if name not in available:
+            sys.exit(
+                f"the kernel has no congestion control {name!r}, "
+                f"only {', '.join(available)} (others come with `modprobe tcp_NAME`)"
+            )
+        route = {"oif": index, "proto": "kernel", "metrics": {"cc_algo": name}}
+        four = {"dst": f"{NETWORK}/{PREFIX}", "prefsrc": KERNEL_ADDRESS, "scope": "link"}
+        ip.route("replace", **route, **four)
+        with contextlib.suppress(NetlinkError):
+            ip.route("replace", **route, dst=f"{NETWORK6}/{PREFIX6}", priority=256)
 
 
 def _tune(name: str, value: str) -> None:
@@ -425,84 +303,9 @@ def _tune(name: str, value: str) -> None:
         _sysctl(name, value)
 
 
-def _use_congestion(name: str) -> None:
-    try:
-        _sysctl("net/ipv4/tcp_congestion_control", name)
-    except OSError as error:
-        available = _read_sysctl("net/ipv4/tcp_available_congestion_control")
-        if name not in available:
-            raise SetupError(
-                f"the kernel has no congestion control {name!r}; "
-                f"it has {', '.join(available)} (others come with `modprobe tcp_NAME`)"
-            ) from error
-        _route_with_congestion(name)
-
-
-def _configure(mtu: int) -> None:
-    """The kernel's end of the TUN device: up, with its address."""
-    with IPRoute() as ip:
-        ip.link("set", index=_index("lo"), state="up")
-        ip.link("set", index=_index(INTERFACE), mtu=mtu, txqlen=QUEUE_LENGTH, state="up")
-        ip.addr("add", index=_index(INTERFACE), address=KERNEL_ADDRESS, prefixlen=PREFIX)
-
-
-def _route_with_congestion(name: str) -> None:
-    """Choose a congestion control for the route to our TCP.
-
-    One that is not in net.ipv4.tcp_allowed_congestion_control cannot be the default of a namespace,
-    but it can belong to a route.
-    """
-    route = {"dst": f"{NETWORK}/{PREFIX}", "oif": _index(INTERFACE), "prefsrc": KERNEL_ADDRESS}
-    try:
-        with IPRoute() as ip:
-            ip.route("replace", **route, proto="kernel", scope="link", metrics={"cc_algo": name})
-    except NetlinkError as error:
-        raise SetupError(
-            f"congestion control {name!r} cannot be set ({error}); "
-            f"add it to net.ipv4.tcp_allowed_congestion_control, or choose another"
-        ) from error
-
-
-def _index(interface: str) -> int:
-    return socket.if_nametoindex(interface)
-
-
-# ---- the owner
-
-
-def _report(owner: socket.socket, tun: int, user: bool) -> None:
-    """Send the owner the ready line with the descriptors it names, in this order."""
-    files = {
-        "tun": tun,
-        "net": _open("/proc/self/ns/net"),
-        "pid": _open("/proc/self/ns/pid"),
-        "snmp": _open("/proc/self/net/snmp"),
-        "netstat": _open("/proc/self/net/netstat"),
-    }
-    if user:
-        files["user"] = _open("/proc/self/ns/user")
-    # /proc is the one from outside, so this is our number outside.
-    ready = {"files": list(files), "pid": int(os.readlink("/proc/self"))}
-    socket.send_fds(owner, [json.dumps(ready).encode()], list(files.values()))
-    # From here on stderr has no reader.
-    files["null"] = _open(os.devnull, os.O_WRONLY)
-    os.dup2(files["null"], 2)
-    for fd in files.values():
-        os.close(fd)
-
-
-def _open(path: str, flags: int = os.O_RDONLY) -> int:
-    return os.open(path, flags | os.O_CLOEXEC)
-
-
-def _wait_for_end(owner_socket: int, owner: int | None) -> None:
-    """Block until the owner closes its end, or has died while a child of it still holds that."""
-    poll = select.poll()
-    poll.register(owner_socket, select.POLLIN)
-    if owner is not None:
-        poll.register(owner, select.POLLIN)
-    poll.poll()
+def _sysctl(name: str, value: str) -> None:
+    Path("/proc/sys", name).write_text(value)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

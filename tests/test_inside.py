@@ -14,6 +14,8 @@ import pytest
 
 from nbtcp import inside
 
+BLOCK = len(inside.BLOCK)
+
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
@@ -55,28 +57,25 @@ def test_content_is_the_same_on_every_machine() -> None:
     digest = hashlib.sha256()
     for piece in inside.content(3_000_000):
         digest.update(piece)
-    assert digest.hexdigest() == "29d35ac1223139162a79fd92b9bb445d5580844637d8c2ff3de91bc906afdc72"
+    assert digest.hexdigest() == "cccdcf42971ec504e62b428c81c4f3cad960d7e3b0c5a88c31d452892e8ba083"
 
 
-@pytest.mark.parametrize("size", [0, 1, 7, inside.BLOCK - 1, inside.BLOCK, inside.BLOCK + 1])
+@pytest.mark.parametrize("size", [0, 1, 7, BLOCK - 1, BLOCK, BLOCK + 1])
 def test_content_has_exactly_the_size(size: int) -> None:
     assert sum(map(len, inside.content(size))) == size
 
 
-def test_content_in_any_pieces_is_the_same_content() -> None:
-    whole = b"".join(inside.content(2 * inside.BLOCK + 100))
-    for offset, size in [(0, 5), (5, 10), (inside.BLOCK - 3, 9), (100, 2 * inside.BLOCK), (7, 0)]:
-        assert inside.content_block(offset, size) == whole[offset : offset + size]
-
-
-def test_no_two_blocks_are_the_same() -> None:
-    assert len({inside.content_block(n * inside.BLOCK, 64) for n in range(4096)}) == 4096
+def test_content_that_is_moved_is_other_content() -> None:
+    """Unless it is moved by that many bytes, a prime: no multiple of a segment's."""
+    whole = b"".join(inside.content(3_000_000))
+    assert whole.index(whole[:100], 1) == BLOCK
+    assert all(BLOCK % number for number in range(2, 1001))
 
 
 # ---- GET
 
 
-@pytest.mark.parametrize("size", [0, 1, 1459, 1460, 65_536, inside.BLOCK + 1, 5_000_000])
+@pytest.mark.parametrize("size", [0, 1, 1459, 1460, 65_536, BLOCK + 1, 5_000_000])
 def test_bytes(web: http.client.HTTPConnection, size: int) -> None:
     assert ask(web, "GET", f"/bytes/{size}") == (200, b"".join(inside.content(size)))
 
@@ -86,14 +85,13 @@ def test_head_is_the_header_alone(web: http.client.HTTPConnection) -> None:
     answer = web.getresponse()
     assert (answer.status, answer.headers["Content-Length"]) == (200, "4294967296")
     assert answer.read() == b""
-    assert ask(web, "HEAD", "/slow?seconds=60&bytes=5") == (200, b"")
     assert ask(web, "HEAD", "/") == (200, b"")
 
 
 def test_one_connection_takes_many_requests(web: http.client.HTTPConnection) -> None:
     web.connect()
     first = web.sock
-    for path, status in [("/", 200), ("/nowhere", 404), ("/bytes/x", 400), ("/bytes/9", 200)]:
+    for path, status in [("/", 200), ("/nowhere", 404), ("/bytes/9", 200)]:
         assert ask(web, "GET", path)[0] == status
     assert ask(web, "POST", "/nowhere", b"z" * 100_000)[0] == 404
     assert ask(web, "POST", "/echo", b"z")[1] == b"z"
@@ -104,31 +102,22 @@ def test_requests_sent_together_are_answered_in_order(port: int) -> None:
     get = b"GET /bytes/%d HTTP/1.1\r\nHost: a\r\n\r\n"
     answers = raw(port, get % 3 + get % 5)
     assert answers.count(b"HTTP/1.1 200") == 2
-    assert answers.endswith(b"Content-Length: 5\r\n\r\n" + inside.content_block(0, 5))
+    assert answers.endswith(b"Content-Length: 5\r\n\r\n" + inside.BLOCK[:5])
 
 
 def test_http_1_0_closes(port: int) -> None:
-    assert raw(port, b"GET /bytes/3 HTTP/1.0\r\n\r\n").endswith(inside.content_block(0, 3))
+    assert raw(port, b"GET /bytes/3 HTTP/1.0\r\n\r\n").endswith(inside.BLOCK[:3])
 
 
 @pytest.mark.parametrize("size", ["-1", "x", "", "1.5", "4294967297", "9" * 30, "1/2", "%31"])
 def test_bytes_refuses_what_is_no_size(web: http.client.HTTPConnection, size: str) -> None:
     status, text = ask(web, "GET", f"/bytes/{size}")
     assert status == 400
-    assert b"is not a number of bytes from 0 to 4294967296" in text
+    assert b"is not a number from 0 to 4294967296" in text
 
 
 @pytest.mark.parametrize(
-    "query",
-    [
-        "seconds=-1",
-        "seconds=x",
-        "seconds=nan",
-        "seconds=61",
-        "seconds=",
-        "seconds=0&bytes=-2",
-        "seconds=0&bytes=",
-    ],
+    "query", ["seconds=-1", "seconds=x", "seconds=nan", "seconds=61", "seconds="]
 )
 def test_slow_refuses_what_is_no_number(web: http.client.HTTPConnection, query: str) -> None:
     assert ask(web, "GET", f"/slow?{query}")[0] == 400
@@ -138,28 +127,6 @@ def test_slow_waits(web: http.client.HTTPConnection) -> None:
     begin = time.monotonic()
     assert ask(web, "GET", "/slow?seconds=0.1") == (200, b"after 0.1 s\n")
     assert 0.1 <= time.monotonic() - begin < 1
-
-
-@pytest.mark.slow
-def test_slow_spreads_the_bytes(web: http.client.HTTPConnection) -> None:
-    begin = time.monotonic()
-    web.request("GET", "/slow?seconds=0.4&bytes=80")
-    answer = web.getresponse()
-    assert time.monotonic() - begin < 0.2  # the header does not wait
-    times = []
-    pieces = []
-    while piece := answer.read1(100):
-        times.append(time.monotonic() - begin)
-        pieces.append(piece)
-    assert b"".join(pieces) == inside.content_block(0, 80)
-    assert len(pieces) > 2
-    assert times[0] < 0.3 < 0.4 <= times[-1] < 1.4
-
-
-@pytest.mark.parametrize("size", [0, 1, 3_000_000])
-def test_slow_without_waiting_is_just_the_bytes(web: http.client.HTTPConnection, size: int) -> None:
-    expected = b"".join(inside.content(size))
-    assert ask(web, "GET", f"/slow?seconds=0&bytes={size}") == (200, expected)
 
 
 def test_the_pages_link_only_to_what_is_there(web: http.client.HTTPConnection) -> None:
@@ -189,10 +156,8 @@ def test_a_body_with_get_is_not_taken_for_a_request(port: int) -> None:
 
 
 def test_wrong_methods(web: http.client.HTTPConnection) -> None:
-    web.request("GET", "/echo")
-    answer = web.getresponse()
-    assert (answer.status, answer.headers["Allow"]) == (405, "POST")
-    answer.read()
+    assert ask(web, "GET", "/echo")[0] == 404
+    assert ask(web, "POST", "/")[0] == 404
     assert ask(web, "DELETE", "/")[0] == 501
 
 
@@ -207,7 +172,7 @@ def test_echo_in_chunks(web: http.client.HTTPConnection) -> None:
     pieces = [b"a", b"bc" * 100_000, b"d" * 10]
     web.request("POST", "/echo", iter(pieces), encode_chunked=True)
     answer = web.getresponse()
-    assert answer.headers["Transfer-Encoding"] == "chunked"
+    assert answer.headers["Connection"] == "close"
     assert answer.read() == b"".join(pieces)
     assert ask(web, "GET", "/bytes/1")[0] == 200
 
@@ -259,16 +224,11 @@ def test_bodies_with_bad_framing(port: int, path: bytes, fields: bytes) -> None:
     assert answer.count(b"HTTP/1.1") == 1
 
 
-@pytest.mark.parametrize("path", [b"/echo", b"/sink"])
+@pytest.mark.parametrize("path", [b"/sink", b"/nowhere"])
 @pytest.mark.parametrize("chunks", [b"zz\r\n", b"\r\n", b"-5\r\nabcde\r\n0\r\n\r\n"])
 def test_chunks_that_are_none(port: int, path: bytes, chunks: bytes) -> None:
     head = b"POST %b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" % path
     assert raw(port, head + chunks).startswith(b"HTTP/1.1 400 ")
-
-
-def test_a_body_that_is_too_large(port: int) -> None:
-    head = b"POST /sink HTTP/1.1\r\nHost: a\r\nContent-Length: 4294967297\r\n\r\n"
-    assert raw(port, head).startswith(b"HTTP/1.1 413 ")
 
 
 @pytest.mark.parametrize("path", [b"/sink", b"/nowhere"])
@@ -281,4 +241,4 @@ def test_an_echo_that_goes_wrong_later_ends_short(port: int) -> None:
     head = b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer = raw(port, head + b"3\r\nabc\r\nzz\r\n")
     assert answer.startswith(b"HTTP/1.1 200 ")
-    assert answer.endswith(b"3\r\nabc\r\n")
+    assert answer.endswith(b"\r\n\r\nabc")

@@ -7,38 +7,39 @@ stays, however the owner dies. Sources: namespaces(7), pid_namespaces(7), and un
 """
 
 import contextlib
-import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from nbtcp.errors import MachineError, NbtcpError
 from nbtcp.links.tun import DEVICE, Tun, open_device
 
 KERNEL_ADDRESS = "10.0.0.1"
 OUR_ADDRESS = "10.0.0.2"
+KERNEL_ADDRESS6 = "fd00:6e62::1"
+OUR_ADDRESS6 = "fd00:6e62::2"
 
 _INSIDE = Path(__file__).parent.parent / "inside.py"
 _CONTAINER = f"`--cap-add SYS_ADMIN --cap-add NET_ADMIN --device {DEVICE}`"
-# Seconds. The kernel ends a PID namespace in milliseconds, and nsenter(1) starts in as many.
-_END_TIMEOUT = 5.0
-_START_TIMEOUT = 0.5
-_TRY_TIMEOUT = 5.0
+_CONGESTION = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
+_END_TIMEOUT = 5.0  # seconds; the kernel ends a PID namespace in milliseconds
 
 _Argument = str | os.PathLike[str]
 
 
 class Namespace:
     """A private network of two: the kernel's TCP at 10.0.0.1, whoever uses `.tun` at 10.0.0.2.
+
+    The kernel has IPv6 as well, where it is compiled in and the MTU is 1280 or more: it is
+    fd00:6e62::1 there, and fd00:6e62::2 is behind `.tun`.
 
     Attributes: `tun` (the link to the kernel), `kernel_address`, `our_address`, `pid` (process 1 of
     the network, as numbered outside). The kernel serves a small web site on port 80, see
@@ -59,10 +60,18 @@ class Namespace:
         """
         if not 68 <= mtu <= 65535:
             raise ValueError(f"an MTU is 68 to 65535 bytes, not {mtu}")
-        self._inside = _start({"mtu": mtu, "congestion": congestion}, timeout)
-        self._end = weakref.finalize(self, self._inside.close)
-        self.tun = self._inside.tun
-        self.pid = self._inside.pid
+        _try_device()
+        unshare = _unshare()
+        # By its path: importing the package would take longer than all the rest.
+        command = [*unshare, sys.executable, "-P", str(_INSIDE), str(mtu), congestion or ""]
+        self._process, channel, self.pid, tun = _launch(command, timeout)
+        self.tun = Tun(tun, name="tun0", size=mtu)
+        self._nsenter = [_util_linux("nsenter"), f"--target={self.pid}", "--net", "--pid"]
+        if "--user" in unshare:
+            self._nsenter += ["--user", "--preserve-credentials"]
+        self._programs: set[_Program] = set()
+        self._end = weakref.finalize(self, _end, self._process, channel, self.tun, self._programs)
+        _all.add(self)
 
     def run(
         self,
@@ -101,16 +110,26 @@ class Namespace:
         program's. It ends with the network at the latest. MachineError when there is no such
         program.
         """
-        return self._running().start([os.fspath(part) for part in argv], kwargs)
+        self._check_running()
+        if kwargs.get("shell") or kwargs.get("executable"):
+            raise TypeError(
+                'shell= and executable= are not for programs inside; use ["sh", "-c", ...]'
+            )
+        _check_program(os.fspath(argv[0]), kwargs.get("env"), kwargs.get("cwd"))
+        program = _Program([*self._nsenter, "--", *argv], **kwargs)
+        ended = [other for other in list(self._programs) if other.poll() is not None]
+        self._programs.difference_update(ended)
+        self._programs.add(program)
+        return program
 
     def counters(self) -> dict[str, dict[str, int]]:
         """Return what the kernel inside has counted since the start, such as ["Tcp"]["InErrs"].
 
         All of /proc/net/snmp (RFC 1213, RFC 4022) and of /proc/net/netstat (Linux's own, "TcpExt").
         """
-        files = self._running().files
-        text = "".join(_read_all(files[name]) for name in ("snmp", "netstat"))
-        return parse_counters(text)
+        self._check_running()
+        files = (Path(f"/proc/{self.pid}/net/{name}") for name in ("snmp", "netstat"))
+        return parse_counters("".join(file.read_text() for file in files))
 
     def close(self) -> None:
         """End the network and everything in it. A second call does nothing."""
@@ -126,10 +145,9 @@ class Namespace:
         state = "running" if self._end.alive else "closed"
         return f"<Namespace {state}, kernel {KERNEL_ADDRESS}, we {OUR_ADDRESS}>"
 
-    def _running(self) -> "_Inside":
-        if not self._end.alive:
+    def _check_running(self) -> None:
+        if self._process.poll() is not None:
             raise NbtcpError("the private network is closed; make a new one")
-        return self._inside
 
 
 @dataclass(frozen=True)
@@ -143,18 +161,24 @@ class Condition:
 
 
 def diagnose() -> list[Condition]:
-    """Look at all that a private network needs, by really trying. Never raises, leaves nothing.
-
-    A user other than root needs user namespaces; root needs none.
-    """
+    """Look at all that a private network needs, as its start does. Never raises, leaves nothing."""
+    user = os.geteuid()
+    alone = "run as root, or rely on user namespaces"
     return [
-        _check_root(),
-        _check_device(),
-        _check_programs(),
-        _check_network_namespaces(),
-        _check_user_namespaces(),
-        _check_congestion(),
+        Condition("root", user == 0, f"running as user {user}", alone),
+        _condition(DEVICE, _try_device),
+        _condition("util-linux", lambda: f"{_util_linux('unshare')}, {_util_linux('nsenter')}"),
+        _condition("namespaces", lambda: f"made by `{' '.join(_unshare())}`"),
+        _condition("congestion control", lambda: f"the kernel has {_CONGESTION.read_text()}"),
     ]
+
+
+def _condition(name: str, look: Callable[[], str]) -> Condition:
+    try:
+        return Condition(name, True, look().strip())
+    except (MachineError, OSError) as error:
+        detail, _, help = str(error).partition("; ")
+        return Condition(name, False, detail, help)
 
 
 def parse_counters(text: str) -> dict[str, dict[str, int]]:
@@ -168,202 +192,94 @@ def parse_counters(text: str) -> dict[str, dict[str, int]]:
     return counters
 
 
-# ---- the running network, kept apart from Namespace so that this can be collected and end it
+# ---- start and end
+
+
+def _launch(
+    command: list[str], timeout: float
+) -> tuple[subprocess.Popen[bytes], socket.socket, int, int]:
+    """Start process 1; return it, the socket that keeps it, its number outside, and the TUN's fd.
+
+    The socket is its stderr: what comes before the TUN device tells why there will be none.
+    """
+    channel, theirs = socket.socketpair()
+    channel.settimeout(timeout)
+    with theirs:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=theirs.fileno(),
+            start_new_session=True,  # Ctrl-C is for us
+        )
+    try:
+        return process, channel, *_hear(channel)
+    except BaseException:
+        channel.close()
+        process.kill()  # and with it process 1: --kill-child
+        process.wait()
+        raise
+
+
+def _hear(channel: socket.socket) -> tuple[int, int]:
+    said = b""
+    why = "ended while it started"
+    try:
+        while True:
+            part, fds, _, _ = socket.recv_fds(channel, 1 << 12, 1, socket.MSG_CMSG_CLOEXEC)
+            said += part
+            if fds:
+                return int(said.split()[-1]), fds[0]
+            if not part:
+                break
+    except TimeoutError:
+        why = f"did not start within {channel.gettimeout():g} s"
+    last = ["it said nothing", *said.decode(errors="replace").splitlines()][-1]
+    raise MachineError(f"the private network {why}: {last}; see `nbtcp doctor`")
 
 
 class _Program(subprocess.Popen[Any]):
     """A program inside. The process that we start is nsenter; signals are for its only child."""
 
     def send_signal(self, sig: int) -> None:
-        if self.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._child(), sig)
-
-    def _child(self) -> int:
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
-        end = time.monotonic() + _START_TIMEOUT
-        while time.monotonic() < end and children.exists():
-            if numbers := children.read_text().split():
-                return int(numbers[0])
+        for _ in range(500):
+            if self.poll() is not None:
+                return
+            with contextlib.suppress(OSError):  # it has just ended
+                if child := children.read_text():
+                    return os.kill(int(child), sig)
             time.sleep(0.001)  # nsenter has not forked yet
-        return self.pid
+        super().send_signal(sig)
 
 
-@dataclass(eq=False)
-class _Inside:
-    process: subprocess.Popen[bytes]
-    channel: socket.socket
-    tun: Tun
-    pid: int
-    files: dict[str, int]
-    programs: list[_Program] = field(default_factory=list)
-    owner: int = field(default_factory=os.getpid)
-
-    def start(self, argv: list[str], kwargs: dict[str, Any]) -> _Program:
-        if kwargs.get("shell") or kwargs.get("executable"):
-            raise TypeError(
-                'shell= and executable= are not for programs inside; use ["sh", "-c", ...]'
-            )
-        _check_program(argv[0], kwargs.get("env"), kwargs.get("cwd"))
-        program = _Program([*self._nsenter(), *argv], **kwargs)
-        for ended in [other for other in self.programs if other.poll() is not None]:
-            with contextlib.suppress(ValueError):  # another thread was faster
-                self.programs.remove(ended)
-        self.programs.append(program)
-        return program
-
-    def _nsenter(self) -> list[str]:
-        # Named through /proc and not inherited, so that the program holds no namespace open.
-        command = [_util_linux("nsenter")]
-        for kind in ("user", "net", "pid"):
-            if kind in self.files:
-                command.append(f"--{kind}=/proc/{os.getpid()}/fd/{self.files[kind]}")
-        if "user" in self.files:
-            command.append("--preserve-credentials")
-        return [*command, "--"]
-
-    def close(self) -> None:
-        """End the network. In a child that was forked off the owner: only let go of it."""
-        ours = os.getpid() == self.owner
-        if ours:
-            with contextlib.suppress(OSError):
-                self.channel.shutdown(socket.SHUT_RDWR)
-        self.channel.close()
-        self.tun.close()
-        if ours:
-            _wait_for_end(self.process)
-            for program in self.programs:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    program.wait(_END_TIMEOUT)
-        else:
-            for process in (self.process, *self.programs):
-                process.poll()  # it notes that they are no children of a fork, and is content
-        # Last: an nsenter that has just started finds these by their numbers.
-        while self.files:
-            os.close(self.files.popitem()[1])
-
-
-_all: weakref.WeakSet[_Inside] = weakref.WeakSet()
+def _end(
+    process: subprocess.Popen[bytes], channel: socket.socket, tun: Tun, programs: set[_Program]
+) -> None:
+    """End the network. In a fork of the owner, where wait() returns at once: only let go of it."""
+    channel.close()
+    tun.close()
+    for child in (process, *programs):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_END_TIMEOUT)
 
 
 def _let_go() -> None:
-    for inside in list(_all):
-        inside.close()
+    for network in list(_all):
+        network.close()
 
 
-# A forked child that does not exec would keep the socket, the device and the namespaces open.
+# A forked child that does not exec would keep the socket, and with it the network.
+_all: weakref.WeakSet[Namespace] = weakref.WeakSet()
 os.register_at_fork(after_in_child=_let_go)
 
 
-class _Refused(Exception):
-    """unshare(1) may not make these namespaces; its own words."""
-
-
-def _start(options: dict[str, Any], timeout: float) -> _Inside:
-    for name in ("unshare", "nsenter"):
-        _util_linux(name)
-    os.close(open_device())
-    # Root in a container may lack CAP_SYS_ADMIN and yet be allowed a user namespace.
-    refusal = ""
-    for user in (False, True) if os.geteuid() == 0 else (True,):
-        try:
-            inside = _launch({**options, "user": user}, timeout)
-        except _Refused as error:
-            refusal = refusal or str(error)
-        else:
-            _all.add(inside)
-            return inside
-    raise MachineError(_why_refused(refusal))
-
-
-def _launch(options: dict[str, Any], timeout: float) -> _Inside:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with contextlib.ExitStack() as undo, tempfile.TemporaryFile() as words:
-        undo.callback(ours.close)
-        with theirs:
-            process = _spawn(options, theirs, words)
-        undo.callback(_wait_for_end, process)
-        undo.callback(ours.close)
-        ours.settimeout(timeout)
-        try:
-            reply, fds, _, _ = socket.recv_fds(ours, 1 << 16, 8, socket.MSG_CMSG_CLOEXEC)
-        except TimeoutError as error:
-            process.kill()
-            last = _last_line(words) or "nothing"
-            raise MachineError(
-                f"the private network did not start within {timeout:g} s (it said: {last}); "
-                f"give it more time with timeout=, or see `nbtcp doctor`"
-            ) from error
-        if not reply:
-            _wait_for_end(process)
-            _explain_early_end(_last_line(words))
-        message = json.loads(reply)
-        if "error" in message:
-            raise MachineError(message["error"])
-        undo.pop_all()
-    files = dict(zip(message["files"], fds, strict=True))
-    tun = Tun(files.pop("tun"), name="tun0", size=options["mtu"])
-    return _Inside(process, ours, tun, message["pid"], files)
-
-
-def _spawn(
-    options: dict[str, Any], channel: socket.socket, words: IO[bytes]
-) -> subprocess.Popen[bytes]:
-    """Start process 1. It watches the channel and us, as a fork of ours may hold our end."""
-    descriptors = [channel.fileno()]
-    with contextlib.ExitStack() as stack:
-        owner = None
-        if hasattr(os, "pidfd_open"):  # a Python built for old kernels has none
-            with contextlib.suppress(OSError):
-                owner = os.pidfd_open(os.getpid())
-                stack.callback(os.close, owner)
-                descriptors.append(owner)
-        argument = json.dumps({**options, "socket": channel.fileno(), "owner": owner})
-        # By its path: importing the package would take longer than all the rest.
-        command = [sys.executable, "-P", str(_INSIDE), argument]
-        return subprocess.Popen(
-            [*_unshare("--net", "--pid", "--fork", "--kill-child", user=options["user"]), *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=words,
-            pass_fds=descriptors,
-            start_new_session=True,  # Ctrl-C is for us
-        )
-
-
-def _explain_early_end(last: str) -> None:
-    if last.startswith("unshare:") and "failed to exec" not in last:
-        raise _Refused(last)
-    raise MachineError(
-        f"the private network ended while it started (it said: {last or 'nothing'}); "
-        f"see `nbtcp doctor`"
-    )
-
-
-def _wait_for_end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(_END_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        process.kill()  # and with it process 1: --kill-child
-        process.wait()
-
-
-def _read_all(fd: int) -> str:
-    parts = []
-    offset = 0
-    while part := os.pread(fd, 1 << 16, offset):
-        parts.append(part)
-        offset += len(part)
-    return b"".join(parts).decode()
-
-
-def _last_line(words: IO[bytes]) -> str:
-    words.seek(0)
-    lines = words.read().decode(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else ""
-
-
 # ---- what can be missing
+
+
+def _try_device() -> str:
+    os.close(open_device())
+    return "can be opened"
 
 
 def _util_linux(name: str) -> str:
@@ -375,9 +291,27 @@ def _util_linux(name: str) -> str:
     return path
 
 
-def _unshare(*options: str, user: bool) -> list[str]:
-    own = ("--user", "--map-root-user") if user else ()
-    return [_util_linux("unshare"), *own, *options, "--"]
+def _unshare() -> list[str]:
+    """Return the command that makes the namespaces here, after trying it."""
+    root = os.geteuid() == 0
+    # Root in a container may lack CAP_SYS_ADMIN and yet be allowed a user namespace.
+    for user in ([], ["--user", "--map-root-user"])[0 if root else 1 :]:
+        command = [_util_linux("unshare"), *user, "--net", "--pid", "--fork", "--kill-child"]
+        done = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return command
+    said = " ".join(done.stderr.split())
+    if root:
+        raise MachineError(
+            f"network namespaces are refused, even to root ({said}); "
+            f"start the container with {_CONTAINER}"
+        )
+    raise MachineError(
+        f"user namespaces are refused to user {os.geteuid()} ({said}); run as root, or have root "
+        f"allow them: `sysctl kernel.unprivileged_userns_clone=1` (Debian), "
+        f"`sysctl kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu), "
+        f"`sysctl user.max_user_namespaces=10000`, or a container with {_CONTAINER}"
+    )
 
 
 def _check_program(name: str, env: Mapping[str, str] | None, cwd: Any) -> None:
@@ -388,102 +322,3 @@ def _check_program(name: str, env: Mapping[str, str] | None, cwd: Any) -> None:
             f"{name!r} cannot be started in the private network: "
             f"there is no such program here; install it"
         )
-
-
-def _why_refused(said: str) -> str:
-    if os.geteuid() == 0:
-        return (
-            f"network namespaces are refused, even to root ({said}); "
-            f"start the container with {_CONTAINER}"
-        )
-    return (
-        f"user namespaces are refused to user {os.geteuid()} ({said}); "
-        f"run as root{_user_namespace_help()}"
-    )
-
-
-def _user_namespace_help() -> str:
-    """The sysctl that is in the way, if it is one of the usual ones."""
-    for name, bad, good in (
-        ("kernel.unprivileged_userns_clone", "0", "1"),
-        ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
-        ("user.max_user_namespaces", "0", "10000"),
-    ):
-        with contextlib.suppress(OSError):
-            if Path("/proc/sys", name.replace(".", "/")).read_text().strip() == bad:
-                return f", or have root allow them with `sysctl {name}={good}`"
-    return f", or start the container with {_CONTAINER}"
-
-
-def _attempt(*options: str, user: bool) -> str:
-    """Make namespaces for a moment; return "" or why not."""
-    try:
-        command = [*_unshare(*options, user=user), "true"]
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TRY_TIMEOUT,
-            check=False,
-        )
-    except (MachineError, OSError, subprocess.SubprocessError) as error:
-        return str(error)
-    if done.returncode == 0:
-        return ""
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"exit code {done.returncode}"
-
-
-def _check_root() -> Condition:
-    user = os.geteuid()
-    if user == 0:
-        return Condition("root", True, "running as root")
-    return Condition(
-        "root", False, f"running as user {user}", "run as root, or rely on user namespaces"
-    )
-
-
-def _check_device() -> Condition:
-    try:
-        os.close(open_device())
-    except MachineError as error:
-        detail, _, help = str(error).partition("; ")
-        return Condition(DEVICE, False, detail, help)
-    return Condition(DEVICE, True, "can be opened")
-
-
-def _check_programs() -> Condition:
-    missing = [name for name in ("unshare", "nsenter") if shutil.which(name) is None]
-    if missing:
-        detail = f"missing: {', '.join(missing)}"
-        return Condition("util-linux", False, detail, "install the package util-linux")
-    return Condition("util-linux", True, "unshare and nsenter are there")
-
-
-def _check_network_namespaces() -> Condition:
-    root = os.geteuid() == 0
-    said = _attempt("--net", "--pid", "--fork", "--kill-child", user=not root)
-    if not said:
-        return Condition("network namespaces", True, "one was made and ended")
-    help = f"start the container with {_CONTAINER}" if root else "run as root"
-    return Condition("network namespaces", False, f"refused ({said})", help)
-
-
-def _check_user_namespaces() -> Condition:
-    said = _attempt(user=True)
-    if not said:
-        return Condition("user namespaces", True, "one was made and ended")
-    help = (
-        "nothing to do: root needs none"
-        if os.geteuid() == 0
-        else f"run as root{_user_namespace_help()}"
-    )
-    return Condition("user namespaces", False, f"refused ({said})", help)
-
-
-def _check_congestion() -> Condition:
-    try:
-        text = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text()
-    except OSError as error:
-        return Condition("congestion control", False, str(error), "leave congestion= at None")
-    return Condition("congestion control", True, f"the kernel has {', '.join(text.split())}")
