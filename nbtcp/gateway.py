@@ -144,7 +144,7 @@ def undo(ours: str = "") -> list[str]:
     tables = noted()
     needed = [name for table in devices.intersection(tables) for name in tables[table]]
     undone = []
-    for table in tables.keys() - devices:
+    for table in sorted(tables.keys() - devices):
         for name, was in tables[table].items():
             # When somebody has changed forwarding for all since then, it is theirs.
             if name not in needed and forwarding_of(name) == "1" and forwarding_of("all") == was:
@@ -201,7 +201,7 @@ def to_forward() -> dict[str, str]:
     Turning `ip_forward` on and off would also make a machine accept ICMP redirects that had refused
     them. "all" is noted to see whether somebody else uses that switch meanwhile.
     """
-    found = {name: was for notes in noted().values() for name, was in notes.items()}
+    found = {name: was for table in noted().values() for name, was in table.items()}
     for _, name in socket.if_nameindex():
         if name != "lo" and not is_device(name) and forwarding_of(name) == "0":
             found[name] = forwarding_of("all")
@@ -220,11 +220,13 @@ def noted() -> dict[str, dict[str, str]]:
         if problem.args[0] not in NO_NFTABLES:
             raise
         return {}
-    found = {}
-    for name in filter(is_device, names):
-        notes = [rule.get_attr("NFTA_RULE_USERDATA") for rule in rules(name)]
-        found[name] = dict(note.split() for note in notes if note)
-    return found
+    return {name: notes(name) for name in names if is_device(name)}
+
+
+def notes(table: str) -> dict[str, str]:
+    """Those of one table: comments of its rules."""
+    comments = [rule.get_attr("NFTA_RULE_USERDATA") for rule in rules(table)]
+    return dict(comment.split() for comment in comments if comment)
 
 
 def forwarding_of(name: str) -> str:
@@ -268,13 +270,11 @@ def make_table(name: str, address: str) -> dict[str, str]:
         for chain, kind, priority in ("postrouting", "nat", NAT), ("forward", "filter", LATE):
             nft.chain("add", table=name, name=chain, type=kind, hook=chain, priority=priority)
         nft.rule("add", table=name, chain="postrouting", expressions=(ours, masq()))
-        counted = ours, [genex("counter", {})]
-        nft.rule("add", table=name, chain="forward", expressions=counted)
+        nft.rule("add", table=name, chain="forward", expressions=(ours, [genex("counter", {})]))
         for other, was in forwarding.items():
             came = compared(Meta.NFT_META_IIFNAME, Cmp.NFT_CMP_EQ, other + "\0")
-            refusal = came, goes_elsewhere, verdict(0)
-            note = f"{other} {was}"
-            nft.rule("add", table=name, chain="forward", expressions=refusal, userdata=note)
+            rule = {"expressions": (came, goes_elsewhere, verdict(0)), "userdata": f"{other} {was}"}
+            nft.rule("add", table=name, chain="forward", **rule)
     return forwarding
 
 
