@@ -185,9 +185,12 @@ def set_up(name: str) -> dict[str, Any]:
 def free_pair(routes: Iterable[ipaddress.IPv4Network]) -> tuple[str, str]:
     """Two addresses of a /30 that no route covers but default routes; Refusal if none."""
     taken = [route for route in routes if route.prefixlen >= WIDE]
-    for pool in POOLS:
-        for pair in ipaddress.IPv4Network(pool).subnets(new_prefix=30):
-            if not any(pair.overlaps(route) for route in taken):
+    for pool in map(ipaddress.IPv4Network, POOLS):
+        inside = [route for route in taken if route.overlaps(pool)]
+        if any(pool.subnet_of(route) for route in inside):  # its pairs are many
+            continue
+        for pair in pool.subnets(new_prefix=30):
+            if not any(pair.overlaps(route) for route in inside):
                 return str(pair[1]), str(pair[2])
     raise Refusal(f"no address is free: this machine has routes to {' and '.join(POOLS)}")
 
