@@ -180,7 +180,6 @@ def _say(text: str) -> None:
 def _fetch(url: str, options: dict[str, Any]) -> "Page":
     from .lab import Lab
     from .live import Live, check_url
-    from .runtime.http import get
 
     if options["lab"] and not url.startswith("/"):
         raise click.UsageError(f"with --lab the URL is a path such as /bytes/1000, not {url!r}")
@@ -197,8 +196,7 @@ def _fetch(url: str, options: dict[str, Any]) -> "Page":
         with Live(path, config=config) as host:
             return host.fetch(url, timeout=options["timeout"])
     with Lab(path, config=config, kernel_congestion=options["kernel_congestion"]) as lab:
-        target = f"http://{lab.kernel_address}{url}"
-        return get(lab, target, timeout=options["timeout"], log=lab.new_log(url=target))
+        return lab.fetch(url, timeout=options["timeout"])
 
 
 def _save(page: "Page | None", options: dict[str, Any]) -> None:
