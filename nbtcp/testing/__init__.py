@@ -1,6 +1,7 @@
 """Tests of a stack in packetdrill's notation: scripts, run on a virtual clock (docs/scripts.md).
 
-    nbtcp.testing.run("handshake.pkt")
+    from nbtcp import testing
+    testing.run("handshake.pkt")
 
 packetdrill is a program of Google's; this package takes its notation, none of its code.
 """

@@ -75,6 +75,12 @@ class Calls:
         except OSError as error:
             return -1, errno.errorcode[error.errno or errno.EIO]
 
+    @property
+    def port(self) -> int:
+        """Where a peer's SYN goes: the port of the last listener."""
+        ports = [s.listener.port for s in self.sockets.values() if s.listener is not None]
+        return ports[-1] if ports else self._settings.bind_port
+
     # --- arguments ---
 
     def _socket(self, call: Call) -> Socket:
@@ -118,7 +124,7 @@ class Calls:
 
     def _bind(self, call: Call) -> int:
         sock = self._socket(call)
-        sock.port = _address(call, 1).get("sin_port", self._settings.bind_port)
+        sock.port = _address(call, "", self._settings.bind_port)[1]
         return 0
 
     def _listen(self, call: Call) -> int:
@@ -142,9 +148,7 @@ class Calls:
         sock = self._socket(call)
         first = sock.conn is None
         if first:
-            to = _address(call, 1)
-            host = to.get("sin_addr", self._settings.remote)
-            remote = host, to.get("sin_port", self._settings.connect_port)
+            remote = _address(call, self._settings.remote, self._settings.connect_port)
             sock.conn = self._stack.connect(
                 remote, self._now, local_port=sock.port, config=self._config(sock)
             )
@@ -214,7 +218,9 @@ class Calls:
 
     def _poll(self, call: Call) -> int:
         wanted, timeout = _argument(call, 0), _integer(call, 2)
-        entries = [entry for entry in wanted if isinstance(entry, dict)]
+        entries = wanted if isinstance(wanted, list) else [wanted]
+        if not all(isinstance(e, dict) and isinstance(e.get("fd"), int) for e in entries):
+            raise SettingError("poll takes [{fd=4, events=POLLIN, revents=POLLIN}], ...")
         found = [self._events(entry) for entry in entries]
         ready = sum(map(bool, found))
         late = timeout != _NEVER and self._now >= self._began + timeout * 1_000_000
@@ -232,7 +238,7 @@ class Calls:
         return self._began + timeout * 1_000_000
 
     def _events(self, entry: dict[str, Any]) -> frozenset[str]:
-        sock = self.sockets.get(entry.get("fd", -1))
+        sock = self.sockets.get(entry["fd"])
         if sock is None:
             return frozenset({"POLLNVAL"})
         events = set()
@@ -259,6 +265,8 @@ class Calls:
     def _setsockopt(self, call: Call) -> int:
         sock, name, value = self._socket(call), _name(call, 2), _argument(call, 3)
         value = value[0] if isinstance(value, list) and value else value
+        if isinstance(value, int | str) is (name == "SO_LINGER"):
+            raise SettingError(f"{name} cannot be {value!r}")
         sock.options[name] = value
         if name in ("SO_REUSEADDR", "SO_REUSEPORT", "SO_LINGER", "SO_PRIORITY", "IP_TOS"):
             return 0
@@ -272,9 +280,10 @@ class Calls:
             known = ", ".join(sorted([*_OPTIONS, "SO_KEEPALIVE", "TCP_KEEPIDLE", "SO_LINGER"]))
             raise SettingError(f"there is no socket option {name} here; options are {known}")
         setting, convert, _ = _OPTIONS[name]
-        if isinstance(value, str) is not (name == "TCP_CONGESTION"):
-            raise SettingError(f"{name} cannot be {value!r}")
-        self._change(sock, setting, convert(value))
+        try:
+            self._change(sock, setting, convert(value))
+        except (ValueError, TypeError) as problem:
+            raise SettingError(f"{name} cannot be {value!r}: {problem}") from None
         return 0
 
     def _change(self, sock: Socket, setting: str, value: Any) -> None:
@@ -398,9 +407,12 @@ def number(names: frozenset[str]) -> int:
     return sum(_NUMBERS[name] for name in names)
 
 
-def _address(call: Call, place: int) -> dict[str, Any]:
-    value = _argument(call, place)
-    return value if isinstance(value, dict) else {}
+def _address(call: Call, host: str, port: int) -> tuple[str, int]:
+    """The address that a call names, or the one given where it says "..."."""
+    value = _argument(call, 1)
+    known = value if isinstance(value, dict) else {}
+    named, at = known.get("sin_addr"), known.get("sin_port")
+    return named if isinstance(named, str) else host, at if isinstance(at, int) else port
 
 
 def _size(call: Call) -> int:

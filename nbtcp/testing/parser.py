@@ -321,7 +321,7 @@ class _Parser:
         while not self._has(">"):
             self._option(options)
             if self._next.text != ">":
-                self._must(",", ", or >")
+                self._must(",", "a comma or >")
         return options
 
     def _option(self, options: dict[str, Any]) -> None:
@@ -385,7 +385,7 @@ class _Parser:
         while not self._has(closing):
             items.append(item())
             if self._next.text != closing:
-                self._must(",", f", or {closing}")
+                self._must(",", f"a comma or {closing}")
         return items
 
     def _value(self, depth: int) -> Any:

@@ -188,8 +188,9 @@ class _Runner:
 
     def _flush(self) -> None:
         """Take what the stack sends, and let calls that wait go on, until nothing changes."""
-        while True:
-            packets = self.stack.transmit(self.now)
+        first = True
+        while (packets := self.stack.transmit(self.now)) or first:
+            first = False
             for packet in packets:
                 segment = parse(packet)
                 flow = self._flow_of(segment)
@@ -198,10 +199,7 @@ class _Runner:
                         flow.timestamps.clear()
                     flow.iss = segment.raw_seq
                 self.sent.append((self.now, segment))
-            returned = [w for w in self.waiting if self._try(w)]
-            self.waiting = [w for w in self.waiting if w not in returned]
-            if not packets and not returned:
-                return
+            self.waiting = [w for w in self.waiting if not self._try(w)]
 
     # --- what the stack sends ---
 
@@ -276,12 +274,12 @@ class _Runner:
     def _option_differences(
         self, flow: _Flow, expected: dict[str, Any], segment: Segment
     ) -> list[str]:
-        found, should = _options(segment), dict(expected)
+        found, should = self._listed(flow, segment), dict(expected)
         if "ts" in should and "ts" in found:
             value, (seen, echo) = should["ts"][0], found["ts"]
-            off = (seen - self._our_timestamp(flow, value) + HALF) % MODULUS - HALF
             slack = self.settings.tolerance // 1000 // max(1, self.settings.tick)
-            if not (self.settings.tick and flow.timestamps) or abs(off) <= slack:
+            off = abs((seen - value + HALF) % MODULUS - HALF)
+            if not (self.settings.tick and flow.timestamps) or off <= slack:
                 found["ts"] = value, echo
         if should == found:
             return []
@@ -348,7 +346,7 @@ class _Runner:
         number = self.settings.flow
         if number not in self.flows:
             source = self.settings.remote, FIRST_REMOTE_PORT + number
-            flow = pack_flow(source, (self.settings.local, self.settings.bind_port))
+            flow = pack_flow(source, (self.settings.local, self.calls.port))
             self.flows[number] = _Flow(flow)
         return self.flows[number]
 
@@ -441,35 +439,40 @@ class _Runner:
 
     def _describe(self, segment: Segment) -> str:
         """A segment of ours in packetdrill's notation."""
-        start = self._place(self._flow_of(segment), segment)
+        flow = self._flow_of(segment)
+        start = self._place(flow, segment)
         size = len(segment.data)
         text = f"{_letters(segment.flags)} {start}:{(start + size) % MODULUS}({size})"
         if segment.flags & ACK:
             text += f" ack {segment.raw_ack}"
         text += f" win {segment.raw_window}"
-        return text + (f" <{listed}>" if (listed := _option_text(_options(segment))) else "")
+        return text + (
+            f" <{listed}>" if (listed := _option_text(self._listed(flow, segment))) else ""
+        )
+
+    def _listed(self, flow: _Flow, segment: Segment) -> dict[str, Any]:
+        """The options of a segment of ours, as the parser gives them, timestamps as the script
+        numbers them.
+        """
+        options: dict[str, Any] = {}
+        if segment.mss is not None:
+            options["mss"] = segment.mss
+        if segment.sack_permitted:
+            options["sackOK"] = True
+        if segment.tsval is not None:
+            first, wire = next(iter(flow.timestamps.items()), (0, 0))
+            options["ts"] = (segment.tsval - wire + first) % MODULUS, segment.tsecr
+        if segment.wscale is not None:
+            options["wscale"] = segment.wscale
+        if segment.sack:
+            options["sack"] = segment.sack
+        return options
 
 
 def _letters(flags: int) -> str:
     return "".join(letter for letter, bit in FLAGS.items() if flags & bit and letter != ".") + (
         "." if flags & ACK else "-" if not flags else ""
     )
-
-
-def _options(segment: Segment) -> dict[str, Any]:
-    """The options of a segment, as the parser gives them."""
-    options: dict[str, Any] = {}
-    if segment.mss is not None:
-        options["mss"] = segment.mss
-    if segment.sack_permitted:
-        options["sackOK"] = True
-    if segment.tsval is not None:
-        options["ts"] = segment.tsval, segment.tsecr
-    if segment.wscale is not None:
-        options["wscale"] = segment.wscale
-    if segment.sack:
-        options["sack"] = segment.sack
-    return options
 
 
 def _option_text(options: dict[str, Any]) -> str:

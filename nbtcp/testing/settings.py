@@ -96,14 +96,21 @@ class Settings:
 
 
 def changed(config: Config, **changes: Any) -> Config:
-    """`config` with changes; SettingError says which this nbtcp does not have."""
+    """`config` with changes; SettingError says which this nbtcp does not have.
+
+    What it does not have is off: to turn that off changes nothing.
+    """
     known = {field.name for field in fields(Config)}
-    if missing := sorted(set(changes) - known):
-        raise SettingError(f"this nbtcp has no setting {', '.join(missing)}")
+    for name in set(changes) - known:
+        if changes.pop(name) not in (False, None, "off"):
+            raise SettingError(f"this nbtcp has no setting {name}")
     try:
         return config.but(**changes)
-    except (ConfigError, TypeError) as problem:
+    except ConfigError as problem:
         raise SettingError(str(problem)) from None
+    except TypeError:
+        listed = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+        raise SettingError(f"{listed}: a setting cannot have such a value") from None
 
 
 def _config(settings: Settings, value: str) -> None:
@@ -193,6 +200,7 @@ SYSCTLS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "tcp_ecn": ("ecn", lambda v: {"0": "off", "1": "ask", "2": "accept"}[v]),
     "tcp_congestion_control": ("congestion", str),
     "tcp_recovery": ("recovery", lambda v: "rack" if int(v, 0) & 1 else "sack"),
+    "tcp_early_retrans": ("tail_loss_probe", lambda v: v in ("3", "4")),
     "tcp_rmem": ("receive_buffer", _third),
     "tcp_wmem": ("send_buffer", _third),
     "tcp_moderate_rcvbuf": ("autotune", _on),
@@ -211,7 +219,6 @@ SYSCTLS: dict[str, tuple[str, Callable[[str], Any]]] = {
 FIXED = {
     "tcp_slow_start_after_idle": ("1",),
     "tcp_reordering": ("3",),
-    "tcp_early_retrans": ("3", "4"),
     "tcp_dsack": ("1",),
     "tcp_abort_on_overflow": ("0",),
     "ip_no_pmtu_disc": ("0",),
