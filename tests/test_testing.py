@@ -110,7 +110,7 @@ def test_times_of_calls_that_wait(text: str, time: Time) -> None:
     ],
 )
 def test_flags(text: str, flags: int) -> None:
-    assert action(f"< {text} 1:1(0) win 5").flags == flags
+    assert action(f"< {text} 1:1(0) ack 1 win 5").flags == flags
 
 
 def test_a_packet_with_everything() -> None:
@@ -176,9 +176,11 @@ true`
         ("0 < S 0:0(0) win 65536", "found 65536, expected a window below 65536"),
         ("0 < S 0:0(0) <mss 1460,what 3>", "found what, expected one of mss, wscale, sackOK"),
         ("0 < S 0:0(0) <mss>", "found >, expected an MSS"),
-        ("0 < . 1:1(0) <sack>", "found >, expected 1 to 4 blocks"),
-        ("0 < . 1:1(0) <...>", "<...> is for > lines"),
+        ("0 < . 1:1(0) ack 1 win 5 <sack>", "found >, expected 1 to 4 blocks"),
+        ("0 < S 1:1(0) win 5 <...>", "<...> is for > lines"),
         ("0 < . 1:70001(70000)", "at most 65495 octets in one packet"),
+        ("0 < . 1:1(0) win 5", "found the end, expected ack and a number"),
+        ("0 < . 1:1(0) ack 5\n1 > . 1:1(0)", "x.pkt:2: found 1, expected win and a number"),
         ("0 < [ect3] . 1:1(0)", "found ect3, expected noecn, ect0"),
         ("0 ! 1", "found !, expected <, >, a call"),
         ("0 <", "found the end, expected flags"),
@@ -187,9 +189,9 @@ true`
         ("0 socket(...)", "expected = and the result"),
         ("0 close([[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]) = 0", "expected fewer brackets"),
         ("0 %{ assert ( }%", "expected Python, but "),
-        ("* < . 1:1(0) ack 1", "only a > line may come at any time"),
+        ("* < . 1:1(0) ack 1 win 5", "only a > line may come at any time"),
         ("0~1 close(3) = 0", "only a > line may come at any time"),
-        ("0...1 < . 1:1(0)", "only a call has an end time"),
+        ("0...1 < - 1:1(0) win 5", "only a call has an end time"),
         ("0 > icmp unreachable", "ICMP coming in"),
         ("0 " + "9" * 30 + "(3) = 0", "expected <, >, a call"),
         ("9" * 30 + " close(3) = 0", "expected a time of fewer digits"),
@@ -348,6 +350,19 @@ def test_names_of_tcp_info() -> None:
     assert "NameError: name 'tcpi_nothing' is not defined" in fails("+0 %{ tcpi_nothing }%")
 
 
+def test_a_challenged_syn_leaves_the_numbers_alone() -> None:
+    syn = "+0 < S 900:900(0) win 5 <mss 9>\n+0 > . 1:1(0) ack 1\n"
+    data = "+0 < P. 1:11(10) ack 1 win 9000\n+0 read(4, ..., 99) = 10\n+.04 > . 1:1(0) ack 11"
+    passes(syn + data)
+
+
+def test_what_a_listener_s_socket_says_outlives_a_command() -> None:
+    option = "   +0 setsockopt(3, SOL_TCP, TCP_MAXSEG, [700], 4) = 0\n   +0 listen"
+    script = SERVER.replace("   +0 listen", option).replace("<mss 1460>", "<mss 700>")
+    script = script.replace("   +0 < S", "   +0 `sysctl -q net.ipv4.tcp_sack=0`\n   +0 < S")
+    passes("", HEAD + script)
+
+
 # --- scripts that fail ---
 
 
@@ -437,7 +452,7 @@ def test_the_message_shows_line_and_transcript() -> None:
         ("0 close() = 0", "close has too few arguments"),
         ("0 close(A) = 0", "argument 1 of close must be a number"),
         ("0 < icmp what", "ICMP what is not known"),
-        ("1 < . 1:1(0) ack 1\n1 > R 1:1(0)\n0 close(3) = 0", "goes back in time"),
+        ("1 < . 1:1(0) ack 1 win 5\n1 > R 1:1(0)\n0 close(3) = 0", "goes back in time"),
     ],
 )
 def test_what_cannot_be_carried_out_is_said(script: str, complaint: str) -> None:

@@ -20,7 +20,6 @@ _LAP = bytes(range(251))  # a prime: no segment size repeats it
 _OPENING = (State.SYN_SENT, State.SYN_RECEIVED)
 _NUMBERS = {"O_RDONLY": 0, "O_WRONLY": 1, "O_RDWR": 2, "O_NONBLOCK": 0x800, "FD_CLOEXEC": 1}
 _FLAGS = {"MSG_DONTWAIT", "MSG_NOSIGNAL"}
-_NEVER = -1  # poll's timeout
 
 
 def content(start: int, end: int) -> bytes:
@@ -81,6 +80,11 @@ class Calls:
         ports = [s.listener.port for s in self.sockets.values() if s.listener is not None]
         return ports[-1] if ports else self._settings.bind_port
 
+    def configure_stack(self) -> None:
+        """New passive connections are as the last listener's socket says."""
+        listeners = [sock for sock in self.sockets.values() if sock.listener is not None]
+        self._stack.config = self._config(listeners[-1] if listeners else Socket())
+
     # --- arguments ---
 
     def _socket(self, call: Call) -> Socket:
@@ -129,8 +133,11 @@ class Calls:
 
     def _listen(self, call: Call) -> int:
         sock, backlog = self._socket(call), _integer(call, 1)
-        self._stack.config = self._config(sock)
-        sock.listener = self._stack.listen(sock.port or self._settings.bind_port, backlog)
+        try:
+            sock.listener = self._stack.listen(sock.port or self._settings.bind_port, backlog)
+        except ValueError as problem:
+            raise SettingError(str(problem)) from None
+        self.configure_stack()
         return 0
 
     def _accept(self, call: Call) -> int:
@@ -149,9 +156,13 @@ class Calls:
         first = sock.conn is None
         if first:
             remote = _address(call, self._settings.remote, self._settings.connect_port)
-            sock.conn = self._stack.connect(
-                remote, self._now, local_port=sock.port, config=self._config(sock)
-            )
+            config = self._config(sock)
+            try:
+                sock.conn = self._stack.connect(
+                    remote, self._now, local_port=sock.port, config=config
+                )
+            except ValueError as problem:
+                raise SettingError(str(problem)) from None
             self._opened(sock.conn)
         conn = self._conn(sock, errno.ENOTCONN)
         if conn.state in _OPENING:
@@ -217,25 +228,24 @@ class Calls:
         raise self._wait(sock, flags)
 
     def _poll(self, call: Call) -> int:
-        wanted, timeout = _argument(call, 0), _integer(call, 2)
+        wanted, ends = _argument(call, 0), self.poll_ends(call, self._began)
         entries = wanted if isinstance(wanted, list) else [wanted]
         if not all(isinstance(e, dict) and isinstance(e.get("fd"), int) for e in entries):
             raise SettingError("poll takes [{fd=4, events=POLLIN, revents=POLLIN}], ...")
         found = [self._events(entry) for entry in entries]
         ready = sum(map(bool, found))
-        late = timeout != _NEVER and self._now >= self._began + timeout * 1_000_000
-        if not ready and not late:
+        if not ready and (ends is None or self._now < ends):
             raise WouldBlock
         for entry, events in zip(entries, found, strict=True):
             if (expected := entry.get("revents", ANY)) not in (ANY, events or 0, events):
                 raise Mismatch(f"revents is {_shown(events)}, not {_shown(expected)}")
         return ready
 
-    def poll_ends(self, call: Call) -> int | None:
+    def poll_ends(self, call: Call, began: int) -> int | None:
         """When a poll that waits returns at the latest."""
-        if call.name != "poll" or (timeout := _integer(call, 2)) == _NEVER:
+        if call.name != "poll" or (timeout := _integer(call, 2)) < 0:
             return None
-        return self._began + timeout * 1_000_000
+        return began + timeout * 1_000_000
 
     def _events(self, entry: dict[str, Any]) -> frozenset[str]:
         sock = self.sockets.get(entry["fd"])
@@ -289,8 +299,7 @@ class Calls:
     def _change(self, sock: Socket, setting: str, value: Any) -> None:
         sock.changes[setting] = value
         config = self._config(sock)
-        if sock.listener is not None:
-            self._stack.config = config
+        self.configure_stack()
         if (conn := sock.conn) is not None:
             if setting in ("congestion", "mss"):
                 raise SettingError(f"{setting} can be set only before the connection is opened")

@@ -74,7 +74,7 @@ class Packet:
 
 @dataclass(frozen=True, slots=True)
 class Icmp:
-    """An ICMP error about our octets `start`..`end`; None: about what was sent last."""
+    """An ICMP error that quotes our octets start..end; None: the oldest in flight."""
 
     kind: str
     code: str
@@ -283,10 +283,21 @@ class _Parser:
         options: dict[str, Any] | None = {}
         if self._has("<"):
             options = self._options()
-        if incoming and options is None:
+        if incoming:
+            self._must_be_whole(flags, ack, win, options)
+        return Packet(incoming, flags, start, end, ack, win, urg, options, ecn)
+
+    def _must_be_whole(
+        self, flags: int, ack: int | None, win: int | None, options: dict[str, Any] | None
+    ) -> None:
+        """A segment that is to be sent cannot leave open what one that is expected can."""
+        if flags & ACK and ack is None:
+            self._fail("ack and a number in a < line with the flag")
+        if win is None and not flags & RST:
+            self._fail("win and a number in a < line")
+        if options is None:
             self._at -= 1
             self._fail("options; <...> is for > lines")
-        return Packet(incoming, flags, start, end, ack, win, urg, options, ecn)
 
     def _flags(self) -> int:
         if self._has("-"):

@@ -69,7 +69,6 @@ class _Flow:
     conn: Connection | None = None
     iss: int | None = None  # ours, on the wire
     base: int = 0  # what the script calls it
-    irs: int = 0  # the peer's
     timestamps: dict[int, int] = field(default_factory=dict)  # of ours: the script's -> the wire's
 
 
@@ -164,7 +163,7 @@ class _Runner:
             case Command(text):
                 self._note(event.text)
                 self.settings.command(text)
-                self.stack.config = self.settings.config
+                self.calls.configure_stack()
             case Code(compiled):
                 self._note(event.text)
                 self._execute(event, compiled)
@@ -178,7 +177,7 @@ class _Runner:
 
     def _deadline(self) -> int | None:
         """When something happens by itself: a timer, or the end of a poll."""
-        ends = [self.calls.poll_ends(w.call) for w in self.waiting]
+        ends = [self.calls.poll_ends(w.call, w.began) for w in self.waiting]
         return min((t for t in (self.stack.deadline(), *ends) if t is not None), default=None)
 
     def _step(self, due: int) -> None:
@@ -301,10 +300,9 @@ class _Runner:
 
     def _receive(self, packet: Packet) -> None:
         flow = self._flow()
-        if packet.flags & SYN:
-            flow.irs = packet.start
         ours = (flow.iss or 0) - flow.base
-        data_at = (packet.start - flow.irs + (packet.flags & SYN != 0)) % MODULUS
+        irs = flow.conn.tcb.rcv.irs if flow.conn is not None else 0
+        data_at = 1 if packet.flags & SYN else (packet.start - irs) % MODULUS
         segment = Segment(flow.incoming, packet.flags, packet.start, 0, packet.win or 0)
         segment.data = content(data_at, data_at + (packet.end - packet.start) % MODULUS)
         segment.raw_ack = 0 if packet.ack is None else (packet.ack + ours) % MODULUS
@@ -322,19 +320,19 @@ class _Runner:
         flow.conn = self.stack.find(flow.incoming) or flow.conn
 
     def _our_timestamp(self, flow: _Flow, value: int) -> int:
-        """On the wire, what the script calls `value`: as it was seen, or as far from that which was
-        seen first.
+        """On the wire, what the script calls `value`: what was sent under that number, or as far
+        from the first that was.
         """
-        if value in flow.timestamps or not flow.timestamps:
+        if value in flow.timestamps or not value or not flow.timestamps:
             return flow.timestamps.get(value, value)
         first, wire = next(iter(flow.timestamps.items()))
-        return wire if not value else (wire + value - first) % MODULUS
+        return (wire + value - first) % MODULUS
 
     def _icmp(self, message: Icmp) -> bytes:
         flow = self._flow()
         ours = (flow.iss or 0) - flow.base
-        last = flow.conn.tcb.snd.nxt if flow.conn is not None else 0
-        start, end = message.quoted or ((last + flow.base) % MODULUS,) * 2
+        una = flow.conn.tcb.snd.una if flow.conn is not None else 0
+        start, end = message.quoted or ((una + flow.base) % MODULUS,) * 2
         about = Segment(reverse_flow(flow.incoming), ACK, (start + ours) % MODULUS, 0, 0)
         about.data = bytes(min((end - start) % MODULUS, 65000))
         return error_about(about, message.kind, message.code, message.mtu, self.settings.remote)
@@ -374,15 +372,14 @@ class _Runner:
     def _try(self, waiting: _Waiting) -> bool:
         """True when the call has returned, with what the script says."""
         event, call = waiting.event, waiting.call
-        try:
-            value, error = self.calls.run(call, self.now, waiting.began)
-        except WouldBlock:
-            return False
-        except Mismatch as problem:
-            self._fail(event, str(problem))
-        except ValueError as problem:
-            raise ScriptError(f"{self.script.name}:{event.line}: {problem}") from None
-        result = number(call.result) if isinstance(call.result, frozenset) else call.result
+        with self._line(event.line):
+            try:
+                value, error = self.calls.run(call, self.now, waiting.began)
+            except WouldBlock:
+                return False
+            except Mismatch as problem:
+                self._fail(event, str(problem))
+            result = number(call.result) if isinstance(call.result, frozenset) else call.result
         if result not in (ANY, value) or (call.errno is not None and call.errno != error):
             self._fail(event, f"returned {value} {error}".rstrip())
         if abs(self.now - waiting.ends) > self.settings.tolerance:
@@ -402,16 +399,17 @@ class _Runner:
         self.names.update(names, conn=conn, stack=self.stack, now=self.now)
         if conn is not None:
             self.names.update(tcp_info(conn, self.now), tcb=conn.tcb)
-        output = io.StringIO()
+        output, problem = io.StringIO(), ""
         try:
             with contextlib.redirect_stdout(output):
                 exec(code, self.names)
-        except Exception as problem:
-            self._fail(event, f"{type(problem).__name__}: {problem}".rstrip(": "))
-        finally:
-            self.printed += output.getvalue()
-            for line in output.getvalue().splitlines():
-                self._note(f"// {line}")
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}".rstrip(": ")
+        self.printed += output.getvalue()
+        for line in output.getvalue().splitlines():
+            self._note(f"// {line}")
+        if problem:
+            self._fail(event, problem)
 
     # --- transcript ---
 
