@@ -205,7 +205,8 @@ class Calls:
             raise self._wait(sock, flags)
         if conn.error is not None or conn.state is State.CLOSED:
             raise BrokenPipeError(errno.EPIPE, "closed")
-        taken = conn.send(content(sock.written, sock.written + size - sock.taken), self._now)
+        fits = min(size - sock.taken, conn.queue.room)
+        taken = conn.send(content(sock.written, sock.written + fits), self._now)
         sock.written += taken
         sock.taken += taken
         if sock.taken < size:

@@ -21,6 +21,7 @@ FLAGS = {"F": FIN, "S": SYN, "R": RST, "P": PSH, ".": ACK, "U": URG, "E": ECE, "
 ECN = {"noecn": (0,), "ect0": (2,), "ect1": (1,), "ect01": (1, 2), "ce": (3,)}  # bits of TOS
 DEEPEST = 10  # brackets in brackets
 MAX_DATA = 65535 - 40  # octets in one packet
+LONGEST = 10**8  # s, three years
 ANY: EllipsisType = ...  # "..." in a script
 
 _TOKENS = re.compile(
@@ -230,11 +231,11 @@ class _Parser:
         return Time(begin, end, relative, until)
 
     def _seconds(self) -> int:
-        text = self._take("a time such as 0.1, +0.1 or *", "int", "float")
-        if len(text) > 25:
+        seconds = Decimal(self._take("a time such as 0.1, +0.1 or *", "int", "float"))
+        if seconds > LONGEST:
             self._at -= 1
-            self._fail("a time of fewer digits")
-        return int(Decimal(text) * 1_000_000_000)
+            self._fail(f"a time of at most {LONGEST} s")
+        return int(seconds * 1_000_000_000)
 
     def _action(self) -> Packet | Icmp | Call | Command | Code:
         kind, text = self._next.kind, self._next.text

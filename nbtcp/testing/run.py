@@ -27,6 +27,7 @@ from .tcp_info import NAMES, tcp_info
 
 SECOND = 1_000_000_000
 PATIENCE = 3600 * SECOND  # how far to look for a segment that may come at any time
+LATEST = 1 << 62  # ns
 FIRST_REMOTE_PORT = 40_000
 
 
@@ -132,8 +133,8 @@ class _Runner:
         time, action = event.time, event.action
         offset = self.base if time.relative else 0
         at = None if time.begin is None else time.begin + offset
-        if at is not None and at < self.base:
-            raise SettingError(f"goes back in time, to {at / SECOND} s")
+        if at is not None and not self.base <= at < LATEST:
+            raise SettingError(f"{at / SECOND} s is before the last event, or too late for the log")
         if isinstance(action, Packet) and not action.incoming:
             end = at if time.end is None else time.end + offset
             sent = self._expect(event, action, at, end)

@@ -101,16 +101,18 @@ def changed(config: Config, **changes: Any) -> Config:
     What it does not have is off: to turn that off changes nothing.
     """
     known = {field.name for field in fields(Config)}
-    for name in set(changes) - known:
-        if changes.pop(name) not in (False, None, "off"):
-            raise SettingError(f"this nbtcp has no setting {name}")
+    for name, value in list(changes.items()):
+        if name not in known:
+            if changes.pop(name) not in (False, None, "off"):
+                raise SettingError(f"this nbtcp has no setting {name}")
+        elif isinstance(getattr(config, name), bool) is not isinstance(value, bool):
+            raise SettingError(f"{name} cannot be {value!r}")
     try:
         return config.but(**changes)
     except ConfigError as problem:
         raise SettingError(str(problem)) from None
-    except TypeError:
-        listed = ", ".join(f"{name}={value!r}" for name, value in changes.items())
-        raise SettingError(f"{listed}: a setting cannot have such a value") from None
+    except TypeError:  # compared with a number
+        raise SettingError(f"one of these cannot be so: {changes}") from None
 
 
 def _config(settings: Settings, value: str) -> None:
