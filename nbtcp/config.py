@@ -21,8 +21,13 @@ class Config:
     window_scale       ask for window scaling (RFC 7323 2); the shift follows from the receive
                        buffer
     timestamps         ask for timestamps (RFC 7323 3)
+    sack               ask for selective acknowledgments (RFC 2018)
+    ecn                explicit congestion notification (RFC 3168): "ask" for it, "accept" when the
+                       peer asks, or "off"
     congestion         congestion control: "reno" (RFC 5681)
-    recovery           how losses are found: "newreno" (RFC 6582)
+    recovery           how losses are found: "rack" (RFC 8985), "sack" (RFC 6675), "newreno" (RFC
+                       6582), "reno", "tahoe"; where the peer has no SACK the first two become
+                       "newreno"
     initial_window     the first window, of use from one MSS on; None for RFC 6928's
                        min(10 MSS, max(2 MSS, 14600))
     nagle              hold small segments back while one is unacknowledged (RFC 9293 3.7.4, A.3)
@@ -44,8 +49,10 @@ class Config:
     receive_buffer: int = 1 << 20
     window_scale: bool = True
     timestamps: bool = True
+    sack: bool = True
+    ecn: str = "accept"
     congestion: str = "reno"
-    recovery: str = "newreno"
+    recovery: str = "rack"
     initial_window: int | None = None
     nagle: bool = True
     delayed_ack: float = 0.04
@@ -82,7 +89,12 @@ class Config:
         return replace(self, **changes)
 
 
-_CHOICES = {"congestion": ("reno",), "recovery": ("newreno",), "codec": ("struct", "scapy")}
+_CHOICES = {
+    "congestion": ("reno",),
+    "recovery": ("rack", "sack", "newreno", "reno", "tahoe"),
+    "ecn": ("ask", "accept", "off"),
+    "codec": ("struct", "scapy"),
+}
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("mss", 64, 65495),
     ("send_buffer", 1, 1 << 30),

@@ -32,12 +32,17 @@ class Why(Labelled):
     CHALLENGE_ACK = 10  # RFC 5961
     WINDOW_PROBE = 11  # RFC 9293 3.8.6.1
     SWS_OVERRIDE = 12  # RFC 9293 3.8.6.2.1, rule 4
+    KEEPALIVE = 13  # RFC 9293 3.8.4
+    TAIL_LOSS_PROBE = 14  # RFC 8985 7: new data, or the last segment once more
     # --- sent again: what made us think it lost ---
     FAST_RETRANSMIT = 20  # the third duplicate ACK (RFC 5681 3.2)
     PARTIAL_ACK = 21  # RFC 6582
     TIMEOUT = 22  # the retransmission timer fired (RFC 6298 5.4)
     GO_BACK_N = 23  # sent before the timeout and not acknowledged since
     DUPLICATE_SYN = 24  # the peer repeated its SYN: our SYN,ACK is repeated too
+    SACK_HOLE = 25  # the scoreboard shows it missing (RFC 6675)
+    RACK = 26  # something sent later has arrived (RFC 8985)
+    PACKET_TOO_BIG = 27  # a router could not forward it (RFC 1191, RFC 8201)
     # --- received: what was done with it ---
     IN_ORDER = 40
     OUT_OF_ORDER = 41
@@ -68,6 +73,8 @@ class Why(Labelled):
     # --- decisions about samples and events ---
     FIRST_TRANSMISSION = 90  # a valid RTT sample
     KARN = 91  # rejected: sent more than once, and the ACK does not say which was received
+    SPURIOUS = 93  # nothing was lost: a late ACK, or D-SACKs, show it (RFC 5682, RFC 3708)
+    CONGESTION_MARK = 94  # a router marked instead of dropping (RFC 3168)
     TIMESTAMP = 92  # sent more than once, but the timestamp echo tells which was received
 
 

@@ -77,7 +77,7 @@ def test_the_scapy_codec_imports_scapy_inside_functions() -> None:
 
 @pytest.mark.parametrize("user", ["connection", "arrives", "output", "listener"])
 def test_strategies_do_not_know_who_asks_them(user: str) -> None:
-    strategies = [PACKAGE / "tcp" / "recovery.py", *modules("tcp/congestion")]
+    strategies = [*modules("tcp/recovery"), *modules("tcp/congestion")]
     report(imports_of(f"tcp.{user}"), strategies)
 
 

@@ -88,7 +88,7 @@ def test_ten_megabytes_each_way_over_a_rough_path() -> None:
         losses = (log.segments["why"] == "loss").sum()
         assert 60 < losses < 400, "2 % of some 10,000 segments"
     causes = set(up.segments["why"])
-    assert {"fast-retransmit", "partial-ack"} <= causes
+    assert "rack" in causes
 
 
 def test_both_directions_at_once(lab: nbtcp.Lab) -> None:

@@ -217,8 +217,13 @@ def last(log: EventLog) -> Any:
 
 
 def by_the_log(log: EventLog) -> list[tuple[Any, ...]]:
-    """All segments, as far as they are on the wire."""
+    """All segments, as far as they are on the wire; SACK edges made 32-bit numbers again."""
     table = log.segments
+    initial = table["raw_ack"] - table["ack"]
+    table["sack"] = [
+        tuple((int((a + n) % 2**32), int((b + n) % 2**32)) for a, b in blocks)
+        for blocks, n in zip(table["sack"], initial, strict=True)
+    ]
     columns = ["host", "event", "flags", "raw_seq", "raw_ack", "len", "sack"]
     plain = [table[name].tolist() for name in columns]
     optional = [

@@ -12,21 +12,21 @@ there yet; urgent octets are delivered in line.
 import errno
 from typing import TYPE_CHECKING
 
-from ..why import Why
-from ..wire.segment import ACK, FIN, MAX_WSCALE, RST, SYN, Segment
+from ..why import Event, Why
+from ..wire.segment import ACK, CWR, ECE, FIN, MAX_WSCALE, RST, SYN, Segment
 from ..wire.seq import unwrap, unwrap_blocks
-from .recovery import Phase
+from .ack import Ack
+from .recovery import NewReno, Phase, Verdict
 from .rtt import SECOND
-from .sendqueue import Span
 from .state import Cause, State
-from .tcb import MAX_RAW_WINDOW, window_shift
-from .timers import Timer
+from .tcb import MAX_RAW_WINDOW, TICK, window_shift
 
 if TYPE_CHECKING:
     from .connection import Connection
 
 DEFAULT_MSS = 536  # RFC 9293 MUST-15
 TIMESTAMPS_LENGTH = 12  # the option with its padding, in every segment
+ECN_FIELD = CONGESTION_EXPERIENCED = 3  # of the IP header's TOS (RFC 3168 5)
 PAWS_IDLE = 24 * 24 * 3600 * SECOND  # after 24 days TS.Recent is no longer valid (RFC 7323 5.5)
 
 
@@ -51,7 +51,7 @@ def unwrap_numbers(conn: "Connection", seg: Segment) -> None:
     seg.seq = unwrap(seg.raw_seq, rcv.irs, rcv.nxt)
     seg.ack = unwrap(seg.raw_ack, snd.iss, snd.una) if seg.flags & ACK else 0
     if seg.sack:
-        seg.sack = unwrap_blocks(seg.sack, snd.iss, snd.una)
+        seg.blocks = unwrap_blocks(seg.sack, snd.iss, snd.una)
     seg.window = seg.raw_window if seg.flags & SYN else seg.raw_window << snd.shift
 
 
@@ -94,7 +94,7 @@ def _syn_sent(conn: "Connection", seg: Segment, now: int) -> None:
         _hold_text(conn, seg)
         return
     seg.why = Why.SYN_ACK
-    _new_ack(conn, seg, now)
+    _acknowledge(conn, seg, False, now)
     conn.transition(Cause.RCV_SYN_ACK, now)
     conn.owe_ack(Why.ACK)
     _process_text(conn, seg, now)
@@ -111,6 +111,10 @@ def _take_syn(conn: "Connection", seg: Segment, now: int) -> None:
     if tcb.ts.on:
         tcb.ts.recent = seg.tsval or 0
         tcb.ts.recent_at = now
+    tcb.sack = config.sack and seg.sack_permitted
+    tcb.ecn = _ecn_agreed(conn, seg)
+    if conn.recovery.selective and not tcb.sack:
+        conn.recovery = NewReno()
     tcb.scaling = config.window_scale and seg.wscale is not None
     if tcb.scaling and seg.wscale is not None:
         snd.shift = min(seg.wscale, MAX_WSCALE)
@@ -121,6 +125,14 @@ def _take_syn(conn: "Connection", seg: Segment, now: int) -> None:
     rcv.mss = DEFAULT_MSS
     snd.wnd = snd.max_wnd = seg.window
     snd.wl1, snd.wl2 = seg.seq, seg.ack
+
+
+def _ecn_agreed(conn: "Connection", seg: Segment) -> bool:
+    """RFC 3168 6.1.1: a SYN with ECE and CWR asks, a SYN,ACK with ECE alone agrees."""
+    marks = seg.flags & (ECE | CWR)
+    if seg.flags & ACK:
+        return conn.tcb.ecn and marks == ECE
+    return conn.config.ecn != "off" and marks == ECE | CWR
 
 
 def _hold_text(conn: "Connection", seg: Segment) -> None:
@@ -154,6 +166,8 @@ def _check_sequence(conn: "Connection", seg: Segment, now: int) -> bool:
         return True
     if seg.seq < rcv.nxt and seg.len and not seg.flags & SYN:
         seg.why = Why.DUPLICATE
+        if seg.data:
+            conn.reassembly.duplicate = (seg.seq, seg.seq + len(seg.data))
         conn.owe_ack(Why.DUPLICATE_ACK)
         if conn.state is State.TIME_WAIT and seg.flags & FIN:  # the peer's FIN again: L-16
             conn.wait_time_wait(now)
@@ -270,10 +284,12 @@ def _check_ack(conn: "Connection", seg: Segment, now: int) -> bool:
         seg.why = Why.ACK_UNSENT
         conn.challenge_ack(now)
         return False
+    if seg.flags & ECE and conn.tcb.ecn:
+        _congestion_marked(conn, now)
     if seg.ack > snd.una:
         if seg.why is not Why.WINDOW_CLOSED:
             seg.why = Why.ACK_NEW
-        _new_ack(conn, seg, now)
+        _acknowledge(conn, seg, False, now)
         _update_window(conn, seg, now)
         return _ack_of_fin(conn, now)
     _old_ack(conn, seg, now)
@@ -292,33 +308,67 @@ def _establish(conn: "Connection", seg: Segment, now: int) -> bool:
     return _process_text(conn, held, now) and _check_fin(conn, held, now)
 
 
-def _new_ack(conn: "Connection", seg: Segment, now: int) -> None:
-    """SND.UNA < SEG.ACK =< SND.NXT: spans leave the queue; RTT, recovery and cwnd learn of it."""
-    snd, queue = conn.tcb.snd, conn.queue
-    old, flight, octets = snd.una, snd.nxt - snd.una, seg.ack - snd.una
-    before, lost = conn.recovery.phase, queue.lost_octets
-    snd.una = seg.ack
-    done = queue.acknowledge(seg.ack)
-    if done:
-        _sample_rtt(conn, done, seg, now)
-    lost = min(lost, queue.lost_octets)
-    conn.recovery.acked(octets, snd, queue)
-    if old == 0:  # our SYN; one that was lost costs the initial window (RFC 5681 3.1)
+def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) -> None:
+    """What the acknowledgment says: spans leave, and RTT, recovery and cwnd learn of it."""
+    snd, queue, recovery = conn.tcb.snd, conn.queue, conn.recovery
+    opening = snd.una == 0
+    ack = Ack(now, max(seg.ack, snd.una), snd.nxt, recovery.in_flight(snd, queue))
+    ack.duplicate = duplicate
+    sacked = queue.sacked_octets
+    if seg.ack > snd.una:
+        ack.octets = seg.ack - snd.una
+        snd.una = seg.ack
+        ack.done = queue.acknowledge(seg.ack)
+    if seg.blocks and conn.tcb.sack:
+        _take_sack(conn, seg, ack)
+    ack.delivered = ack.octets + queue.sacked_octets - sacked
+    _sample_rtt(conn, seg, ack)
+    before, lost = recovery.phase, queue.lost_octets
+    verdict = recovery.acked(ack, snd, queue, conn.rtt)
+    if opening:  # our SYN; one that was lost costs the initial window (RFC 5681 3.1)
         if conn.syn_lost:
             conn.use_mss(snd.mss, snd.mss)
             conn.rtt.fall_back()
-    elif before is not Phase.FAST_RECOVERY:
-        conn.cc.acked(octets, flight, now)
-    partial = conn.recovery.phase is Phase.FAST_RECOVERY
-    if before is Phase.FAST_RECOVERY and not partial:
-        # A full acknowledgment: min(ssthresh, max(FlightSize, SMSS) + SMSS), so that no burst
-        # follows (RFC 6582 3.2 step 3)
-        conn.cc.cwnd = min(conn.cc.ssthresh, max(snd.nxt - snd.una, snd.mss) + snd.mss)
-    conn.note_phase(before, lost, Why.PARTIAL_ACK if partial else Why.ACK_NEW, now)
-    if queue.spans:  # RFC 6298 5.2, 5.3
-        conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
     else:
-        conn.stop_timer(Timer.RETRANSMISSION, now)
+        conn.adjust_window(ack, before, verdict)
+    conn.note_phase(before, lost, _told_by(ack, verdict), now)
+    if ack.octets:
+        conn.restart_retransmission_timer(now)
+
+
+def _told_by(ack: Ack, verdict: Verdict | None) -> Why:
+    """What made recovery decide, for the log."""
+    if verdict is Verdict.SPURIOUS:
+        return Why.SPURIOUS
+    if ack.octets:
+        return Why.PARTIAL_ACK if ack.lost else Why.ACK_NEW
+    return Why.DUPLICATE_ACK
+
+
+def _take_sack(conn: "Connection", seg: Segment, ack: Ack) -> None:
+    """RFC 2018 5; a first block that is acknowledged already, or lies in the second, is a D-SACK
+    (RFC 2883 4).
+    """
+    snd = conn.tcb.snd
+    for i, (left, right) in enumerate(seg.blocks):
+        if not 0 < right - left <= snd.nxt or right > snd.nxt:
+            continue  # nonsense
+        inside = any(a <= left and right <= b for a, b in seg.blocks[1:2])
+        if i == 0 and (right <= snd.una or inside):
+            ack.dsacks.append((left, right))
+        elif right > snd.una:
+            ack.sacked += conn.queue.sack((max(left, snd.una), right))
+
+
+def _congestion_marked(conn: "Connection", now: int) -> None:
+    """ECE: the same as a loss, but once a window, and nothing needs repair (RFC 3168 6.1.2)."""
+    snd = conn.tcb.snd
+    if snd.una < snd.reduced or conn.recovery.phase is not Phase.OPEN:
+        return
+    snd.reduced = snd.nxt
+    snd.say_cwr = True
+    conn.cc.lost(conn.recovery.in_flight(snd, conn.queue), now)
+    conn.note(Event.RECOVERY, now, why=Why.CONGESTION_MARK.label)
 
 
 def _old_ack(conn: "Connection", seg: Segment, now: int) -> None:
@@ -328,17 +378,15 @@ def _old_ack(conn: "Connection", seg: Segment, now: int) -> None:
     if seg.why is not Why.WINDOW_CLOSED:
         seg.why = Why.ACK_OLD
     updated = _update_window(conn, seg, now) and snd.wnd != old_window
-    if seg.data or seg.flags & FIN or seg.why is Why.WINDOW_CLOSED:
-        return
-    if updated:
+    plain = not (seg.data or seg.flags & FIN or seg.why is Why.WINDOW_CLOSED)
+    if plain and updated:
         seg.why = Why.WINDOW_UPDATE
-    elif seg.ack == snd.una and snd.una < snd.nxt and seg.window == old_window and old_window:
+    same = seg.ack == snd.una < snd.nxt and seg.window == old_window
+    duplicate = plain and same and old_window > 0
+    if duplicate:
         seg.why = Why.DUPLICATE_ACK
-        before, lost = conn.recovery.phase, conn.queue.lost_octets
-        flight = conn.recovery.duplicate(snd, conn.queue)
-        if flight is not None:
-            conn.cc.lost(flight, now)
-        conn.note_phase(before, lost, Why.DUPLICATE_ACK, now)
+    if duplicate or seg.blocks:
+        _acknowledge(conn, seg, duplicate, now)
 
 
 def _update_window(conn: "Connection", seg: Segment, now: int) -> bool:
@@ -366,26 +414,34 @@ def _ack_of_fin(conn: "Connection", now: int) -> bool:
     return conn.state is not State.CLOSED
 
 
-def _sample_rtt(conn: "Connection", done: list[Span], seg: Segment, now: int) -> None:
-    """One RTT sample of the newest segment acknowledged, unless Karn's rule forbids (RFC 6298 3).
+def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
+    """One RTT sample of the newest segment that has arrived, unless Karn's rule forbids (RFC 6298
+    3).
 
     An acknowledgment that covers something believed lost may answer any transmission, or may have
     waited for the hole to be filled. The timestamp it echoes can tell which (RFC 7323 4): if it is
-    that of the last transmission and of no earlier one.
+    that of the last transmission and of no earlier one. What was SACKed before has been measured
+    then.
     """
-    span, kept, why = done[-1], True, Why.FIRST_TRANSMISSION
-    for suspect in done:
+    ts = conn.tcb.ts
+    if ts.on and seg.tsecr is not None:
+        ack.echo = ts.ticks(seg.tsecr, ack.now)
+    arrived = [span for span in ack.done if not span.sacked] or ack.sacked
+    if not arrived:
+        return
+    span, kept, why = arrived[-1], True, Why.FIRST_TRANSMISSION
+    for suspect in arrived:
         if suspect.times > 1 or suspect.why is not Why.DATA:
             span, kept, why = suspect, False, Why.KARN
-    if not kept and conn.tcb.ts.on and seg.tsecr is not None:
-        value = conn.tcb.ts.value
-        if seg.tsecr == value(span.sent) != value(span.first_sent):
-            kept, why = True, Why.TIMESTAMP
-    rtt = now - span.sent
+    if not kept and ack.echo == span.sent // TICK != span.first_sent // TICK:
+        kept, why = True, Why.TIMESTAMP
+    rtt = ack.now - span.sent
     if kept:
         conn.rtt.sample(rtt)
+        ack.rtt = rtt
+    ack.srtt = conn.rtt.srtt
     if conn.observer is not None:
-        conn.observer.rtt_sample(conn, span, rtt, kept, why, now)
+        conn.observer.rtt_sample(conn, span, rtt, kept, why, ack.now)
 
 
 def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
@@ -393,10 +449,14 @@ def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
     rcv = conn.tcb.rcv
     start, data = seg.seq + (seg.flags & SYN != 0), seg.data
     end = start + len(data)
+    if data and conn.tcb.ecn:
+        _take_ecn(conn, seg)
     if seg.flags & FIN and rcv.fin is None and rcv.nxt <= end < rcv.nxt + max(rcv.wnd, 1):
         rcv.fin = end
         conn.reassembly.cut(end)
     if start < rcv.nxt:
+        if data:
+            conn.reassembly.duplicate = (start, min(end, rcv.nxt))
         data, start = data[rcv.nxt - start :], rcv.nxt
     limit = rcv.edge if rcv.fin is None else min(rcv.edge, rcv.fin)
     data = data[: max(0, limit - start)]
@@ -414,16 +474,24 @@ def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
     return True
 
 
+def _take_ecn(conn: "Connection", seg: Segment) -> None:
+    """CE begins our ECEs, CWR ends them (RFC 3168 6.1.3)."""
+    rcv = conn.tcb.rcv
+    if seg.flags & CWR:
+        rcv.congested = False
+    if seg.tos & ECN_FIELD == CONGESTION_EXPERIENCED and not rcv.congested:
+        rcv.congested = True
+        conn.owe_ack(Why.CONGESTION_MARK)
+
+
 def _accept_text(conn: "Connection", seg: Segment, start: int, data: bytes, now: int) -> None:
     """Into the receive buffer, and when to acknowledge it (RFC 5681 4.2, RFC 9293 3.8.6.3)."""
     rcv, reassembly = conn.tcb.rcv, conn.reassembly
-    had_holes = reassembly.has_holes
-    if start > rcv.nxt and reassembly.holds(start, start + len(data)):
-        seg.why = Why.DUPLICATE
-    else:
-        seg.why = Why.IN_ORDER if start == rcv.nxt else Why.OUT_OF_ORDER
-    before = rcv.nxt
+    had_holes, before = reassembly.has_holes, rcv.nxt
+    seg.why = Why.IN_ORDER if start == rcv.nxt else Why.OUT_OF_ORDER
     rcv.nxt = reassembly.insert(start, data, rcv.nxt)
+    if reassembly.duplicate == (start, start + len(data)):
+        seg.why = Why.DUPLICATE
     if rcv.nxt == before:
         conn.duplicate_acks += 1
         return

@@ -6,6 +6,7 @@ module joins them. All entries in the log come from here, through four doors: `l
 """
 
 import errno
+from copy import copy
 from typing import Any, Protocol
 
 from ..config import Config
@@ -13,11 +14,13 @@ from ..why import Event, Why
 from ..wire.ip import format_address
 from ..wire.segment import Segment, endpoints
 from . import output
+from .ack import Ack
 from .arrives import segment_arrives, unwrap_numbers
 from .congestion import ALGORITHMS, CongestionControl, initial_window
 from .prediction import predicted
 from .reassembly import Reassembly
-from .recovery import STRATEGIES, Phase, Recovery
+from .recovery import STRATEGIES, Phase, Recovery, Verdict
+from .recovery.prr import ProportionalRateReduction
 from .rtt import SECOND, RoundTripTime
 from .sendqueue import SendQueue, Span
 from .state import Cause, State, next_state
@@ -59,10 +62,10 @@ class Connection:
     """
 
     __slots__ = (
-        *("_ack_delay", "_challenges", "_persists", "_ready", "ack_due"),
+        *("_ack_delay", "_challenges", "_persists", "_prr", "_ready", "_undo", "ack_due"),
         *("cc", "closed_by_application", "duplicate_acks", "config", "error", "flow", "force"),
         *("heard_at", "held", "listener", "log_entry", "observer", "passive", "queue"),
-        *("reassembly", "recovery", "reset_due", "restart_window", "rtt", "state"),
+        *("progress", "reassembly", "recovery", "reset_due", "restart_window", "rtt", "state"),
         *("syn_lost", "tcb", "timers", "wake_at"),
     )
 
@@ -86,6 +89,8 @@ class Connection:
         self.timers = Timers()
         self.recovery: Recovery = STRATEGIES[config.recovery]()
         self.cc: CongestionControl
+        self._undo: CongestionControl | None = None  # as it was before the last loss episode
+        self._prr: ProportionalRateReduction | None = None  # in fast recovery
         self.use_mss(config.mss)
         self.syn_lost = False  # our SYN had to be sent again
         self.passive = False  # opened from LISTEN (RFC 9293 MUST-11)
@@ -95,6 +100,7 @@ class Connection:
         self.duplicate_acks = 0  # owed, one for each segment out of order (RFC 5681 3.2)
         self.reset_due: int | None = None  # position of a RST to send
         self.heard_at = 0  # when the peer last sent anything, ns
+        self.progress = False  # since the last transmit something new was sent or acknowledged
         self.force: Why | None = None  # send at least an octet whatever the window says
         self.closed_by_application = False
         self.observer = observer
@@ -237,6 +243,10 @@ class Connection:
         for timer in self.timers.expired(now):
             self.note(Event.TIMER_FIRED, now, new=timer.label)
             match timer:
+                case Timer.REORDERING:
+                    self._reordering_timeout(now)
+                case Timer.LOSS_PROBE:
+                    self._probe_timeout(now)
                 case Timer.RETRANSMISSION:
                     self._retransmission_timeout(now)
                 case Timer.PERSIST:
@@ -318,6 +328,55 @@ class Connection:
         window = window or self.config.initial_window or initial_window(mss)
         self.restart_window = window
         self.cc = ALGORITHMS[self.config.congestion](window, mss)
+
+    def adjust_window(self, ack: Ack, before: Phase, verdict: Verdict | None) -> None:
+        """Congestion control learns of an acknowledgment, and of what recovery made of it."""
+        snd, queue, phase = self.tcb.snd, self.queue, self.recovery.phase
+        if verdict is Verdict.SPURIOUS:
+            self._undo_reduction()
+        elif verdict is Verdict.RESTART:
+            self.cc.timed_out(self.recovery.flight, False, ack.now)
+        elif verdict is not None:
+            self._undo = copy(self.cc) if verdict is Verdict.LOST else None
+            self.cc.lost(self.recovery.flight, ack.now)
+            if self.recovery.selective and not self.cc.in_recovery and phase is not before:
+                sent = queue.sent_octets
+                self._prr = ProportionalRateReduction(ack.flight, sent, snd.mss)
+        if self.cc.in_recovery or (ack.octets and before is not Phase.FAST_RECOVERY):
+            if verdict is None:
+                self.cc.acked(ack)
+        elif phase is Phase.OPEN and before is Phase.FAST_RECOVERY and verdict is None:
+            self._end_recovery()
+        if self._prr is not None and phase is Phase.FAST_RECOVERY:
+            pipe = self.recovery.in_flight(snd, queue)
+            self.cc.cwnd = self._prr.window(ack, pipe, queue.sent_octets, self.cc.ssthresh)
+
+    def _end_recovery(self) -> None:
+        """cwnd <- ssthresh; without PRR no more than a segment above what is out, so that no burst
+        follows: min(ssthresh, max(FlightSize, SMSS) + SMSS) (RFC 6582 3.2 step 3).
+        """
+        snd, cc = self.tcb.snd, self.cc
+        cc.cwnd = cc.ssthresh
+        if self._prr is None:
+            cc.cwnd = min(cc.ssthresh, max(snd.nxt - snd.una, snd.mss) + snd.mss)
+        self._prr = None
+
+    def _undo_reduction(self) -> None:
+        """The last loss episode was a false alarm: as if it had not been (RFC 4015 3)."""
+        if self._undo is not None:
+            self._undo.cwnd = max(self._undo.cwnd, self.cc.cwnd)
+            self.cc, self._undo = self._undo, None
+        self._prr = None
+
+    def restart_retransmission_timer(self, now: int) -> None:
+        """New data was acknowledged: (5.3) restart the timer, (5.2) stop it when all is (RFC
+        6298).
+        """
+        self.progress = True
+        if self.queue.spans:
+            self.set_timer(Timer.RETRANSMISSION, now + self.rtt.rto, now)
+        else:
+            self.stop_timer(Timer.RETRANSMISSION, now)
 
     def set_timer(self, timer: Timer, at: int, now: int) -> None:
         self.timers.set(timer, at)
@@ -414,10 +473,38 @@ class Connection:
         if is_syn:
             self.syn_lost = True
         else:
-            self.cc.timed_out(snd.nxt - snd.una, first.why is Why.TIMEOUT, now)
-        self.recovery.timed_out(snd, self.queue)
+            again = first.why is Why.TIMEOUT
+            if not again:
+                self._undo, self._prr = copy(self.cc), None
+            self.cc.timed_out(snd.nxt - snd.una, again, now)
+        self.recovery.timed_out(snd, self.queue, now)
         self.note_phase(before, lost, Why.TIMEOUT, now)
         self.rtt.back_off()
+
+    def _reordering_timeout(self, now: int) -> None:
+        """What was late is lost (RFC 8985 6.2 step 5)."""
+        snd, queue = self.tcb.snd, self.queue
+        before, lost = self.recovery.phase, queue.lost_octets
+        nothing = Ack(now, snd.una, snd.nxt, self.recovery.in_flight(snd, queue))
+        verdict = self.recovery.late(snd, queue, now)
+        nothing.lost = queue.lost_octets - lost
+        if verdict is not None:
+            self.adjust_window(nothing, before, verdict)
+        self.note_phase(before, lost, Why.RACK, now)
+
+    def _probe_timeout(self, now: int) -> None:
+        """Tail loss probe: one new segment, or the last one again (RFC 8985 7.3)."""
+        snd, queue = self.tcb.snd, self.queue
+        if not queue.spans:
+            return
+        new = min(queue.end - snd.nxt, snd.una + snd.wnd - snd.nxt, snd.mss)
+        if new > 0:
+            self.force = Why.TAIL_LOSS_PROBE
+            self.recovery.probed(snd.nxt + new, again=False)
+        else:
+            queue.mark_lost(queue.spans[-1], Why.TAIL_LOSS_PROBE, urgently=True)
+            self.recovery.probed(snd.nxt, again=True)
+        self.set_timer(Timer.RETRANSMISSION, now + self.rtt.rto, now)
 
     def _persist_timeout(self, now: int) -> None:
         """Probe the window: repeat what is in flight, or send one octet more (RFC 9293 3.8.6.1)."""

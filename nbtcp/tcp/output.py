@@ -7,9 +7,9 @@ still owed then. Each segment records why it was sent.
 from typing import TYPE_CHECKING
 
 from ..why import Why
-from ..wire.segment import ACK, FIN, PSH, RST, SYN, Segment, reverse_flow
-from ..wire.seq import MODULUS, wrap
-from .sendqueue import Span
+from ..wire.segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, Segment, reverse_flow
+from ..wire.seq import MODULUS, wrap, wrap_blocks
+from .recovery.base import Probing
 from .state import State
 from .tcb import MAX_RAW_WINDOW, SendVariables, window_shift
 from .timers import Timer
@@ -17,6 +17,9 @@ from .timers import Timer
 if TYPE_CHECKING:
     from .connection import Connection
 
+ECT_0 = 2  # in the IP header's TOS: this transport understands marks (RFC 3168 5)
+SACK_HEADER, SACK_BLOCK = 4, 8  # octets of the option with its padding
+_PROBES = frozenset({Why.WINDOW_PROBE, Why.TAIL_LOSS_PROBE})
 _DATA_STATES = frozenset({State.ESTABLISHED, State.CLOSE_WAIT, State.FIN_WAIT_1})
 _DATA_STATES |= {State.CLOSING, State.LAST_ACK}
 
@@ -29,11 +32,16 @@ def transmit(conn: "Connection", now: int) -> list[Segment]:
         out.append(_segment(conn, RST, position, b"", Why.RST, now))
     if conn.state is State.CLOSED or conn.state is State.LISTEN:
         return out
-    if conn.queue.lost_octets:
+    queue, recovery = conn.queue, conn.recovery
+    if recovery.probing is Probing.NEW_DATA:  # F-RTO: before what may not be lost
+        _send_new(conn, now, out)
+        if conn.tcb.snd.nxt == recovery.recover:  # nothing could go: the usual recovery
+            recovery.probing = Probing.OFF
+    if queue.lost_octets and recovery.probing is not Probing.NEW_DATA:
         _resend_lost(conn, now, out)
     if conn.tcb.snd.nxt == 0:
         _send_syn(conn, now, out)
-    elif not conn.queue.lost_octets and (conn.queue.data or conn.queue.fin is not None):
+    elif not queue.lost_octets and (queue.data or queue.fin is not None):
         _send_new(conn, now, out)
     while conn.duplicate_acks:
         conn.duplicate_acks -= 1
@@ -84,7 +92,7 @@ def _resend_lost(conn: "Connection", now: int, out: list[Segment]) -> None:
         if not span.urgently and size > room:
             return
         flags, data = _contents(conn, span.start, span.end)
-        if span is queue.spans[0] and span.why is not Why.WINDOW_PROBE:  # a new time to wait
+        if span is queue.spans[0] and span.why not in _PROBES:  # a new time to wait
             conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
         queue.resent(span, now)
         out.append(_segment(conn, flags, span.start, data, span.why, now))
@@ -135,7 +143,7 @@ def _send_new(conn: "Connection", now: int, out: list[Segment]) -> None:
             queue.spans[-1].why = conn.force
         conn.force = None
         flags, data = _contents(conn, start, end)
-        out.append(_segment(conn, flags, start, data, why, now))
+        out.append(_segment(conn, flags, start, data, why, now, new=True))
     conn.force = None
 
 
@@ -170,16 +178,22 @@ def _sendable(conn: "Connection") -> int:
 
 def _sent(conn: "Connection", start: int, end: int, now: int) -> None:
     """start..end is in flight from now on."""
-    conn.queue.spans.append(Span(start, end, now))
+    conn.queue.sent(start, end, now)
     conn.tcb.snd.nxt = end
     conn.tcb.snd.sent_at = now
+    conn.progress = True
 
 
 # --- every segment passes here ---
 
 
-def _segment(conn: "Connection", flags: int, seq: int, data: bytes, why: Why, now: int) -> Segment:
-    """One segment with the current acknowledgment, window and timestamps; it goes into the log."""
+def _segment(
+    conn: "Connection", flags: int, seq: int, data: bytes, why: Why, now: int, new: bool = False
+) -> Segment:
+    """One segment with the current acknowledgment, window and options; it goes into the log.
+
+    `new` data may be marked by routers, anything else not (RFC 3168 6.1.4 to 6.1.6).
+    """
     tcb = conn.tcb
     snd, rcv, ts = tcb.snd, tcb.rcv, tcb.ts
     window = _window_field(conn, flags)
@@ -202,15 +216,36 @@ def _segment(conn: "Connection", flags: int, seq: int, data: bytes, why: Why, no
     if ts.on:
         seg.tsval = ts.value(now)
         seg.tsecr = ts.recent if flags & ACK else 0
+    if tcb.sack and flags & (SYN | ACK) == ACK and conn.reassembly.worth_reporting:
+        room = snd.mss - len(data) - SACK_HEADER
+        seg.blocks = conn.reassembly.blocks(min(max(0, room // SACK_BLOCK), 3 if ts.on else 4))
+        seg.sack = wrap_blocks(seg.blocks, rcv.irs)
+    if tcb.ecn and not flags & SYN:
+        _mark_ecn(conn, seg, new)
     if conn.observer is not None:
         conn.observer.segment(conn, True, seg, now)
     return seg
+
+
+def _mark_ecn(conn: "Connection", seg: Segment, new: bool) -> None:
+    """Routers may mark new data; ECE says that one did, CWR that we have slowed down."""
+    snd, rcv = conn.tcb.snd, conn.tcb.rcv
+    if seg.flags & ACK and rcv.congested:
+        seg.flags |= ECE
+    if new and seg.data and seg.why is not Why.WINDOW_PROBE:
+        seg.tos |= ECT_0
+        if snd.say_cwr:
+            seg.flags |= CWR
+            snd.say_cwr = False
 
 
 def _syn_options(conn: "Connection", seg: Segment) -> None:
     """What we ask for; in a SYN,ACK only what the peer asked for too (RFC 7323 2.2, 3.2)."""
     seg.window = seg.raw_window
     seg.mss = conn.config.mss
+    seg.sack_permitted = conn.tcb.sack
+    if conn.tcb.ecn and not conn.syn_lost:  # RFC 3168 6.1.1.1: some networks drop such SYNs
+        seg.flags |= ECE if seg.flags & ACK else ECE | CWR
     if conn.tcb.scaling:
         seg.wscale = window_shift(conn.config.receive_buffer)
 
@@ -237,6 +272,8 @@ def _set_timers(conn: "Connection", now: int) -> None:
     queue, snd, timers = conn.queue, conn.tcb.snd, conn.timers
     if not queue.spans and queue.fin is None and not queue.data:
         conn.stop_timer(Timer.PERSIST, now)  # nothing to send and nothing in flight
+        if timers.runs(Timer.LOSS_PROBE) or timers.runs(Timer.REORDERING):
+            _set_recovery_timers(conn, now)
         return
     waiting = queue.end > snd.nxt or (queue.fin is not None and snd.nxt == queue.fin)
     blocked = conn.state in _DATA_STATES and (
@@ -244,6 +281,7 @@ def _set_timers(conn: "Connection", now: int) -> None:
     )
     if blocked:
         conn.stop_timer(Timer.RETRANSMISSION, now)
+        conn.stop_timer(Timer.LOSS_PROBE, now)
         if not timers.runs(Timer.PERSIST):
             conn.set_persist_timer(now)
         return
@@ -251,3 +289,20 @@ def _set_timers(conn: "Connection", now: int) -> None:
         conn.stop_timer(Timer.PERSIST, now)
     if queue.spans and not timers.runs(Timer.RETRANSMISSION):  # RFC 6298 5.1
         conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
+    _set_recovery_timers(conn, now)
+
+
+def _set_recovery_timers(conn: "Connection", now: int) -> None:
+    """What RACK waits for, and the tail loss probe, which never comes after the timeout."""
+    late = conn.recovery.reordering_deadline()
+    if late is None:
+        conn.stop_timer(Timer.REORDERING, now)
+    elif late != conn.timers.due(Timer.REORDERING):
+        conn.set_timer(Timer.REORDERING, late, now)
+    wait = conn.recovery.probe_timeout(conn.queue, conn.rtt)
+    if wait is None or conn.tcb.snd.una == 0:
+        conn.stop_timer(Timer.LOSS_PROBE, now)
+    elif conn.progress:
+        due = min(now + wait, conn.timers.due(Timer.RETRANSMISSION))
+        conn.set_timer(Timer.LOSS_PROBE, due, now)
+    conn.progress = False

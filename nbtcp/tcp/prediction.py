@@ -2,9 +2,9 @@
 
 It takes data in order, in ESTABLISHED, that acknowledges nothing new and changes no window. For
 such a segment the steps of arrives.py come to this: the sequence check passes, for it begins at
-RCV.NXT and fits; there is no RST, SYN, URG or FIN to check; the ACK step only moves SND.WL1; the
-text goes behind the rest, for there is no hole. Whatever is not exactly so takes the long way, with
-the same result.
+RCV.NXT and fits; there is no RST, SYN, URG or FIN to check, no SACK and no congestion mark; the ACK
+step only moves SND.WL1; the text goes behind the rest, for there is no hole. Whatever is not
+exactly so takes the long way, with the same result.
 """
 
 from typing import TYPE_CHECKING
@@ -34,6 +34,8 @@ def predicted(conn: "Connection", seg: Segment, now: int) -> bool:
         or size > rcv.edge - start
         or size > rcv.mss
         or rcv.fin is not None
+        or seg.sack
+        or seg.tos & 3 == 3
         or reassembly.has_holes
         or conn.closed_by_application
     ):

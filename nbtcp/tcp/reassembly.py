@@ -1,36 +1,40 @@
 """What the peer sent: octets in order for the application, and ranges that arrived too early.
 
-Positions as in wire/seq.py. Ranges beyond a hole are kept apart, sorted, never overlapping (RFC
-9293 SHLD-31); a hole that fills hands them over. Where segments disagree about an octet the first
-one wins.
+Positions as in wire/seq.py. What lies beyond a hole waits (RFC 9293 SHLD-31); a hole that fills
+hands it over. Where segments disagree about an octet the first one wins. Here is also what our SACK
+options report (RFC 2018, RFC 2883).
 """
 
-from bisect import bisect_left
 from collections import deque
+
+from .ranges import Range, Ranges
+
+_REMEMBERED = 4  # arrivals beyond holes, the latest first: no option holds more blocks
 
 
 class Reassembly:
     """The receive buffer of one connection."""
 
-    __slots__ = ("_ready", "_starts", "_waiting", "capacity", "size")
+    __slots__ = ("_latest", "_pieces", "_ready", "capacity", "duplicate", "ranges", "size")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity  # RCV.BUFF
         self.size = 0  # RCV.USER: octets in order, not yet read
+        self.ranges = Ranges()  # what waits beyond a hole
+        self.duplicate: Range | None = None  # arrived twice, and not reported yet
         self._ready: deque[bytes] = deque()
-        self._starts: list[int] = []  # start positions of _waiting
-        self._waiting: list[bytes] = []
+        self._pieces: dict[int, bytes] = {}  # what waits, by its start; no two overlap
+        self._latest: deque[int] = deque(maxlen=_REMEMBERED)
 
     @property
     def has_holes(self) -> bool:
         """True while data waits beyond a hole."""
-        return bool(self._starts)
+        return bool(self._pieces)
 
     @property
-    def ranges(self) -> list[tuple[int, int]]:
-        """The waiting ranges as (start, end)."""
-        pairs = zip(self._starts, self._waiting, strict=True)
-        return [(start, start + len(data)) for start, data in pairs]
+    def worth_reporting(self) -> bool:
+        """True when there is something to put into a SACK option."""
+        return bool(self._pieces) or self.duplicate is not None
 
     def append(self, data: bytes) -> None:
         """Octets that come next."""
@@ -39,29 +43,47 @@ class Reassembly:
 
     def insert(self, start: int, data: bytes, nxt: int) -> int:
         """Octets at `start`, no earlier than RCV.NXT = `nxt`; returns the new RCV.NXT."""
+        if start == nxt and not self._pieces:
+            self.append(data)
+            return nxt + len(data)
+        end = start + len(data)
+        fresh = self.ranges.add(start, end)
+        for left, right in fresh:
+            self._pieces[left] = data[left - start : right - start]
+        self.duplicate = _repeated(start, end, fresh) or self.duplicate
+        while (piece := self._pieces.pop(nxt, None)) is not None:
+            self.append(piece)
+            nxt += len(piece)
+        self.ranges.cut_before(nxt)
         if start > nxt:
-            self._hold(start, data)
-            return nxt
-        self.append(data)
-        nxt += len(data)
-        while self._starts and self._starts[0] <= nxt:
-            start, data = self._starts.pop(0), self._waiting.pop(0)
-            if fresh := data[nxt - start :]:
-                self.append(fresh)
-                nxt += len(fresh)
+            self._latest.appendleft(start)
         return nxt
 
     def cut(self, end: int) -> None:
         """Forget what waits beyond `end`: the stream ends there."""
-        while self._starts and self._starts[-1] + len(self._waiting[-1]) > end:
-            start, data = self._starts.pop(), self._waiting.pop()
-            if start < end:
-                self._starts.append(start)
-                self._waiting.append(data[: end - start])
+        self.ranges.cut_after(end)
+        for start in [start for start, data in self._pieces.items() if start + len(data) > end]:
+            piece = self._pieces.pop(start)[: max(0, end - start)]
+            if piece:
+                self._pieces[start] = piece
 
-    def holds(self, start: int, end: int) -> bool:
-        """True when every octet of start..end already waits beyond a hole."""
-        return any(left <= start and end <= right for left, right in self.ranges)
+    def blocks(self, most: int) -> tuple[Range, ...]:
+        """Up to `most` SACK blocks: what arrived twice, then the latest arrivals' ranges first.
+
+        What arrived twice is reported once (RFC 2883 4); if it lies in a waiting range that one
+        comes next (4, rule 4). The order of the rest is that of RFC 2018 4.
+        """
+        positions = list(self._latest)
+        first: list[Range] = []
+        if most and self.duplicate is not None:
+            first.append(self.duplicate)
+            positions.insert(0, self.duplicate[0])
+            self.duplicate = None
+        waiting: dict[Range, None] = {}
+        for position in positions:
+            if (block := self.ranges.find(position)) is not None:
+                waiting[block] = None
+        return (*first, *waiting)[:most]
 
     def read(self, most: int) -> bytes:
         """Up to `most` octets for the application."""
@@ -84,21 +106,11 @@ class Reassembly:
         self.size -= len(data)
         return data
 
-    def _hold(self, start: int, data: bytes) -> None:
-        """Keep data that came too early: the parts of it which no waiting range covers yet."""
-        end = start + len(data)
-        at = bisect_left(self._starts, start)
-        position = start
-        if at:  # the range before may reach into this one
-            position = max(start, self._starts[at - 1] + len(self._waiting[at - 1]))
-        while position < end:
-            next_start = self._starts[at] if at < len(self._starts) else end
-            if position < next_start:
-                piece = data[position - start : min(next_start, end) - start]
-                self._starts.insert(at, position)
-                self._waiting.insert(at, piece)
-                at += 1
-            if next_start >= end:
-                return
-            position = next_start + len(self._waiting[at])
-            at += 1
+
+def _repeated(start: int, end: int, fresh: list[Range]) -> Range | None:
+    """The first part of start..end that is not in `fresh`."""
+    for left, right in fresh:
+        if start < left:
+            return start, left
+        start = right
+    return (start, end) if start < end else None

@@ -1,19 +1,24 @@
-"""What the application sent: octets waiting, and spans in flight.
+"""What the application sent: octets waiting, and spans in flight with what is known of them.
 
-A span is one segment as it was first sent: it remembers when and how often. The queue also counts
-what is marked lost, so that nobody has to walk the spans to know how much is in flight.
+A span is one segment as it was first sent: it remembers when and how often. The queue is also the
+scoreboard (RFC 6675 3): it counts what is believed lost and what the peer reported as received
+beyond a hole, so that nobody has to walk the spans to know how much is in flight.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from heapq import heappop, heappush
 
 from ..why import Why
+from .ranges import Range, Ranges
 
 
 class Span:
     """One segment in flight, `start` up to but not including `end`."""
 
-    __slots__ = ("end", "first_sent", "lost", "sent", "start", "times", "urgently", "why")
+    __slots__ = (
+        *("end", "first_sent", "lost", "rate", "sacked", "sent", "start", "times"),
+        *("urgently", "why"),
+    )
 
     def __init__(self, start: int, end: int, now: int) -> None:
         self.start = start
@@ -21,26 +26,38 @@ class Span:
         self.sent = now  # last transmission, ns
         self.first_sent = now
         self.times = 1  # transmissions
+        self.sacked: bool = False  # the peer has it, beyond a hole
         self.lost: bool = False  # believed lost and not yet sent again
         self.why = Why.DATA  # once it was believed lost: what told us
         self.urgently = False  # if lost, to be sent again whatever cwnd says
+        self.rate: object = None  # where the delivery-rate sampler keeps its notes
 
     def __lt__(self, other: "Span") -> bool:
         return self.start < other.start
 
 
 class SendQueue:
-    """The send buffer and retransmission queue of one connection."""
+    """The send buffer, retransmission queue and scoreboard of one connection."""
 
-    __slots__ = ("_lost", "base", "capacity", "data", "fin", "lost_octets", "spans")
+    __slots__ = (
+        *("_at", "_lost", "_sacked", "base", "capacity", "data", "fin", "flight"),
+        *("lost_octets", "repaired", "sacked_octets", "sent_octets", "spans"),
+    )
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.data = bytearray()  # from position `base` on
         self.base = 1
         self.fin: int | None = None  # position of our FIN once the application has closed
-        self.spans: deque[Span] = deque()
+        self.spans: deque[Span] = deque()  # by position, without gaps, SACKed ones included
+        self.flight: OrderedDict[Span, None] = OrderedDict()  # by time of transmission: what may
+        # still be in the network, so neither lost nor SACKed
         self.lost_octets = 0
+        self.sacked_octets = 0
+        self.sent_octets = 0  # all that was ever sent, repetitions included
+        self.repaired: dict[int, int] = {}  # start -> how often resent, in this loss episode
+        self._at: dict[int, Span] = {}  # the spans by their start
+        self._sacked = Ranges()
         self._lost: list[Span] = []  # heap, oldest first; stale entries are no longer `lost`
 
     @property
@@ -53,6 +70,11 @@ class SendQueue:
         """Octets that still fit."""
         return self.capacity - len(self.data)
 
+    @property
+    def sacked(self) -> list[Range]:
+        """What the peer has reported as received beyond a hole, in ascending order."""
+        return list(self._sacked)
+
     def append(self, data: bytes | bytearray | memoryview) -> int:
         """Take what fits; returns how many octets that was."""
         taken = data[: self.room]
@@ -63,6 +85,28 @@ class SendQueue:
         """The data at positions start..end; a SYN or FIN in the range has none."""
         return bytes(self.data[max(start - self.base, 0) : max(end - self.base, 0)])
 
+    # --- what was sent ---
+
+    def sent(self, start: int, end: int, now: int) -> Span:
+        """start..end, which is new, has just been sent."""
+        span = self._at[start] = Span(start, end, now)
+        self.spans.append(span)
+        self.flight[span] = None
+        self.sent_octets += end - start
+        return span
+
+    def resent(self, span: Span, now: int) -> None:
+        """`span`, which was lost, has just been sent again."""
+        span.lost = False
+        self.lost_octets -= span.end - span.start
+        span.sent = now
+        span.times += 1
+        self.flight[span] = None
+        self.sent_octets += span.end - span.start
+        self.repaired[span.start] = self.repaired.get(span.start, 0) + 1
+
+    # --- what arrived ---
+
     def acknowledge(self, una: int) -> list[Span]:
         """Remove what lies before `una`; returns the spans that are wholly acknowledged, oldest
         first.
@@ -71,28 +115,68 @@ class SendQueue:
         spans = self.spans
         while spans and spans[0].end <= una:
             span = spans.popleft()
-            if span.lost:
-                span.lost = False
-                self.lost_octets -= span.end - span.start
+            del self._at[span.start]
+            self._leave(span)
             done.append(span)
         if spans and spans[0].start < una:
-            if spans[0].lost:
-                self.lost_octets -= una - spans[0].start
-            spans[0].start = una
+            head = spans[0]
+            if head.lost:
+                self.lost_octets -= una - head.start
+            elif head.sacked:
+                self.sacked_octets -= una - head.start
+            self._at[una] = self._at.pop(head.start)
+            head.start = una
+        self._sacked.cut_before(una)
         if una > self.base:
             gone = min(una - self.base, len(self.data))
             del self.data[:gone]
             self.base += gone
         return done
 
+    def sack(self, block: Range) -> list[Span]:
+        """The peer has `block` (RFC 2018 5); returns the spans of which that is news."""
+        news = []
+        for left, right in self._sacked.add(*block):
+            first, last = self._sacked.find(left) or (left, right)
+            at = left if left in self._at else self._holder(left)
+            while (span := self._at.get(at)) is not None and span.start < right:
+                if first <= span.start and span.end <= last and not span.sacked:
+                    self._leave(span)
+                    span.sacked = True
+                    self.sacked_octets += span.end - span.start
+                    news.append(span)
+                at = span.end
+        return news
+
+    def forget_sacks(self) -> None:
+        """The peer has thrown away what it had reported (RFC 2018 8)."""
+        for span in self.spans:
+            span.sacked = False
+        self.sacked_octets = 0
+        self._sacked.clear()
+
+    # --- what is lost ---
+
     def mark_lost(self, span: Span, why: Why, urgently: bool = False) -> None:
         """Believe `span` lost; output.py sends it again."""
+        if span.sacked:
+            return
         if not span.lost:
             span.lost = True
             self.lost_octets += span.end - span.start
+            self.flight.pop(span, None)
             heappush(self._lost, span)
         span.why = why
         span.urgently = urgently
+
+    def unmark_lost(self) -> None:
+        """Nothing was lost, after all."""
+        self._lost.clear()
+        self.lost_octets = 0
+        for span in self.spans:
+            if span.lost:
+                span.lost = False
+                self.flight[span] = None
 
     def next_lost(self) -> Span | None:
         """The oldest span that is lost and still unacknowledged."""
@@ -101,9 +185,19 @@ class SendQueue:
             heappop(lost)
         return lost[0] if lost else None
 
-    def resent(self, span: Span, now: int) -> None:
-        """`span` has just been sent again."""
-        span.lost = False
-        self.lost_octets -= span.end - span.start
-        span.sent = now
-        span.times += 1
+    # --- inside ---
+
+    def _leave(self, span: Span) -> None:
+        """`span` has arrived: it is no longer lost, in flight or SACKed."""
+        size = span.end - span.start
+        if span.lost:
+            span.lost = False
+            self.lost_octets -= size
+        elif span.sacked:
+            self.sacked_octets -= size
+        else:
+            self.flight.pop(span, None)
+
+    def _holder(self, position: int) -> int:
+        """The start of the span that holds `position`: for a block that cuts through spans."""
+        return next((span.start for span in self.spans if span.end > position), position)

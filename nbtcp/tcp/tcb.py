@@ -8,13 +8,15 @@ from ..config import Config
 from ..wire.segment import MAX_WSCALE
 
 MAX_RAW_WINDOW = 65535
+TICK = 1_000_000  # ns: what a timestamp counts
 
 
 class SendVariables:
     """The send sequence variables."""
 
     __slots__ = (
-        *("iss", "max_wnd", "mss", "nxt", "sent_at", "shift", "sml", "una", "wl1", "wl2", "wnd"),
+        *("iss", "max_wnd", "mss", "nxt", "reduced", "say_cwr", "sent_at", "shift", "sml"),
+        *("una", "wl1", "wl2", "wnd"),
     )
 
     def __init__(self, iss: int, mss: int) -> None:
@@ -28,6 +30,8 @@ class SendVariables:
         self.mss = mss  # Eff.snd.MSS: octets of data in a full-sized segment (RFC 9293 3.7.1)
         self.shift = 0  # Snd.Wind.Shift: what the peer's windows are shifted by (RFC 7323)
         self.sent_at = 0  # when data was last sent, ns
+        self.reduced = 0  # SND.NXT when an ECE last made us send less (RFC 3168 6.1.2)
+        self.say_cwr = False  # the next new data tells that we did
         self.sml = 0  # end of the last segment sent that was not full-sized (Minshall's Nagle)
 
 
@@ -39,7 +43,7 @@ class ReceiveVariables:
     that came of it, and what lies before it is taken (RFC 7323 2.4, RFC 9293 SHLD-14).
     """
 
-    __slots__ = ("edge", "fin", "irs", "mss", "nxt", "promise", "shift", "unacked")
+    __slots__ = ("congested", "edge", "fin", "irs", "mss", "nxt", "promise", "shift", "unacked")
 
     def __init__(self, mss: int) -> None:
         self.irs = 0  # initial receive sequence number, 32 bits as on the wire
@@ -50,6 +54,7 @@ class ReceiveVariables:
         self.mss = mss  # the size of the segments the peer sends, as far as we know
         self.unacked = 0  # octets received in order since the last ACK was sent
         self.fin: int | None = None  # position of the peer's FIN once a segment brought it
+        self.congested = False  # a segment came marked CE: say ECE until the peer says CWR
 
     @property
     def wnd(self) -> int:
@@ -85,19 +90,26 @@ class Timestamps:
 
     def value(self, now: int) -> int:
         """TSval at `now` (ns)."""
-        return (now // 1_000_000 + self.offset) & 0xFFFFFFFF
+        return (now // TICK + self.offset) & 0xFFFFFFFF
+
+    def ticks(self, echo: int, now: int) -> int:
+        """The ticks (on our clock) at which the TSval that comes back as `echo` was sent."""
+        return now // TICK - ((now // TICK + self.offset - echo) & 0xFFFFFFFF)
 
 
 class TCB:
     """All variables of one connection."""
 
-    __slots__ = ("rcv", "scaling", "snd", "ts")
+    __slots__ = ("ecn", "rcv", "sack", "scaling", "snd", "ts")
 
     def __init__(self, iss: int, ts_offset: int, config: Config) -> None:
         self.snd = SendVariables(iss, config.mss)
         self.rcv = ReceiveVariables(config.mss)
         self.ts = Timestamps(config.timestamps, ts_offset)
-        self.scaling = config.window_scale  # wanted by us; after the peer's SYN: by both
+        # Wanted by us; after the peer's SYN: by both.
+        self.scaling = config.window_scale
+        self.sack = config.sack
+        self.ecn = config.ecn == "ask"
 
 
 def window_shift(buffer: int) -> int:

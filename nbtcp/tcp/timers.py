@@ -2,6 +2,8 @@
 `deadline()`.
 """
 
+from collections.abc import Iterator
+
 from ..why import Labelled
 
 NEVER = 1 << 62  # ns; later than any clock
@@ -10,10 +12,13 @@ NEVER = 1 << 62  # ns; later than any clock
 class Timer(Labelled):
     """What a connection can be waiting for."""
 
-    RETRANSMISSION = 0  # the oldest octet in flight is overdue (RFC 6298 5)
-    PERSIST = 1  # the window is closed, or too small to send into (RFC 9293 3.8.6)
-    DELAYED_ACK = 2  # an acknowledgment was held back (RFC 9293 3.8.6.3)
-    TIME_WAIT = 3  # two maximum segment lifetimes, or an abandoned FIN-WAIT-2
+    # The first two come before the timeout that they may make needless.
+    REORDERING = 0  # what has not arrived by then is lost, not late (RFC 8985 6.2 step 5)
+    LOSS_PROBE = 1  # the tail may be lost: draw an acknowledgment (RFC 8985 7)
+    RETRANSMISSION = 2  # the oldest octet in flight is overdue (RFC 6298 5)
+    PERSIST = 3  # the window is closed, or too small to send into (RFC 9293 3.8.6)
+    DELAYED_ACK = 4  # an acknowledgment was held back (RFC 9293 3.8.6.3)
+    TIME_WAIT = 5  # two maximum segment lifetimes, or an abandoned FIN-WAIT-2
 
 
 class Timers:
@@ -41,9 +46,16 @@ class Timers:
         due = min(self._due)
         return due if due != NEVER else None
 
-    def expired(self, now: int) -> list[Timer]:
-        """The timers that are due at `now`, stopped; in the order of the enum."""
-        fired = [timer for timer in Timer if self._due[timer] <= now]
-        for timer in fired:
-            self._due[timer] = NEVER
-        return fired
+    def due(self, timer: Timer) -> int:
+        """When `timer` fires; NEVER if it is not running."""
+        return self._due[timer]
+
+    def expired(self, now: int) -> Iterator[Timer]:
+        """The timers that are due at `now`, each stopped when it comes, in the order of the enum.
+
+        What one of them sets anew is not due any more when its turn comes.
+        """
+        for timer in Timer:
+            if self._due[timer] <= now:
+                self._due[timer] = NEVER
+                yield timer

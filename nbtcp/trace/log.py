@@ -287,8 +287,8 @@ class EventLog:
         if segment.wscale is not None:
             present |= HAS_WSCALE
         rows = self._segment_rows
-        if segment.sack:
-            self.sack[len(rows) // LAYOUTS["segments"].size] = segment.sack
+        if segment.blocks:
+            self.sack[len(rows) // LAYOUTS["segments"].size] = segment.blocks
         rows += _pack_segment(
             now,
             number,
@@ -336,6 +336,7 @@ _NO_TCB: tuple[int, ...] = (0,) * 11
 def _raw(segment: Segment) -> Segment:
     """Nobody knows where this connection began: the numbers stay those of the wire."""
     segment.seq, segment.ack, segment.window = segment.raw_seq, segment.raw_ack, segment.raw_window
+    segment.blocks = segment.sack
     return segment
 
 
@@ -345,7 +346,7 @@ def _place(segment: Segment, iss: int, near_seq: int, irs: int, near_ack: int, s
     segment.ack = unwrap(segment.raw_ack, irs, near_ack) if segment.flags & ACK else 0
     segment.window = segment.raw_window << (0 if segment.flags & SYN else shift)
     if segment.sack:
-        segment.sack = unwrap_blocks(segment.sack, irs, near_ack)
+        segment.blocks = unwrap_blocks(segment.sack, irs, near_ack)
 
 
 def _are_ends_of_one(conn: "Connection", peer: "Connection") -> bool:

@@ -71,3 +71,15 @@ def without_options(packet: bytes) -> bytes:
     header[10:12] = b"\0\0"
     header[10:12] = checksum(ones_sum(bytes(header))).to_bytes(2, "big")
     return bytes(header) + packet[length:]
+
+
+def mark_congestion(packet: bytes) -> bytes:
+    """`packet` with CE in its ECN field, if its transport understands that (RFC 3168 5)."""
+    marked = bytearray(packet)
+    if packet[0] >> 4 == 4 and packet[1] & 3 in (1, 2):
+        marked[1] |= 3
+        marked[10:12] = b"\0\0"
+        marked[10:12] = checksum(ones_sum(bytes(marked[: (packet[0] & 15) * 4]))).to_bytes(2, "big")
+    elif packet[0] >> 4 == 6 and packet[1] >> 4 & 3 in (1, 2):  # the traffic class is 4 bits later
+        marked[1] |= 0x30
+    return bytes(marked)

@@ -45,9 +45,9 @@ class Segment:
 
     `flow` is the 12 octets that name a direction of a connection: source address, destination
     address, source port, destination port, as they stand in the packet. `raw_seq`, `raw_ack` and
-    `raw_window` are the fields on the wire; `seq`, `ack` (positions, see wire/seq.py) and `window`
-    (octets) are filled in by the connection, the only one who can, and so is `why`: what it was
-    sent for, or what was done with it.
+    `raw_window` are the fields on the wire, and so is `sack`; `seq`, `ack`, `blocks` (positions,
+    see wire/seq.py) and `window` (octets) are filled in by the connection, the only one who can,
+    and so is `why`: what it was sent for, or what was done with it.
     """
 
     flow: bytes
@@ -67,6 +67,7 @@ class Segment:
     ttl: int = 64
     seq: int = 0
     ack: int = 0
+    blocks: tuple[tuple[int, int], ...] = ()
     window: int = 0
     why: Why = Why.NO_CONNECTION
 

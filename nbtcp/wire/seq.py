@@ -22,10 +22,15 @@ def unwrap(number: int, initial: int, near: int) -> int:
     return near + ((number - initial - near + HALF) % MODULUS) - HALF
 
 
+def wrap_blocks(blocks: tuple[tuple[int, int], ...], initial: int) -> tuple[tuple[int, int], ...]:
+    """The 32-bit numbers of both edges of each SACK block."""
+    return tuple((wrap(left, initial), wrap(right, initial)) for left, right in blocks)
+
+
 def unwrap_blocks(
     blocks: tuple[tuple[int, int], ...], initial: int, near: int
 ) -> tuple[tuple[int, int], ...]:
-    """The same for both edges of each SACK block."""
+    """The positions of both edges of each SACK block."""
     return tuple(
         (unwrap(left, initial, near), unwrap(right, initial, near)) for left, right in blocks
     )

@@ -7,6 +7,7 @@ An algorithm owns `cwnd` and `ssthresh` (octets) and has three methods: `acked`,
 from collections.abc import Callable
 from typing import Protocol
 
+from ..ack import Ack
 from .reno import Reno
 
 INFINITE = 1 << 62  # ssthresh before the first loss
@@ -17,12 +18,14 @@ class CongestionControl(Protocol):
 
     cwnd: int
     ssthresh: int
+    pacing_rate: int | None  # octets a second; None: not paced
+    in_recovery: bool  # keeps its own cwnd during fast recovery, where PRR would move it
 
-    def acked(self, octets: int, flight: int, now: int) -> None:
-        """`octets` were newly acknowledged outside fast recovery; `flight` was out before that."""
+    def acked(self, ack: Ack) -> None:
+        """Something was newly acknowledged; during fast recovery only told if `in_recovery`."""
 
     def lost(self, flight: int, now: int) -> None:
-        """A loss was found without a timeout; called once per loss episode."""
+        """A loss was found without a timeout, or a router marked; once per loss episode."""
 
     def timed_out(self, flight: int, again: bool, now: int) -> None:
         """The retransmission timer fired; `again` when it did so for this segment before."""

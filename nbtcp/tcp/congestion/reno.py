@@ -1,8 +1,13 @@
 """Reno: slow start and congestion avoidance (RFC 5681 3.1), counting octets (RFC 3465)."""
 
+from ..ack import Ack
+
 
 class Reno:
     """cwnd grows by what is acknowledged in slow start, by one SMSS a round trip after that."""
+
+    pacing_rate: int | None = None
+    in_recovery: bool = False
 
     __slots__ = ("_acked", "_mss", "_per_ack", "cwnd", "ssthresh")
 
@@ -13,7 +18,8 @@ class Reno:
         self._acked = 0  # octets acknowledged towards the next increase
         self._per_ack = 2 * mss  # slow start takes at most so much of one ACK: L of RFC 3465 2.2
 
-    def acked(self, octets: int, flight: int, now: int) -> None:
+    def acked(self, ack: Ack) -> None:
+        octets, flight = ack.octets, ack.flight
         if self.cwnd < self.ssthresh:
             if self.cwnd <= 2 * flight:  # a window that is not used proves nothing
                 self.cwnd += min(octets, self._per_ack)
