@@ -267,6 +267,22 @@ def test_a_large_segment_may_come_as_several() -> None:
     assert "flags" in message
 
 
+def test_sack_blocks_are_numbered_as_the_script_has_them() -> None:
+    head = "--config=recovery=sack,congestion=reno,sack=True,timestamps=False,window_scale=False\n"
+    syn = SERVER.replace("<mss 1000>", "<mss 1000,sackOK>").replace(
+        "<mss 1460>", "<mss 1460,sackOK>"
+    )
+    syn = syn.replace("S. 0:0(0)", "S. 500:500(0)").replace(
+        "1:1(0) ack 1 win", "1:1(0) ack 501 win"
+    )
+    data = "+0 write(4, ..., 5000) = 5000\n+0 > P. 501:5501(5000) ack 1\n"
+    sack = "+.1 < . 1:1(0) ack 501 win 65535 <sack 1501:2501 3501:4501>\n"
+    passes(data + sack + "+0 %{ assert tcpi_sacked == 2 }%", head + syn)
+    early = "+0 < . 1001:2001(1000) ack 501 win 9\n+0 > . 501:501(0) ack 1 <sack {}>"
+    passes(early.format("1001:2001"), head + syn)
+    assert "options are <sack 1001:2001>" in fails(early.format("1001:2002"), head + syn)
+
+
 def test_a_segment_may_be_late_within_the_tolerance() -> None:
     data = "+0 < P. 1:101(100) ack 1 win 65535\n"
     passes(data + "+.037 > . 1:1(0) ack 101")

@@ -21,7 +21,7 @@ from ..wire.segment import ACK, FIN, PSH, RST, SYN, Segment, build, pack_flow, p
 from ..wire.seq import HALF, MODULUS
 from .calls import Calls, Mismatch, WouldBlock, content, number
 from .icmp import error_about
-from .parser import ANY, FLAGS, Call, Code, Command, Event, Icmp, Packet, Script, ScriptError
+from .parser import ANY, CWR, FLAGS, Call, Code, Command, Event, Icmp, Packet, Script, ScriptError
 from .settings import SettingError, Settings
 from .tcp_info import NAMES, tcp_info
 
@@ -69,7 +69,8 @@ class _Flow:
     incoming: bytes  # the flow of what the peer sends
     conn: Connection | None = None
     iss: int | None = None  # ours, on the wire
-    base: int = 0  # what the script calls it
+    base: int = 0  # what the script calls it,
+    named: bool = False  # since it has expected our SYN
     timestamps: dict[int, int] = field(default_factory=dict)  # of ours: the script's -> the wire's
 
 
@@ -197,6 +198,7 @@ class _Runner:
                 if segment.flags & SYN:
                     if flow.iss != segment.raw_seq:
                         flow.timestamps.clear()
+                        flow.named = False
                     flow.iss = segment.raw_seq
                 self.sent.append((self.now, segment))
             self.waiting = [w for w in self.waiting if not self._try(w)]
@@ -219,12 +221,16 @@ class _Runner:
                 self._fail(event, "this belongs to another connection", self.sent[0])
             reached = (position + len(segment.data)) % MODULUS
             last = not segment.data or not 0 < (packet.end - reached) % MODULUS < HALF
-            part = replace(packet, start=position)
+            flags = packet.flags if position == packet.start else packet.flags & ~CWR
+            part = replace(packet, start=position, flags=flags)
             if not last:
-                part = replace(part, end=reached, flags=packet.flags & ~(PSH | FIN))
+                part = replace(part, end=reached, flags=flags & ~(PSH | FIN))
+            if packet.flags & segment.flags & SYN and not flow.named:
+                flow.base, flow.named = packet.start, True
             if problems := self._differences(flow, part, segment):
                 self._fail(event, "; ".join(problems), self.sent[0])
-            self._remember(flow, packet, segment)
+            if packet.options and "ts" in packet.options and segment.tsval is not None:
+                flow.timestamps[packet.options["ts"][0]] = segment.tsval
             self.sent.popleft()
             self._note("> " + self._describe(segment), left)
             position = reached
@@ -284,13 +290,6 @@ class _Runner:
         if should == found:
             return []
         return [f"options are <{_option_text(found)}>, not <{_option_text(should)}>"]
-
-    def _remember(self, flow: _Flow, packet: Packet, segment: Segment) -> None:
-        """The numbers that the script uses for what our SYN and timestamps are on the wire."""
-        if packet.flags & SYN:
-            flow.base = packet.start
-        if packet.options and "ts" in packet.options and segment.tsval is not None:
-            flow.timestamps[packet.options["ts"][0]] = segment.tsval
 
     def _silence(self, event: Event | None, before: int) -> None:
         """Nothing that was sent before then is still unexpected."""

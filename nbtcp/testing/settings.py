@@ -202,7 +202,6 @@ SYSCTLS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "tcp_ecn": ("ecn", lambda v: {"0": "off", "1": "ask", "2": "accept"}[v]),
     "tcp_congestion_control": ("congestion", str),
     "tcp_recovery": ("recovery", lambda v: "rack" if int(v, 0) & 1 else "sack"),
-    "tcp_early_retrans": ("tail_loss_probe", lambda v: v in ("3", "4")),
     "tcp_rmem": ("receive_buffer", _third),
     "tcp_wmem": ("send_buffer", _third),
     "tcp_moderate_rcvbuf": ("autotune", _on),
@@ -221,6 +220,7 @@ SYSCTLS: dict[str, tuple[str, Callable[[str], Any]]] = {
 FIXED = {
     "tcp_slow_start_after_idle": ("1",),
     "tcp_reordering": ("3",),
+    "tcp_early_retrans": ("3", "4"),  # tail loss probes come with recovery="rack"
     "tcp_dsack": ("1",),
     "tcp_abort_on_overflow": ("0",),
     "ip_no_pmtu_disc": ("0",),

@@ -52,7 +52,7 @@ def tcp_info(conn: Connection, now: int) -> dict[str, int]:
         "rto": rtt.rto // 1000,
         "rtt": (rtt.srtt or 0) // 1000,
         "rttvar": rtt.rttvar // 1000,
-        "min_rtt": _microseconds(getattr(rtt, "min", None)),
+        "min_rtt": _microseconds(getattr(conn.recovery, "min_rtt", None)),
         "snd_mss": snd.mss,
         "rcv_mss": rcv.mss,
         "advmss": conn.config.mss,
