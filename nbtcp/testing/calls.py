@@ -15,6 +15,7 @@ from ..tcp.listener import Listener
 from ..tcp.state import State
 from .parser import ANY, Call
 from .settings import SettingError, Settings, changed
+from .tcp_info import NAMES, tcp_info
 
 _LAP = bytes(range(251))  # a prime: no segment size repeats it
 _OPENING = (State.SYN_SENT, State.SYN_RECEIVED)
@@ -318,6 +319,11 @@ class Calls:
             value: Any = error.errno if error is not None else 0
             if isinstance(expected, frozenset):
                 value = frozenset({errno.errorcode.get(value or 0, "0")})
+        elif name == "TCP_INFO" and sock.conn is not None:
+            info = tcp_info(sock.conn, self._now)
+            wanted = expected if isinstance(expected, dict) else {}
+            value = {field: info.get(field) for field in wanted} or ANY
+            expected = {field: NAMES.get(_shown(v), v) for field, v in wanted.items()} or ANY
         elif name == "TCP_MAXSEG" and sock.conn is not None:
             value = sock.conn.tcb.snd.mss
         elif name in _OPTIONS:

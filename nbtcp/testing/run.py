@@ -452,19 +452,16 @@ class _Runner:
         """The options of a segment of ours, as the parser gives them, timestamps as the script
         numbers them.
         """
-        options: dict[str, Any] = {}
-        if segment.mss is not None:
-            options["mss"] = segment.mss
-        if segment.sack_permitted:
-            options["sackOK"] = True
-        if segment.tsval is not None:
-            first, wire = next(iter(flow.timestamps.items()), (0, 0))
-            options["ts"] = (segment.tsval - wire + first) % MODULUS, segment.tsecr
-        if segment.wscale is not None:
-            options["wscale"] = segment.wscale
-        if segment.sack:
-            options["sack"] = segment.sack
-        return options
+        first, wire = next(iter(flow.timestamps.items()), (0, 0))
+        ours = ((segment.tsval or 0) - wire + first) % MODULUS
+        options = {
+            "mss": segment.mss,
+            "sackOK": segment.sack_permitted or None,
+            "ts": None if segment.tsval is None else (ours, segment.tsecr),
+            "wscale": segment.wscale,
+            "sack": segment.sack or None,
+        }
+        return {name: value for name, value in options.items() if value is not None}
 
 
 def _letters(flags: int) -> str:
