@@ -91,6 +91,11 @@ def test_links_and_trace_do_not_import_runtime(room: str) -> None:
     report(imports_of("runtime"), modules(room))
 
 
+def test_nothing_in_the_package_imports_testing() -> None:
+    users = sorted(set(modules()) - set(modules("testing")))
+    report(imports_of("testing"), users)
+
+
 def test_no_function_is_too_long() -> None:
     report(long_functions, modules())
 
