@@ -20,8 +20,7 @@ import pytest
 from scapy.layers.inet import IP, TCP
 
 from nbtcp import Config, EventLog, NbtcpError, Path, Simulation, Stack
-from nbtcp.trace.capture import LogFileError
-from nbtcp.trace.log import FIELDS, LAYOUTS
+from nbtcp.trace.log import FIELDS, LAYOUTS, LogFileError
 from nbtcp.why import Event, Why
 from nbtcp.wire.segment import ACK, Segment, build, format_flags, pack_flow
 
