@@ -80,7 +80,7 @@ def write_pcapng(log: EventLog, path: Path, host: str | None = None) -> Path:
 
     if host is not None and host not in log.hosts:
         raise ValueError(f"no host {host!r} in the log, which has {', '.join(log.hosts)}")
-    flows = {(record.number, record.host): record.flow for record in log.records}
+    flows = _flows(log)
     rows = [_Row(*row) for row in LAYOUTS["segments"].iter_unpack(log.rows["segments"])]
     shift = _time_of_day(log, rows)
     foreign = log.meta.get("inferred") is True
@@ -97,13 +97,23 @@ def write_pcapng(log: EventLog, path: Path, host: str | None = None) -> Path:
             segment = _segment(row, flow if sent else reverse_flow(flow), log.sack.get(number, ()))
             packet = build(segment)
             data = packet[: len(packet) - row.len]
-            where = ("capture", None) if foreign else (name, sent)
-            frame = Frame(row.time + shift, RAW_IP, data, len(packet), *where, _comment(row))
-            writer.packet(frame)
+            interface, outbound = ("capture", None) if foreign else (name, sent)
+            time, comment = row.time + shift, _comment(row)
+            writer.packet(Frame(time, RAW_IP, data, len(packet), interface, outbound, comment))
     return path
 
 
 _Row: Any = make_dataclass("_Row", [name for name, _ in FIELDS["segments"]], slots=True)
+
+
+def _flows(log: EventLog) -> dict[tuple[int, int], bytes]:
+    """By connection and host: the flow of what it sends; also of ends without a record."""
+    flows = {(record.number, record.host): record.flow for record in log.records}
+    numbers = {name: number for number, name in enumerate(log.hosts)}
+    for record in log.records:
+        peer = numbers.get(endpoints(record.flow)[1][0], -1)
+        flows.setdefault((record.number, peer), reverse_flow(record.flow))
+    return flows
 
 
 def _time_of_day(log: EventLog, rows: list[Any]) -> int:
@@ -282,7 +292,7 @@ class _Tracker:
         place(segment, way.initial or 0, way.nxt, irs, opposite.una, way.shift(opposite))
         if sent and way.record is None and not segment.flags & RST:
             self._enter(way, segment, now)
-        done = way.answer(opposite, segment)
+        done = way.answer(opposite, segment, now)
         if done and not (vantage and sent):
             self._sample(opposite, done, now)
         inferred = way.why(opposite, segment, now)
@@ -298,7 +308,9 @@ class _Tracker:
             acks = segment.flags & ACK
             initial = (segment.raw_ack - 1) % MODULUS if acks else segment.raw_seq
         number = self._numbers.setdefault((min(flow, back), initial), len(self._numbers) + 1)
-        (source, _), (destination, _) = endpoints(flow)
+        (source, port), (destination, other_port) = endpoints(flow)
+        if source == destination:  # on a loopback device; the tables tell the ends apart by name
+            source, destination = f"{source}:{port}", f"{destination}:{other_port}"
         ways = _Way(flow, number, self._host(source)), _Way(back, number, self._host(destination))
         self._ways[vantage, back] = ways[::-1]
         self._ways[vantage, flow] = ways
@@ -377,6 +389,7 @@ class _Way:
         self.window = self.said = -1  # the window (raw) and the ACK of the last segment
         self.spans: list[_Span] = []  # in order of sequence
         self.duplicates = 0  # ACKs since the last new one
+        self.timer_set = 0  # when the retransmission timer began anew (RFC 6298 5.3, 5.6)
         self.rtt = RoundTripTime(SECOND, _MIN_RTO, _MAX_RTO)
         self.finished = False
         self._recover = self._entered = 0  # recovery lasts until the first one is acknowledged
@@ -401,14 +414,14 @@ class _Way:
             return 0
         return min(self.wscale, MAX_WSCALE)
 
-    def answer(self, opposite: "_Way", segment: Segment) -> list[_Span]:
+    def answer(self, opposite: "_Way", segment: Segment, now: int) -> list[_Span]:
         """What a segment of this direction is the first to acknowledge."""
         if not segment.flags & ACK or segment.flags & RST or segment.ack <= opposite.una:
             return []
         count = bisect_right(opposite.spans, segment.ack, key=_end)
         done = opposite.spans[:count]
         del opposite.spans[:count]
-        opposite.una, opposite.duplicates = segment.ack, 0
+        opposite.una, opposite.duplicates, opposite.timer_set = segment.ack, 0, now
         return done
 
     def why(self, opposite: "_Way", segment: Segment, now: int) -> Why:
@@ -448,24 +461,25 @@ class _Way:
         low = bisect_right(self.spans, start, key=_end)
         seen = self.spans[low : bisect_left(self.spans, end, key=_start)]
         if seen:
-            why = self._cause(start, now - max(span.sent for span in seen), why)
+            why = self._cause(start, max(span.sent for span in seen), now, why)
             for span in seen:
                 span.times, span.sent = span.times + 1, now
         elif end > self.una:
             since = self.spans[low].sent if low < len(self.spans) else now
-            why = self._cause(start, now - since, Why.OUT_OF_ORDER)
+            why = self._cause(start, since, now, Why.OUT_OF_ORDER)
             times = 1 if why is Why.OUT_OF_ORDER else 2
             self.spans.insert(low, _Span(start, min(end, self.nxt), now, times))
         return why
 
-    def _cause(self, start: int, silence: int, otherwise: Why) -> Why:
-        """Why a segment was sent again, or `otherwise` when nothing tells."""
+    def _cause(self, start: int, sent: int, now: int, otherwise: Why) -> Why:
+        """Why a segment of `sent` was sent again, or `otherwise` when nothing tells."""
         recovering = start < self._recover
         if self.duplicates >= 3 and not recovering:
             self._recover, self._entered, self._after_timeout = self.nxt, self.una, False
             return Why.FAST_RETRANSMIT
-        if silence >= self.rtt.rto * 9 // 10:  # clocks and our estimate are not the sender's
-            self._recover, self._after_timeout = self.nxt, True
+        silence = now - max(sent, self.timer_set)
+        if silence >= self.rtt.rto * 9 // 10:  # our estimate is not quite the sender's
+            self._recover, self._after_timeout, self.timer_set = self.nxt, True, now
             return Why.TIMEOUT
         if recovering and self._after_timeout:
             return Why.GO_BACK_N

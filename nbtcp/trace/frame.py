@@ -131,7 +131,7 @@ def connections(log: "EventLog") -> pd.DataFrame:
         rows.append(
             {
                 "conn": record.number,
-                "host": local,
+                "host": log.hosts[record.host],
                 "local": local,
                 "local_port": local_port,
                 "remote": remote,

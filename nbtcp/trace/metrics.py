@@ -5,9 +5,9 @@ whoever made them. This module never imports the stack, so a saved log or anybod
 same statistics as a live one.
 
 Each direction of a connection is looked at from one place, its *vantage point*: the sender when the
-log holds what that host sent, otherwise the receiver; or the place of a capture, which lies anywhere
-between the two, and whose segments count as sent. Numbers from the two places differ (a lost
-segment was sent but did not arrive), so they are never mixed in one count.
+log holds what that host sent, otherwise the receiver; in a capture, whose segments count as sent,
+the place where it was made. Numbers from two places differ (a lost segment was sent but did not
+arrive), so they are never mixed in one count.
 """
 
 from dataclasses import dataclass

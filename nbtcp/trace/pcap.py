@@ -100,7 +100,7 @@ class CaptureReader:
         """The file holds `size` more octets."""
         if self._at + size <= len(self._content):
             return True
-        self.damage = f"cut off in mid-packet, at octet {len(self._content)}"
+        self.damage = self.damage or f"cut off in mid-packet, at octet {len(self._content)}"
         return False
 
     def _read_pcap(self) -> Iterator[Frame]:
