@@ -417,7 +417,17 @@ def test_a_refused_connection(tmp_path: File) -> None:
     packets = [packet(CLIENT, SYN, 100, 0), packet(SERVER, RST | ACK, 0, 101)]
     found = read_capture(pcap(tmp_path / "a.pcap", packets))
     assert found.segments["why"].tolist() == ["syn", "rst"]
+    assert found.segments["seq"].tolist() == [0, 1]
     assert found.connections["end"].tolist() == ["RST"]
+    assert found.connections["irs"].isna().all()
+
+
+def test_what_was_acknowledged_but_not_captured_is_said(tmp_path: File) -> None:
+    data = [packet(CLIENT, ACK, at, 501, 100) for at in (101, 301, 501)]
+    packets = [*handshake(), *data, packet(SERVER, ACK, 501, 451), packet(SERVER, ACK, 501, 901)]
+    found = read_capture(pcap(tmp_path / "a.pcap", packets))
+    assert found.meta["problems"] == ["500 octets were acknowledged but not captured"]
+    assert found.summary()["unique_bytes"].tolist() == [300, 0]
 
 
 # --- link layers ---
@@ -571,7 +581,7 @@ def test_times_that_go_backwards_are_sorted_and_said(tmp_path: File) -> None:
     found = read_capture(pcap(tmp_path / "a.pcap", [packets[i] for i in (0, 2, 1)], [0, 20, 10]))
     assert found.segments["why"].tolist() == ["syn", "syn-ack", "ack"]
     assert found.segments["time"].is_monotonic_increasing
-    assert "backwards 1 times" in found.meta["problems"][0]
+    assert "backwards at 1 packets" in found.meta["problems"][0]
 
 
 @pytest.mark.slow

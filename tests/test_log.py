@@ -907,7 +907,7 @@ def test_the_log_in_one_line(log: EventLog) -> None:
 def repeated(log: EventLog, rows: int) -> EventLog:
     """`log` with its segments again and again, until there are so many rows."""
     chunk = bytes(log.rows["segments"])
-    log.rows["segments"].extend(chunk * (rows * 100 // len(chunk)))
+    log.rows["segments"].extend(chunk * (rows * LAYOUTS["segments"].size // len(chunk)))
     return log
 
 

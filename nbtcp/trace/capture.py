@@ -1,36 +1,23 @@
 """Logs as captures: a log written as pcapng, and anybody's pcap or pcapng read as a log.
 
 What nbtcp writes it reads as it was: who sent and who received, and why. Of all other captures the
-reasons are inferred, by the rules of `_Way`; `log.meta["inferred"]` is True then. Round-trip times
-are inferred in both cases ("rtt" then), as a capture holds no samples.
+reasons are inferred, by the rules in inference.py; `log.meta["inferred"]` is True then. Round-trip
+times are inferred in both cases ("rtt" then), as a capture holds no samples.
 """
 
 import json
-from bisect import bisect_left, bisect_right
 from collections import Counter
-from dataclasses import dataclass, make_dataclass
+from dataclasses import make_dataclass
 from datetime import datetime
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..tcp.rtt import RoundTripTime
 from ..tcp.state import State
 from ..why import Why
 from ..wire.ip import WireError
-from ..wire.segment import (
-    ACK,
-    FIN,
-    MAX_WSCALE,
-    RST,
-    SYN,
-    Segment,
-    build,
-    endpoints,
-    parse_captured,
-    reverse_flow,
-)
-from ..wire.seq import MODULUS, wrap
+from ..wire.segment import Segment, build, endpoints, parse_captured, reverse_flow
+from ..wire.seq import wrap
+from .inference import MOST_HOSTS, Sighting, Tracker
 from .log import (
     FIELDS,
     HAS_MSS,
@@ -40,13 +27,10 @@ from .log import (
     HAS_WSCALE,
     LAYOUTS,
     NO_SAMPLE,
-    NO_STATE,
     RECEIVED,
     SENT,
-    ConnectionRecord,
     EventLog,
     LogFileError,
-    place,
     plain,
 )
 from .pcap import LAST_TIME, RAW_IP, SECOND, CaptureReader, CaptureWriter, Frame, network_layer
@@ -54,8 +38,6 @@ from .pcap import LAST_TIME, RAW_IP, SECOND, CaptureReader, CaptureWriter, Frame
 _APPLICATION = "nbtcp"
 _WHYS = {why.label: why for why in Why}
 _STATES = {state.value: state.label for state in State}
-_MOST_HOSTS = 1 << 16  # a row has 16 bits for its host
-_MIN_RTO, _MAX_RTO = SECOND // 5, 60 * SECOND  # as in Config
 
 
 # --- writing ---
@@ -199,13 +181,15 @@ def read_capture(path: str | Path) -> EventLog:
     if left_out["IPv6"]:
         problems.append(f"{left_out['IPv6']} packets of IPv6 left out")
     if backwards:
-        problems.append(f"time goes backwards {backwards} times: sorted by time")
+        problems.append(f"times go backwards at {backwards} packets: sorted by time")
         sightings.sort(key=lambda sighting: sighting.time)
-    tracker = _Tracker(log)
+    tracker = Tracker(log)
     for sighting in sightings:
         tracker.take(sighting)
     if tracker.beyond:
-        problems.append(f"{tracker.beyond} segments of more than {_MOST_HOSTS} hosts left out")
+        problems.append(f"{tracker.beyond} segments of more than {MOST_HOSTS} hosts left out")
+    if tracker.missed:
+        problems.append(f"{tracker.missed} octets were acknowledged but not captured")
     if not sightings:
         problems.append("no TCP segment in it")
     log.meta["inferred"] = "rtt" if own else True
@@ -214,19 +198,9 @@ def read_capture(path: str | Path) -> EventLog:
     return log
 
 
-class _Sighting(NamedTuple):
-    """A segment that was captured."""
-
-    time: int
-    segment: Segment
-    vantage: str  # in what nbtcp wrote the host whose interface it is, else ""
-    sent: bool
-    why: Why | None  # what nbtcp wrote
-
-
-def _sightings(reader: CaptureReader) -> tuple[list[_Sighting], Counter[str], int]:
+def _sightings(reader: CaptureReader) -> tuple[list[Sighting], Counter[str], int]:
     """The segments in a capture, what was left out, and how often time goes backwards."""
-    found: list[_Sighting] = []
+    found: list[Sighting] = []
     left_out: Counter[str] = Counter()
     backwards = last = 0
     for frame in reader:
@@ -250,7 +224,7 @@ def _sightings(reader: CaptureReader) -> tuple[list[_Sighting], Counter[str], in
         ours = frame.outbound is not None and reader.application.startswith(_APPLICATION)
         why = _WHYS.get(frame.comment.partition(";")[0]) if ours else None
         vantage = frame.interface if ours else ""
-        found.append(_Sighting(time, segment, vantage, frame.outbound is not False, why))
+        found.append(Sighting(time, segment, vantage, frame.outbound is not False, why))
     return found, left_out, backwards
 
 
@@ -263,227 +237,3 @@ def _own_meta(reader: CaptureReader) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return meta if isinstance(meta, dict) else {}
-
-
-class _Tracker:
-    """Gives segments their connections, positions and reasons, and puts them into a log."""
-
-    def __init__(self, log: EventLog) -> None:
-        self._log = log
-        self._ways: dict[tuple[str, bytes], tuple[_Way, _Way]] = {}  # this one and the opposite
-        self._numbers: dict[tuple[bytes, int], int] = {}  # by ports and the first SYN's number
-        self._hosts: dict[str, int] = {}
-        self.beyond = 0
-
-    def take(self, sighting: _Sighting) -> None:
-        """Log one segment."""
-        now, segment, vantage, sent, why = sighting
-        ways = self._ways.get((vantage, segment.flow))
-        if ways is None or _begins_another(segment, ways[0]):
-            if len(self._hosts) + 3 > _MOST_HOSTS:
-                self.beyond += 1
-                return
-            ways = self._open(segment, vantage)
-        way, opposite = ways
-        way.learn(segment)
-        if segment.flags & ACK and opposite.initial is None:
-            opposite.begin(segment.raw_ack - 1, 1)
-        irs = segment.raw_ack if opposite.initial is None else opposite.initial
-        place(segment, way.initial or 0, way.nxt, irs, opposite.una, way.shift(opposite))
-        if sent and way.record is None and not segment.flags & RST:
-            self._enter(way, segment, now)
-        done = way.answer(opposite, segment, now)
-        if done and not (vantage and sent):
-            self._sample(opposite, done, now)
-        inferred = way.why(opposite, segment, now)
-        segment.why = inferred if why is None else why
-        event = SENT if sent else RECEIVED
-        host = way.host if sent else self._host(vantage)
-        self._log.add(event, host, way.number, NO_STATE, (), segment, now)
-        _note_end(way, opposite, segment, now)
-
-    def _open(self, segment: Segment, vantage: str) -> "tuple[_Way, _Way]":
-        flow, back, initial = segment.flow, reverse_flow(segment.flow), -1
-        if segment.flags & SYN:
-            acks = segment.flags & ACK
-            initial = (segment.raw_ack - 1) % MODULUS if acks else segment.raw_seq
-        number = self._numbers.setdefault((min(flow, back), initial), len(self._numbers) + 1)
-        (source, port), (destination, other_port) = endpoints(flow)
-        if source == destination:  # on a loopback device; the tables tell the ends apart by name
-            source, destination = f"{source}:{port}", f"{destination}:{other_port}"
-        ways = _Way(flow, number, self._host(source)), _Way(back, number, self._host(destination))
-        self._ways[vantage, back] = ways[::-1]
-        self._ways[vantage, flow] = ways
-        return ways
-
-    def _host(self, address: str) -> int:
-        if address not in self._hosts:
-            self._hosts[address] = len(self._hosts)
-            self._log.hosts.append(address)
-        return self._hosts[address]
-
-    def _enter(self, way: "_Way", segment: Segment, now: int) -> None:
-        """The connection as the sender of `segment` has it."""
-        opened = "unseen"
-        if segment.flags & SYN:
-            opened = "passive" if segment.flags & ACK else "active"
-        iss = way.initial or 0
-        way.record = ConnectionRecord(way.number, way.host, way.flow, opened, now, iss)
-        way.record.state = "unknown"
-        self._log.records.append(way.record)
-
-    def _sample(self, way: "_Way", done: "list[_Span]", now: int) -> None:
-        """A round-trip time by the newest segment acknowledged; Karn's rule (RFC 6298 3)."""
-        suspects = [span for span in done if span.times > 1]
-        span, kept = (suspects or done)[-1], not suspects
-        rtt, state = now - span.sent, way.rtt
-        if kept:
-            state.sample(rtt)
-        why = Why.FIRST_TRANSMISSION if kept else Why.KARN
-        srtt = NO_SAMPLE if state.srtt is None else state.srtt
-        times = span.sent, rtt, srtt, state.rttvar, state.rto
-        self._log.rows["samples"] += LAYOUTS["samples"].pack(
-            now, way.number, span.start, span.end, *times, way.host, kept, why
-        )
-
-
-def _begins_another(segment: Segment, way: "_Way") -> bool:
-    """It is a SYN, and not the one with which its connection began."""
-    return bool(segment.flags & SYN) and way.initial not in (None, segment.raw_seq)
-
-
-def _note_end(way: "_Way", opposite: "_Way", segment: Segment, now: int) -> None:
-    way.finished |= bool(segment.flags & FIN)
-    reset = bool(segment.flags & RST)
-    for record, other in ((way.record, opposite), (opposite.record, way)):
-        if record is not None:
-            record.irs = other.initial
-            if record.ended is None and (reset or (way.finished and opposite.finished)):
-                record.ended, record.end = now, "RST" if reset else "FIN"
-
-
-@dataclass(slots=True)
-class _Span:
-    """A piece of sequence space in flight."""
-
-    start: int
-    end: int
-    sent: int  # the last time
-    times: int = 1
-
-
-_start, _end = attrgetter("start"), attrgetter("end")
-
-
-class _Way:
-    """One direction of a connection, as far as the capture shows it."""
-
-    def __init__(self, flow: bytes, number: int, host: int) -> None:
-        self.flow = flow
-        self.number = number
-        self.host = host
-        self.record: ConnectionRecord | None = None
-        self.initial: int | None = None
-        self.wscale: int | None = None
-        self.nxt = self.una = 0
-        self.window = self.said = -1  # the window (raw) and the ACK of the last segment
-        self.spans: list[_Span] = []  # in order of sequence
-        self.duplicates = 0  # ACKs since the last new one
-        self.timer_set = 0  # when the retransmission timer began anew (RFC 6298 5.3, 5.6)
-        self.rtt = RoundTripTime(SECOND, _MIN_RTO, _MAX_RTO)
-        self.finished = False
-        self._recover = self._entered = 0  # recovery lasts until the first one is acknowledged
-        self._after_timeout = False
-
-    def begin(self, initial: int, position: int) -> None:
-        """Positions count from `initial`; the first one of interest is `position`."""
-        self.initial = initial % MODULUS
-        self.nxt = self.una = position
-
-    def learn(self, segment: Segment) -> None:
-        """What a segment of this direction tells of its numbers and windows."""
-        syn = segment.flags & SYN != 0
-        if self.initial is None:
-            self.begin(segment.raw_seq - (not syn), int(not syn))
-        if syn:
-            self.wscale = segment.wscale
-
-    def shift(self, opposite: "_Way") -> int:
-        """Of the window; 0 unless both SYNs were seen and ask for scaling (RFC 7323 2.2)."""
-        if self.wscale is None or opposite.wscale is None:
-            return 0
-        return min(self.wscale, MAX_WSCALE)
-
-    def answer(self, opposite: "_Way", segment: Segment, now: int) -> list[_Span]:
-        """What a segment of this direction is the first to acknowledge."""
-        if not segment.flags & ACK or segment.flags & RST or segment.ack <= opposite.una:
-            return []
-        count = bisect_right(opposite.spans, segment.ack, key=_end)
-        done = opposite.spans[:count]
-        del opposite.spans[:count]
-        opposite.una, opposite.duplicates, opposite.timer_set = segment.ack, 0, now
-        return done
-
-    def why(self, opposite: "_Way", segment: Segment, now: int) -> Why:
-        """What this segment was sent for, presumably."""
-        if segment.flags & RST:
-            return Why.RST
-        same = segment.raw_window == self.window
-        again = segment.ack == self.said == opposite.una
-        self.window, self.said = segment.raw_window, segment.ack
-        closed = opposite.window == 0
-        if segment.len:
-            why = self._transmit(segment, now)
-            return Why.WINDOW_PROBE if closed and len(segment.data) == 1 else why
-        if again and opposite.spans and (same or segment.sack):
-            opposite.duplicates += 1  # RFC 5681 2, or RFC 6675 2
-            return Why.DUPLICATE_ACK
-        if again and not same:
-            return Why.WINDOW_UPDATE
-        return Why.WINDOW_PROBE if closed and segment.seq == self.una - 1 else Why.ACK
-
-    def _transmit(self, segment: Segment, now: int) -> Why:
-        start, end = segment.seq, segment.seq + segment.len
-        why = Why.DATA
-        if segment.flags & SYN:
-            why = Why.SYN_ACK if segment.flags & ACK else Why.SYN
-        elif not segment.data:
-            why = Why.FIN
-        if start < self.nxt:
-            why = self._transmit_again(start, end, now, why)
-        if end > self.nxt:
-            self.spans.append(_Span(max(start, self.nxt), end, now))
-            self.nxt = end
-        return why
-
-    def _transmit_again(self, start: int, end: int, now: int, why: Why) -> Why:
-        """A segment whose beginning was sent before, or lies in a hole that the capture shows."""
-        low = bisect_right(self.spans, start, key=_end)
-        seen = self.spans[low : bisect_left(self.spans, end, key=_start)]
-        if seen:
-            why = self._cause(start, max(span.sent for span in seen), now, why)
-            for span in seen:
-                span.times, span.sent = span.times + 1, now
-        elif end > self.una:
-            since = self.spans[low].sent if low < len(self.spans) else now
-            why = self._cause(start, since, now, Why.OUT_OF_ORDER)
-            times = 1 if why is Why.OUT_OF_ORDER else 2
-            self.spans.insert(low, _Span(start, min(end, self.nxt), now, times))
-        return why
-
-    def _cause(self, start: int, sent: int, now: int, otherwise: Why) -> Why:
-        """Why a segment of `sent` was sent again, or `otherwise` when nothing tells."""
-        recovering = start < self._recover
-        if self.duplicates >= 3 and not recovering:
-            self._recover, self._entered, self._after_timeout = self.nxt, self.una, False
-            return Why.FAST_RETRANSMIT
-        silence = now - max(sent, self.timer_set)
-        if silence >= self.rtt.rto * 9 // 10:  # our estimate is not quite the sender's
-            self._recover, self._after_timeout, self.timer_set = self.nxt, True, now
-            return Why.TIMEOUT
-        if recovering and self._after_timeout:
-            return Why.GO_BACK_N
-        if recovering:
-            partial = start == self.una > self._entered
-            return Why.PARTIAL_ACK if partial else Why.FAST_RETRANSMIT
-        return Why.DUPLICATE_SYN if otherwise is Why.SYN_ACK else otherwise
