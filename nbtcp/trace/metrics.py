@@ -44,7 +44,10 @@ RTT_COLUMNS = (
 DAMAGED = ("bad-checksum", "malformed")
 """What `why` says of segments that arrived but were thrown away unread."""
 
-REPEATED = ("fast-retransmit", "partial-ack", "timeout", "go-back-n")
+REPEATED = (
+    *("fast-retransmit", "partial-ack", "timeout", "go-back-n"),
+    *("sack-hole", "rack", "packet-too-big"),
+)
 """What `why` says of segments that are inferred to have been sent before."""
 
 UNHEARD = (*DAMAGED, "unacceptable", "ack-unsent", "paws", "options-missing", "not-syn")
