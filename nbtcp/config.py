@@ -25,7 +25,8 @@ class Config:
     sack               ask for selective acknowledgments (RFC 2018)
     ecn                explicit congestion notification (RFC 3168): "ask" for it, "accept" when the
                        peer asks, or "off"
-    congestion         congestion control: "reno" (RFC 5681)
+    congestion         congestion control: "cubic" (RFC 9438, with HyStart++, RFC 9406), "reno" (RFC
+                       5681), or "fixed": none, cwnd stays at the initial window
     recovery           how losses are found: "rack" (RFC 8985), "sack" (RFC 6675), "newreno" (RFC
                        6582), "reno", "tahoe"; where the peer has no SACK the first two become
                        "newreno"
@@ -60,7 +61,7 @@ class Config:
     timestamps: bool = True
     sack: bool = True
     ecn: str = "accept"
-    congestion: str = "reno"
+    congestion: str = "cubic"
     recovery: str = "rack"
     initial_window: int | None = None
     nagle: bool = True
@@ -108,7 +109,7 @@ class Config:
 
 
 _CHOICES = {
-    "congestion": ("reno",),
+    "congestion": ("cubic", "reno", "fixed"),
     "recovery": ("rack", "sack", "newreno", "reno", "tahoe"),
     "ecn": ("ask", "accept", "off"),
     "codec": ("struct", "scapy"),

@@ -720,7 +720,7 @@ def test_the_tables_carry_what_is_known_of_the_run(log: EventLog) -> None:
     for table, _ in TABLES.values():
         assert table(log).attrs == log.meta
     assert log.meta["seed"] == 1
-    assert log.meta["config"]["congestion"] == "reno"
+    assert log.meta["config"]["congestion"] == "cubic"
     assert log.meta["up"]["rate"] == 10e6
 
 
