@@ -10,7 +10,7 @@ SHELL := /bin/sh
 .ONESHELL:
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test bench check clean FORCE
+.PHONY: help demo lab test soak bench check clean FORCE
 
 stop = stop() { echo "make: $$*" >&2; exit 1; }
 
@@ -35,6 +35,9 @@ test: .venv/.all ## run the tests, then the notebooks against their saved output
 	.venv/bin/python -m pytest
 	.venv/bin/python -m pytest --nbval-lax --nbval-cell-timeout 60 \
 		--nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
+
+soak: .venv/.all ## the long runs of the tests of congestion control
+	@NBTCP_SOAK=1 .venv/bin/python -m pytest --timeout 1800 tests/test_theory.py
 
 bench: .venv/.core ## measure the speed of fetches
 	@$(lab-user)
