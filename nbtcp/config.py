@@ -25,7 +25,7 @@ class Config:
     sack               ask for selective acknowledgments (RFC 2018)
     ecn                explicit congestion notification (RFC 3168): "ask" for it, "accept" when the
                        peer asks, or "off"
-    congestion         congestion control: "reno" (RFC 5681)
+    congestion         congestion control: "reno" (RFC 5681), "bbr" (draft-ietf-ccwg-bbr)
     recovery           how losses are found: "rack" (RFC 8985), "sack" (RFC 6675), "newreno" (RFC
                        6582), "reno", "tahoe"; where the peer has no SACK the first two become
                        "newreno"
@@ -108,7 +108,7 @@ class Config:
 
 
 _CHOICES = {
-    "congestion": ("reno",),
+    "congestion": ("reno", "bbr"),
     "recovery": ("rack", "sack", "newreno", "reno", "tahoe"),
     "ecn": ("ask", "accept", "off"),
     "codec": ("struct", "scapy"),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..ack import Ack
+from .bbr import BBR
 from .reno import Reno
 
 INFINITE = 1 << 62  # ssthresh before the first loss
@@ -43,7 +44,7 @@ class CongestionControl(Protocol):
         """The retransmission timer fired; `again` when it did so for this segment before."""
 
 
-ALGORITHMS: dict[str, Callable[[int, int], CongestionControl]] = {"reno": Reno}
+ALGORITHMS: dict[str, Callable[[int, int], CongestionControl]] = {"reno": Reno, "bbr": BBR}
 """By the name in `Config(congestion=...)`; called with (initial window, SMSS)."""
 
 
