@@ -26,7 +26,8 @@ class Config:
     ecn                explicit congestion notification (RFC 3168): "ask" for it, "accept" when the
                        peer asks, or "off"
     congestion         congestion control: "cubic" (RFC 9438, with HyStart++, RFC 9406), "reno" (RFC
-                       5681), or "fixed": none, cwnd stays at the initial window
+                       5681), "bbr" (version 3, draft-ietf-ccwg-bbr), or "fixed": none, cwnd stays
+                       at the initial window
     recovery           how losses are found: "rack" (RFC 8985), "sack" (RFC 6675), "newreno" (RFC
                        6582), "reno", "tahoe"; where the peer has no SACK the first two become
                        "newreno"
@@ -109,7 +110,7 @@ class Config:
 
 
 _CHOICES = {
-    "congestion": ("cubic", "reno", "fixed"),
+    "congestion": ("cubic", "reno", "bbr", "fixed"),
     "recovery": ("rack", "sack", "newreno", "reno", "tahoe"),
     "ecn": ("ask", "accept", "off"),
     "codec": ("struct", "scapy"),

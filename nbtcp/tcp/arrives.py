@@ -329,10 +329,14 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
     _sample_rtt(conn, seg, ack)
     before, lost = recovery.phase, queue.lost_octets
     verdict = recovery.acked(ack, snd, queue, conn.rtt)
+    if queue.rate is not None:
+        ack.rate = queue.rate.sample(ack, recovery.in_flight(snd, queue))
     if opening:  # our SYN; one that was lost costs the initial window (RFC 5681 3.1)
         if conn.syn_lost:
             conn.use_mss(snd.mss, snd.mss)
             conn.rtt.fall_back()
+        if conn.cc.pacing_rate is not None:
+            conn.cc.acked(ack)  # for its RTT: the first rate depends on it
     else:
         conn.adjust_window(ack, before, verdict)
     conn.note_phase(before, lost, _told_by(ack, verdict), now)

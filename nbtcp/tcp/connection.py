@@ -19,7 +19,9 @@ from . import output
 from .ack import Ack
 from .arrives import segment_arrives, unwrap_numbers
 from .congestion import ALGORITHMS, CongestionControl, initial_window
+from .pacing import Pacer
 from .prediction import predicted
+from .rate import DeliveryRate
 from .reassembly import Reassembly
 from .recovery import STRATEGIES, Phase, Recovery, Verdict
 from .recovery.prr import ProportionalRateReduction
@@ -68,8 +70,16 @@ class Connection:
     __slots__ = (
         *("_ack_delay", "_challenges", "_persists", "_prr", "_ready", "_undo", "ack_due"),
         *("cc", "closed_by_application", "duplicate_acks", "config", "error", "flow", "force"),
-        *("dscp", "heard_at", "held", "keepalive", "listener", "log_entry", "observer", "passive"),
-        *("_keepalives", "_window_began", "_window_end", "probe_peer", "queue", "reports"),
+        *("dscp", "heard_at", "held", "keepalive", "listener", "log_entry", "observer", "pacer"),
+        *(
+            "_keepalives",
+            "_window_began",
+            "_window_end",
+            "passive",
+            "probe_peer",
+            "queue",
+            "reports",
+        ),
         *("progress", "reassembly", "recovery", "reset_due", "restart_window", "rtt", "state"),
         *("syn_lost", "tcb", "timers", "wake_at"),
     )
@@ -95,7 +105,7 @@ class Connection:
         self.reassembly = Reassembly(most)
         self._window_began = self._window_end = 0  # for autotuning: since when, and up to where
         self.rtt = RoundTripTime(_ns(config.initial_rto), _ns(config.min_rto), _ns(config.max_rto))
-        self.timers = Timers()
+        self.timers, self.pacer = Timers(), Pacer()
         self.recovery: Recovery = STRATEGIES[config.recovery]()
         self.cc: CongestionControl
         self._undo: CongestionControl | None = None  # as it was before the last loss episode
@@ -273,6 +283,8 @@ class Connection:
     def handle_timer(self, now: int) -> None:
         """Act on the timers that are due."""
         for timer in self.timers.expired(now):
+            if timer is Timer.PACING:
+                continue  # no row for each segment: its departure has one
             self.note(Event.TIMER_FIRED, now, new=timer.label)
             match timer:
                 case Timer.REORDERING:
@@ -397,6 +409,8 @@ class Connection:
         window = window or self.config.initial_window or initial_window(mss)
         self.restart_window = window
         self.cc = ALGORITHMS[self.config.congestion](window, mss)
+        paced = self.cc.pacing_rate is not None
+        self.queue.rate = DeliveryRate(self.recovery.selective) if paced else None
 
     def adjust_window(self, ack: Ack, before: Phase, verdict: Verdict | None) -> None:
         """Congestion control learns of an acknowledgment, and of what recovery made of it."""
@@ -411,9 +425,9 @@ class Connection:
             if self.recovery.selective and not self.cc.in_recovery and phase is not before:
                 sent = queue.sent_octets
                 self._prr = ProportionalRateReduction(ack.flight, sent, snd.mss)
-        if self.cc.in_recovery or (ack.octets and before is not Phase.FAST_RECOVERY):
-            if verdict is None and not ack.marked:
-                self.cc.acked(ack)
+        usual = ack.octets > 0 and before is not Phase.FAST_RECOVERY
+        if self.cc.in_recovery or (usual and verdict is None and not ack.marked):
+            self.cc.acked(ack)
         elif phase is Phase.OPEN and before is Phase.FAST_RECOVERY and verdict is None:
             self._end_recovery()
         if self._prr is not None and phase is Phase.FAST_RECOVERY:

@@ -10,6 +10,9 @@ from heapq import heappop, heappush
 
 from ..why import Why
 from .ranges import Range, Ranges
+from .rate import DeliveryRate, Sent
+
+PROBES = frozenset({Why.WINDOW_PROBE, Why.TAIL_LOSS_PROBE})  # sent again, but not for a loss
 
 
 class Span:
@@ -30,7 +33,7 @@ class Span:
         self.lost: bool = False  # believed lost and not yet sent again
         self.why = Why.DATA  # once it was believed lost: what told us
         self.urgently = False  # if lost, to be sent again whatever cwnd says
-        self.rate: object = None  # where the delivery-rate sampler keeps its notes
+        self.rate: Sent | None = None  # where the delivery-rate sampler keeps its notes
 
     def __lt__(self, other: "Span") -> bool:
         return self.start < other.start
@@ -41,7 +44,7 @@ class SendQueue:
 
     __slots__ = (
         *("_at", "_lost", "_sacked", "base", "capacity", "data", "fin", "flight"),
-        *("lost_octets", "repaired", "sacked_octets", "sent_octets", "spans"),
+        *("lost_octets", "rate", "repaired", "sacked_octets", "sent_octets", "spans"),
     )
 
     def __init__(self, capacity: int) -> None:
@@ -52,6 +55,7 @@ class SendQueue:
         self.spans: deque[Span] = deque()  # by position, without gaps, SACKed ones included
         self.flight: OrderedDict[Span, None] = OrderedDict()  # by time of transmission: what may
         # still be in the network, so neither lost nor SACKed
+        self.rate: DeliveryRate | None = None  # for algorithms that pace
         self.lost_octets = 0
         self.sacked_octets = 0
         self.sent_octets = 0  # all that was ever sent, repetitions included
@@ -166,6 +170,8 @@ class SendQueue:
             self.lost_octets += span.end - span.start
             self.flight.pop(span, None)
             heappush(self._lost, span)
+            if self.rate is not None and why not in PROBES:
+                self.rate.lose(span)
         span.why = why
         span.urgently = urgently
 

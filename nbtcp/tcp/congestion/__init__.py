@@ -1,6 +1,6 @@
 """How much may be in flight: congestion control algorithms, one small file each.
 
-An algorithm owns `cwnd` and `ssthresh` (octets) and has three methods: `acked`, `lost`,
+An algorithm owns `cwnd` and `ssthresh` (octets) and has three methods of its own: `acked`, `lost`,
 `timed_out`. It sees numbers only, never the connection. Its state is in plain attributes of its
 own: before `lost` and `timed_out` the connection takes a `copy.copy`, and puts it back when the
 loss proves to have been none.
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..ack import Ack
+from .bbr import BBR
 from .cubic import Cubic
 from .fixed import Fixed
 from .reno import INFINITE, Reno
@@ -28,14 +29,26 @@ class CongestionControl(Protocol):
 
     cwnd: int
     ssthresh: int  # INFINITE before the first loss
-    pacing_rate: int | None  # octets a second; None: not paced
-    in_recovery: bool  # keeps its own cwnd during fast recovery, where PRR would move it
+
+    @property
+    def pacing_rate(self) -> int | None:
+        """Octets a second; None: not paced."""
+
+    @property
+    def in_recovery(self) -> bool:
+        """True: `acked` is called in fast recovery too, and the algorithm keeps its own cwnd there.
+
+        False: cwnd goes to ssthresh meanwhile (RFC 9937), and the algorithm sleeps.
+        """
 
     def acked(self, ack: Ack) -> None:
         """Something was newly acknowledged; during fast recovery only told if `in_recovery`."""
 
     def lost(self, flight: int, now: int) -> None:
         """A loss was found without a timeout, or a router marked; once per loss episode."""
+
+    def restart(self, window: int, now: int) -> None:
+        """Sending begins again after an RTO of idleness; `window` is RW of RFC 5681 4.1."""
 
     def timed_out(self, flight: int, again: bool, now: int) -> None:
         """The retransmission timer fired; `again` when it did so for this segment before."""
@@ -44,6 +57,7 @@ class CongestionControl(Protocol):
 ALGORITHMS: dict[str, Callable[[int, int], CongestionControl]] = {
     "cubic": Cubic,
     "reno": Reno,
+    "bbr": BBR,
     "fixed": Fixed,
 }
 """By the name in `Config(congestion=...)`; called with (initial window, SMSS)."""

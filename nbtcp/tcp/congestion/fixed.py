@@ -1,21 +1,18 @@
 """No congestion control: a window that stays as it began, to see what the others are for."""
 
 from ..ack import Ack
+from .reno import Reno
 
 
-class Fixed:
+class Fixed(Reno):
     """cwnd is the initial window, whatever happens; `Config(initial_window=...)` chooses it.
 
     It is one segment when our SYN was lost, as with the others (RFC 5681 3.1).
     """
 
-    __slots__ = ("cwnd", "ssthresh")
+    __slots__ = ()
 
-    pacing_rate: int | None = None
     in_recovery: bool = True  # no reduction during fast recovery either
-
-    def __init__(self, initial_window: int, mss: int) -> None:
-        self.cwnd = self.ssthresh = initial_window
 
     def acked(self, ack: Ack) -> None:
         """Nothing."""
@@ -24,4 +21,7 @@ class Fixed:
         """Nothing."""
 
     def timed_out(self, flight: int, again: bool, now: int) -> None:
+        """Nothing."""
+
+    def restart(self, window: int, now: int) -> None:
         """Nothing."""

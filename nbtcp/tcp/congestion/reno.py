@@ -44,6 +44,9 @@ class Reno:
         self._acked = 0
         self._per_ack = 2 * self._mss
 
+    def restart(self, window: int, now: int) -> None:
+        self.cwnd = min(self.cwnd, window)
+
     def timed_out(self, flight: int, again: bool, now: int) -> None:
         if not again:
             self.ssthresh = max(flight // 2, 2 * self._mss)
