@@ -1,7 +1,7 @@
 """How much may be in flight: congestion control algorithms, one small file each.
 
-An algorithm owns `cwnd` and `ssthresh` (octets) and has three methods: `acked`, `lost`,
-`timed_out`. It sees numbers only, never the connection.
+An algorithm owns `cwnd` and `ssthresh` (octets) and has four methods: `acked`, `lost`,
+`timed_out`, `use_mss`. It sees numbers only, never the connection.
 """
 
 from collections.abc import Callable
@@ -29,6 +29,9 @@ class CongestionControl(Protocol):
 
     def timed_out(self, flight: int, again: bool, now: int) -> None:
         """The retransmission timer fired; `again` when it did so for this segment before."""
+
+    def use_mss(self, mss: int) -> None:
+        """SMSS has become smaller, for the path does not carry what it was (RFC 1191)."""
 
 
 ALGORITHMS: dict[str, Callable[[int, int], CongestionControl]] = {"reno": Reno}

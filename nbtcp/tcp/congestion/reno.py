@@ -43,3 +43,7 @@ class Reno:
         self.cwnd = self._mss  # the loss window (RFC 5681 3.1)
         self._acked = 0
         self._per_ack = self._mss  # RFC 3465 2.3: what is acknowledged after a timeout left earlier
+
+    def use_mss(self, mss: int) -> None:
+        self._per_ack = self._per_ack * mss // self._mss
+        self._mss = mss
