@@ -182,12 +182,14 @@ def parse(packet: bytes) -> Segment:
 
 
 def parse_captured(packet: bytes, length: int) -> Segment:
-    """The segment in an IPv4 packet of which a capture holds at least the TCP header's start.
+    """The segment in an IP packet of which a capture holds at least the TCP header's start.
 
     Checksums are not looked at: a host captures its own packets before the device makes them. The
     data is zeros, as many as there were; `length` is what the capture says of the packet, and
     counts where the header says 0, as in packets that the device is to cut up. Raises WireError.
     """
+    if packet and packet[0] >> 4 == 6:
+        return _parse_captured_ipv6(packet, length)
     at = (packet[0] & 15) * 4 if packet else 0
     if at != ip.HEADER_LENGTH:
         packet = packet[: ip.HEADER_LENGTH] + packet[at:]
@@ -211,6 +213,30 @@ def parse_captured(packet: bytes, length: int) -> Segment:
     segment.urgent, segment.tos, segment.ttl = urgent, tos, ttl
     with suppress(WireError):  # the snaplen may cut options off
         _parse_options(packet[_LENGTH : ip.HEADER_LENGTH + header], segment)
+    return segment
+
+
+def _parse_captured_ipv6(packet: bytes, length: int) -> Segment:
+    """The same for an IPv6 packet."""
+    if packet[6:7] != b"\x06":
+        whole = ip.IPV6_HEADER_LENGTH + int.from_bytes(packet[4:6], "big")
+        packet = ip.without_extensions(packet.ljust(whole, b"\0"))
+        if packet[6] != ip.PROTOCOL_TCP:
+            raise WireError(Why.NOT_TCP, f"IP protocol {packet[6]}")
+    try:
+        word, payload, ttl, flow, seq, ack, offset, flags, window, urgent = _FIELDS6.unpack_from(
+            packet
+        )
+    except error:
+        raise WireError(Why.MALFORMED, f"{len(packet)} octets hold no TCP header") from None
+    header = (offset >> 4) * 4
+    size = (payload or length - ip.IPV6_HEADER_LENGTH) - header
+    if header < HEADER_LENGTH or not 0 <= size < _MOST_DATA:
+        raise WireError(Why.MALFORMED, f"a header of {header} in {payload or length} octets")
+    segment = Segment(flow, flags, seq, ack, window, _zeros(size))
+    segment.urgent, segment.tos, segment.ttl = urgent, word >> 20 & 0xFF, ttl
+    with suppress(WireError):
+        _parse_options(packet[_LENGTH6 : ip.IPV6_HEADER_LENGTH + header], segment)
     return segment
 
 
