@@ -14,7 +14,7 @@ from test_stack import exchange, first_iss
 import nbtcp
 from nbtcp import Config, EventLog, Path, Simulation, Stack, State
 from nbtcp.runtime.http import get
-from nbtcp.wire.segment import SYN, Segment, build, pack_flow, parse
+from nbtcp.wire.segment import ACK, SYN, Segment, build, pack_flow, parse
 
 LOSSY = Path(loss=0.02, delay=0.01, rate=10e6, queue=20)
 CLIENT, SERVER = "fd00::1", "fd00::2"
@@ -155,6 +155,23 @@ def test_a_peer_that_says_nothing_of_its_mss_gets_1220() -> None:
     peer.sends("S. 0:0 ack 1")
     peer.app_writes(1221)
     assert max(len(parse(packet).data) for packet in peer.packets) == 1220
+
+
+def test_a_cookie_says_the_same_sizes_as_a_connection() -> None:
+    """RFC 4987 3.6; without an MSS option the peer's is 1220 (MUST-15)."""
+    peer = Peer(ipv6=True, timestamps=False)
+    peer.listens(backlog=2)
+    whys = [
+        peer.sends("S 0:0 <>", pack_flow((PEER6, port), (US6, 80))) for port in range(2000, 2010)
+    ]
+    assert whys[-1] == "cookie"
+    syn_ack = parse(peer.packets[-1])
+    assert (syn_ack.destination, syn_ack.mss) == ((PEER6, 2009), 1440)
+    ack = Segment(pack_flow((PEER6, 2009), (US6, 80)), ACK, peer.iss + 1, 0, 65535)
+    ack.raw_ack = (syn_ack.raw_seq + 1) % (1 << 32)
+    peer.stack.receive(build(ack), peer.now)
+    conn = peer.listener.accept()
+    assert (conn.remote, conn.tcb.snd.mss) == ((PEER6, 2009), 1220)
 
 
 def test_the_hop_limit_is_the_ttl_of_the_config() -> None:
