@@ -16,7 +16,7 @@ class Config:
     """How a host's connections behave. Sizes in octets, times in seconds.
 
     mss                largest segment we take and send, TCP header excluded (RFC 9293 3.7.1);
-                       an MTU of 1500 gives 1460
+                       an MTU of 1500 gives 1460; with IPv6, whose header is longer, it is 20 less
     send_buffer, receive_buffer  what one connection may hold for the network, and for the
                        application
     window_scale       ask for window scaling (RFC 7323 2); the shift follows from the receive

@@ -679,8 +679,9 @@ def test_what_is_no_segment_has_number_0_and_a_reason() -> None:
     pair.server.receive(whole[:-1] + b"?", 0)
     pair.server.receive(whole[:-1], 0)
     pair.server.receive(b"\x60" + bytes(50), 0)
+    pair.server.receive(b"\x70" + bytes(50), 0)
     table = pair.log.segments
-    assert table["why"].tolist() == ["bad-checksum", "malformed", "not-tcp"]
+    assert table["why"].tolist() == ["bad-checksum", "malformed", "malformed", "not-tcp"]
     assert set(table["conn"]) == {0}
     assert set(table["host"]) == {SERVER}
 

@@ -19,13 +19,11 @@ from .ack import Ack
 from .recovery import NewReno, Phase, Verdict
 from .rtt import SECOND
 from .state import Cause, State
-from .tcb import MAX_RAW_WINDOW, TICK, window_shift
+from .tcb import MAX_RAW_WINDOW, TICK, TIMESTAMPS_LENGTH, default_mss, window_shift
 
 if TYPE_CHECKING:
     from .connection import Connection
 
-DEFAULT_MSS = 536  # RFC 9293 MUST-15
-TIMESTAMPS_LENGTH = 12  # the option with its padding, in every segment
 ECN_FIELD = CONGESTION_EXPERIENCED = 3  # of the IP header's TOS (RFC 3168 5)
 PAWS_IDLE = 24 * 24 * 3600 * SECOND  # after 24 days TS.Recent is no longer valid (RFC 7323 5.5)
 
@@ -120,9 +118,10 @@ def _take_syn(conn: "Connection", seg: Segment, now: int) -> None:
         snd.shift = min(seg.wscale, MAX_WSCALE)
         rcv.shift = window_shift(config.receive_buffer)
     # Eff.snd.MSS = min(SendMSS+20, MMS_S) - TCPhdrsize - IPoptionsize (RFC 9293 MUST-16)
-    limit = min(seg.mss or DEFAULT_MSS, config.mss)
+    default = default_mss(conn.flow)
+    limit = min(seg.mss or default, snd.path_mss)
     conn.use_mss(max(1, limit - (TIMESTAMPS_LENGTH if tcb.ts.on else 0)))
-    rcv.mss = DEFAULT_MSS
+    rcv.mss = default
     snd.wnd = snd.max_wnd = seg.window
     snd.wl1, snd.wl2 = seg.seq, seg.ack
 

@@ -12,13 +12,14 @@ from typing import Any, Protocol
 
 from ..config import Config
 from ..why import Event, Why
-from ..wire.ip import format_address
-from ..wire.segment import ACK, RST, SYN, Segment, endpoints
+from ..wire.icmp import IcmpError
+from ..wire.segment import ACK, RST, SYN, Segment, endpoints, format_endpoint
 from ..wire.seq import unwrap
 from . import output
 from .ack import Ack
 from .arrives import segment_arrives, unwrap_numbers
 from .congestion import ALGORITHMS, CongestionControl, initial_window
+from .icmp_arrives import icmp_arrives
 from .pacing import Pacer
 from .prediction import predicted
 from .rate import DeliveryRate
@@ -28,7 +29,7 @@ from .recovery.prr import ProportionalRateReduction
 from .rtt import SECOND, RoundTripTime
 from .sendqueue import SendQueue, Span
 from .state import Cause, State, next_state
-from .tcb import TCB
+from .tcb import TCB, TIMESTAMPS_LENGTH, headers_length
 from .timers import NEVER, Timer, Timers
 
 R1 = 3  # transmissions after which the application is told (RFC 9293 SHLD-9, SHLD-10)
@@ -71,18 +72,13 @@ class Connection:
         *("_ack_delay", "_challenges", "_persists", "_prr", "_ready", "_undo", "ack_due"),
         *("cc", "closed_by_application", "duplicate_acks", "config", "error", "flow", "force"),
         *("dscp", "heard_at", "held", "keepalive", "listener", "log_entry", "observer", "pacer"),
-        *(
-            "_keepalives",
-            "_window_began",
-            "_window_end",
-            "passive",
-            "probe_peer",
-            "queue",
-            "reports",
-        ),
-        *("progress", "reassembly", "recovery", "reset_due", "restart_window", "rtt", "state"),
+        *("_keepalives", "_window_began", "_window_end", "passive", "probe_peer", "queue"),
+        *("progress", "reported", "reports"),
+        *("reassembly", "recovery", "reset_due", "restart_window", "rtt", "state"),
         *("syn_lost", "tcb", "timers", "wake_at"),
     )
+
+    cc: CongestionControl
 
     def __init__(
         self,
@@ -107,10 +103,10 @@ class Connection:
         self.rtt = RoundTripTime(_ns(config.initial_rto), _ns(config.min_rto), _ns(config.max_rto))
         self.timers, self.pacer = Timers(), Pacer()
         self.recovery: Recovery = STRATEGIES[config.recovery]()
-        self.cc: CongestionControl
         self._undo: CongestionControl | None = None  # as it was before the last loss episode
         self._prr: ProportionalRateReduction | None = None  # in fast recovery
         self.use_mss(config.mss)
+        self.reported: tuple[IcmpError, int] | None = None  # the last ICMP error, and when
         self.syn_lost = False  # our SYN had to be sent again
         self.passive = False  # opened from LISTEN (RFC 9293 MUST-11)
         self.listener: Any = None  # the Listener whose SYN queue this connection is in
@@ -136,8 +132,8 @@ class Connection:
         self._challenges = [(0, 0), (0, 0)]  # (since, how many) unforged and perhaps forged
 
     def __repr__(self) -> str:
-        (local, remote) = endpoints(self.flow)
-        names = f"{local[0]}:{local[1]} > {remote[0]}:{remote[1]}"
+        local, remote = endpoints(self.flow)
+        names = f"{format_endpoint(*local)} > {format_endpoint(*remote)}"
         return f"<Connection {names} {self.state.label}>"
 
     # --- the application's calls (RFC 9293 3.10.1 to 3.10.5) ---
@@ -271,6 +267,26 @@ class Connection:
         if self.observer is not None:
             self.observer.segment(self, False, segment, now)
         self._ready[self] = None
+
+    def icmp(self, error: IcmpError, now: int) -> int | None:
+        """An ICMP error about a segment of ours; returns the path's MTU if it tells a new one."""
+        mtu = icmp_arrives(self, error, now)
+        self._ready[self] = None
+        return mtu
+
+    def limit_path(self, mtu: int) -> bool:
+        """The path carries packets of `mtu` octets; False when ours were no larger anyhow.
+
+        The MSS that we offer stays, for the way back may be another (RFC 1191 3.1).
+        """
+        snd = self.tcb.snd
+        snd.path_mss = min(snd.path_mss, mtu - headers_length(self.flow))
+        mss = snd.path_mss - (TIMESTAMPS_LENGTH if self.tcb.ts.on else 0)
+        smaller = mss < snd.mss
+        if smaller:
+            snd.mss = mss
+            self.cc.use_mss(mss)
+        return smaller
 
     def transmit(self, now: int) -> list[Segment]:
         """The segments to send now."""
@@ -532,7 +548,15 @@ class Connection:
 
     def peer(self) -> str:
         """The peer, for error messages."""
-        return f"{format_address(self.flow[4:8])} port {int.from_bytes(self.flow[10:12], 'big')}"
+        address, port = self.remote
+        return f"{address} port {port}"
+
+    def heard(self, since: int) -> str:
+        """What ICMP has said since then (ns), for error messages: "" or a clause."""
+        if self.reported is None or self.reported[1] < since:
+            return ""
+        error = self.reported[0]
+        return f"; {error.reporter} says: {error.problem.text}"
 
     def _tune_buffer(self, now: int) -> None:
         """Double the receive buffer when the peer fills the whole window within two round trips:
@@ -638,7 +662,8 @@ class Connection:
         seconds = (now - span.first_sent) / SECOND
         error = TimeoutError(
             errno.ETIMEDOUT,
-            f"no answer from {self.peer()} to {what} sent {span.times} times in {seconds:.1f} s",
+            f"no answer from {self.peer()} to {what} sent {span.times} times in {seconds:.1f} s"
+            f"{self.heard(span.first_sent)}",
         )
         self.fail(error, Cause.TIMEOUT, now)
 

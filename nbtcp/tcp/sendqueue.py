@@ -6,13 +6,14 @@ beyond a hole, so that nobody has to walk the spans to know how much is in fligh
 """
 
 from collections import OrderedDict, deque
-from heapq import heappop, heappush
+from copy import copy
+from heapq import heapify, heappop, heappush
 
 from ..why import Why
 from .ranges import Range, Ranges
 from .rate import DeliveryRate, Sent
 
-PROBES = frozenset({Why.WINDOW_PROBE, Why.TAIL_LOSS_PROBE})  # sent again, but not for a loss
+PROBES = frozenset({Why.WINDOW_PROBE, Why.TAIL_LOSS_PROBE})
 
 
 class Span:
@@ -190,6 +191,28 @@ class SendQueue:
         while lost and not lost[0].lost:
             heappop(lost)
         return lost[0] if lost else None
+
+    def split(self, mss: int, why: Why) -> None:
+        """Believe lost what has more than `mss` octets of data, and cut it in parts that have
+        not.
+        """
+        whole, self.spans = self.spans, deque()
+        for span in whole:
+            most = mss + (span.end - 1 == self.fin)
+            too_large = span.end - span.start > most and not span.sacked
+            while too_large and span.end - span.start > most:
+                part = copy(span)
+                part.end = span.start = span.start + mss
+                self._at[part.start] = part
+                self.spans.append(part)
+                if part.lost:
+                    self._lost.append(part)
+                self.mark_lost(part, why)
+            if too_large:
+                self._at[span.start] = span
+                self.mark_lost(span, why)
+            self.spans.append(span)
+        heapify(self._lost)
 
     # --- inside ---
 

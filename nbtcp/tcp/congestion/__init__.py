@@ -13,46 +13,14 @@ window instead (RFC 5681 4.1, in output.py).
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
-from ..ack import Ack
+from .base import INFINITE, CongestionControl
 from .bbr import BBR
 from .cubic import Cubic
 from .fixed import Fixed
-from .reno import INFINITE, Reno
+from .reno import Reno
 
 __all__ = ["ALGORITHMS", "INFINITE", "CongestionControl", "initial_window"]
-
-
-class CongestionControl(Protocol):
-    """What a connection needs of an algorithm. Sizes in octets, `now` in nanoseconds."""
-
-    cwnd: int
-    ssthresh: int  # INFINITE before the first loss
-
-    @property
-    def pacing_rate(self) -> int | None:
-        """Octets a second; None: not paced."""
-
-    @property
-    def in_recovery(self) -> bool:
-        """True: `acked` is called in fast recovery too, and the algorithm keeps its own cwnd there.
-
-        False: cwnd goes to ssthresh meanwhile (RFC 9937), and the algorithm sleeps.
-        """
-
-    def acked(self, ack: Ack) -> None:
-        """Something was newly acknowledged; during fast recovery only told if `in_recovery`."""
-
-    def lost(self, flight: int, now: int) -> None:
-        """A loss was found without a timeout, or a router marked; once per loss episode."""
-
-    def restart(self, window: int, now: int) -> None:
-        """Sending begins again after an RTO of idleness; `window` is RW of RFC 5681 4.1."""
-
-    def timed_out(self, flight: int, again: bool, now: int) -> None:
-        """The retransmission timer fired; `again` when it did so for this segment before."""
-
 
 ALGORITHMS: dict[str, Callable[[int, int], CongestionControl]] = {
     "cubic": Cubic,

@@ -22,8 +22,7 @@ from ..ack import Ack
 from ..pacing import send_quantum
 from ..rate import Loss, RateSample, Sent
 from ..rtt import SECOND
-
-INFINITE = 1 << 62
+from .base import INFINITE, CongestionControl
 
 MIN_RTT_FILTER_LEN = 10 * SECOND  # 2.16.1
 PROBE_RTT_INTERVAL = 5 * SECOND  # 2.16.2
@@ -59,7 +58,7 @@ GAINS = {  # 5.6.1: pacing gain, cwnd gain
 }
 
 
-class BBR:
+class BBR(CongestionControl):
     """Octets, nanoseconds, octets per second; INFINITE where nothing is known or bounded yet."""
 
     in_recovery = True  # keeps its own cwnd in fast recovery
@@ -399,7 +398,7 @@ class BBR:
 
     def _set_pacing_rate(self, gain: float) -> None:
         rate = int(gain * self.bw * PACING_MARGIN)
-        if rate and (self.full_bw_reached or rate > self.pacing_rate):
+        if rate and (self.full_bw_reached or rate > (self.pacing_rate or 0)):
             self.pacing_rate = rate
 
     def _set_cwnd(self, ack: Ack) -> None:
@@ -435,7 +434,7 @@ class BBR:
 
     def _inflight(self, bw: int, gain: float = 1.0) -> int:
         """Inflight and QuantizationBudget (5.6.4.2): enough to keep the machines busy as well."""
-        budget = 3 * send_quantum(self.pacing_rate, self._mss)
+        budget = 3 * send_quantum(self.pacing_rate or 0, self._mss)
         limit = max(self._bdp(gain, bw), budget, 4 * self._mss)
         return limit + 2 * self._mss if self.state is UP else limit
 

@@ -7,7 +7,8 @@ jitter, and slow start goes on; if not, it ends after five rounds. Only the firs
 """
 
 from ..ack import Ack
-from .reno import INFINITE, Reno
+from .base import INFINITE
+from .reno import Reno
 
 MIN_RTT_THRESH = 4_000_000  # ns; all of these: RFC 9406 4.3
 MAX_RTT_THRESH = 16_000_000  # ns

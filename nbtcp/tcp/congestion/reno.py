@@ -1,25 +1,16 @@
 """Reno: slow start and congestion avoidance (RFC 5681 3.1), counting octets (RFC 3465)."""
 
 from ..ack import Ack
+from .base import CongestionControl
 
-INFINITE = 1 << 62  # ssthresh before the first loss
 
-
-class Reno:
+class Reno(CongestionControl):
     """cwnd grows by what is acknowledged in slow start, by one SMSS a round trip after that."""
 
-    __slots__ = (
-        *("_acked", "_last_round", "_mss", "_per_ack", "_round_end", "_this_round"),
-        *("cwnd", "ssthresh"),
-    )
-
-    pacing_rate: int | None = None
-    in_recovery: bool = False
+    __slots__ = ("_acked", "_last_round", "_per_ack", "_round_end", "_this_round")
 
     def __init__(self, initial_window: int, mss: int) -> None:
-        self.cwnd = initial_window
-        self.ssthresh = INFINITE
-        self._mss = mss
+        super().__init__(initial_window, mss)
         self._acked = 0  # octets acknowledged towards the next increase
         self._per_ack = 2 * mss  # slow start takes at most so much of one ACK: L of RFC 3465 2.2
         self._round_end = 0  # a round trip is over when more than this position is acknowledged
@@ -44,15 +35,16 @@ class Reno:
         self._acked = 0
         self._per_ack = 2 * self._mss
 
-    def restart(self, window: int, now: int) -> None:
-        self.cwnd = min(self.cwnd, window)
-
     def timed_out(self, flight: int, again: bool, now: int) -> None:
         if not again:
             self.ssthresh = max(flight // 2, 2 * self._mss)
         self.cwnd = self._mss  # the loss window (RFC 5681 3.1)
         self._acked = 0
         self._per_ack = self._mss  # RFC 3465 2.3: what is acknowledged after a timeout left earlier
+
+    def use_mss(self, mss: int) -> None:
+        self._per_ack = self._per_ack * mss // self._mss
+        self._mss = mss
 
     def _is_used(self, ack: Ack) -> bool:
         """Was cwnd filled lately? A window that is not used proves nothing, and may not grow (RFC
