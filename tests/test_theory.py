@@ -114,9 +114,8 @@ class World:
 def rate(acks: pd.DataFrame, since: float, until: float) -> float:
     """Octets acknowledged per second in that time."""
     part = acks[(acks.time >= since) & (acks.time <= until)]
-    return float(part.snd_una.iloc[-1] - part.snd_una.iloc[0]) / (
-        part.time.iloc[-1] - part.time.iloc[0]
-    )
+    first, last = part.iloc[0], part.iloc[-1]
+    return float(last.snd_una - first.snd_una) / float(last.time - first.time)
 
 
 # --- Mathis, Semke, Mahdavi, Ott 1997: rate = MSS / RTT * C / sqrt(p) ---
