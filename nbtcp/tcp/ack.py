@@ -31,3 +31,8 @@ class Ack:
         self.srtt: int | None = None  # SRTT after it
         self.echo: int | None = None  # when what it answers was sent, by its timestamp, in ticks
         self.rate: object = None  # a delivery-rate sample, for algorithms that ask for one
+
+    @property
+    def arrived(self) -> list[Span]:
+        """The spans that it is the first to report; one that was SACKed before is not among them."""
+        return [span for span in self.done if not span.sacked] + self.sacked

@@ -154,6 +154,7 @@ class SendQueue:
             span.sacked = False
         self.sacked_octets = 0
         self._sacked.clear()
+        self._fill_flight()
 
     # --- what is lost ---
 
@@ -174,9 +175,8 @@ class SendQueue:
         self._lost.clear()
         self.lost_octets = 0
         for span in self.spans:
-            if span.lost:
-                span.lost = False
-                self.flight[span] = None
+            span.lost = False
+        self._fill_flight()
 
     def next_lost(self) -> Span | None:
         """The oldest span that is lost and still unacknowledged."""
@@ -186,6 +186,11 @@ class SendQueue:
         return lost[0] if lost else None
 
     # --- inside ---
+
+    def _fill_flight(self) -> None:
+        """What is neither lost nor SACKed is out there, in the order in which it was sent."""
+        out = [span for span in self.spans if not (span.lost or span.sacked)]
+        self.flight = OrderedDict.fromkeys(sorted(out, key=lambda span: span.sent))
 
     def _leave(self, span: Span) -> None:
         """`span` has arrived: it is no longer lost, in flight or SACKed."""

@@ -57,7 +57,7 @@ class Rack(Sack):
     ) -> None:
         if ack.rtt is not None:  # step 1, without a window: paths of one connection change seldom
             self.min_rtt = ack.rtt if self.min_rtt is None else min(self.min_rtt, ack.rtt)
-        for span in (*ack.done, *ack.sacked):
+        for span in ack.arrived:
             self._update(span, ack)  # steps 2 and 3
         self._update_reordering_window(ack, snd)  # step 4
         self._detect(queue, self._reordering_window(queue, rtt, snd.mss), ack.now)  # step 5
