@@ -435,10 +435,14 @@ class Connection:
             self._undo_reduction()
         elif verdict is Verdict.RESTART:
             self.cc.timed_out(self.recovery.flight, False, ack.now)
+            self._answer_marks()
         elif verdict is not None:
+            self._answer_marks()
             self._undo = copy(self.cc) if verdict is Verdict.LOST else None
-            self.cc.lost(self.recovery.flight, ack.now)
-            if self.recovery.selective and not self.cc.in_recovery and phase is not before:
+            # A lost tail shows when little is out: what was out before is what cwnd allowed.
+            tail = verdict is Verdict.REPAIRED
+            self.cc.lost(self.cc.cwnd if tail else self.recovery.flight, ack.now)
+            if self.recovery.selective and not self.cc.in_recovery and phase is not Phase.OPEN:
                 sent = queue.sent_octets
                 self._prr = ProportionalRateReduction(ack.flight, sent, snd.mss)
         usual = ack.octets > 0 and before is not Phase.FAST_RECOVERY
@@ -446,9 +450,17 @@ class Connection:
             self.cc.acked(ack)
         elif phase is Phase.OPEN and before is Phase.FAST_RECOVERY and verdict is None:
             self._end_recovery()
-        if self._prr is not None and phase is Phase.FAST_RECOVERY:
+        told = ack.delivered or verdict is not None
+        if told and self._prr is not None and phase is Phase.FAST_RECOVERY:
             pipe = self.recovery.in_flight(snd, queue)
             self.cc.cwnd = self._prr.window(ack, pipe, queue.sent_octets, self.cc.ssthresh)
+
+    def _answer_marks(self) -> None:
+        """Whatever made us send less, it is also the answer to the marks of this window: CWR, and
+        no second reduction (RFC 3168 6.1.2).
+        """
+        if self.tcb.ecn:
+            self.tcb.snd.say_cwr, self.tcb.snd.reduced = True, self.tcb.snd.nxt
 
     def _end_recovery(self) -> None:
         """cwnd <- ssthresh; without PRR no more than a segment above what is out, so that no burst
@@ -599,6 +611,7 @@ class Connection:
             if not again:
                 self._undo, self._prr = copy(self.cc), None
             self.cc.timed_out(snd.nxt - snd.una, again, now)
+            self._answer_marks()
         self.recovery.timed_out(snd, self.queue, now)
         self.note_phase(before, lost, Why.TIMEOUT, now)
         self.rtt.back_off()

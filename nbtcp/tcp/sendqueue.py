@@ -159,6 +159,7 @@ class SendQueue:
             span.sacked = False
         self.sacked_octets = 0
         self._sacked.clear()
+        self._fill_flight()
 
     # --- what is lost ---
 
@@ -181,9 +182,8 @@ class SendQueue:
         self._lost.clear()
         self.lost_octets = 0
         for span in self.spans:
-            if span.lost:
-                span.lost = False
-                self.flight[span] = None
+            span.lost = False
+        self._fill_flight()
 
     def next_lost(self) -> Span | None:
         """The oldest span that is lost and still unacknowledged."""
@@ -215,6 +215,11 @@ class SendQueue:
         heapify(self._lost)
 
     # --- inside ---
+
+    def _fill_flight(self) -> None:
+        """What is neither lost nor SACKed is out there, in the order in which it was sent."""
+        out = [span for span in self.spans if not (span.lost or span.sacked)]
+        self.flight = OrderedDict.fromkeys(sorted(out, key=lambda span: span.sent))
 
     def _leave(self, span: Span) -> None:
         """`span` has arrived: it is no longer lost, in flight or SACKed."""
