@@ -20,6 +20,45 @@ def reported(peer: Peer) -> list[str]:
 # --- reports ---
 
 
+def test_excessive_retransmission_is_reported_after_three_retransmissions_and_before_r2() -> None:
+    """RFC 9293 3.8.3: at R1 and before R2 (SHLD-9, SHLD-10, MUST-47, U-2)."""
+    peer = established(mss=1000, recovery="newreno")
+    peer.app_writes(10)
+    peer.expect("P. 1:11")
+    for rto in (0.2, 0.4, 0.8):
+        peer.expect_after(rto, "P. 1:11 why timeout")
+    assert not peer.conn.reports
+    peer.expect_after(1.6, "P. 1:11 why timeout")
+    ((at, what, text),) = peer.conn.reports
+    assert (at, what) == (peer.now, "excessive-retransmission")
+    assert text == "sent 4 times without an answer from 10.0.0.1 port 80"
+    peer.wait(200)
+    assert len(peer.conn.reports) == 1
+    assert peer.conn.error is None
+
+
+def test_excessive_retransmission_is_reported_for_each_time_of_trouble() -> None:
+    """RFC 9293 3.8.3: an answer ends it; what was resent for other reasons does not count."""
+    peer = established(mss=1000)
+    for end, seconds in ((11, 50), (21, 250)):  # the backoff stays: Karn
+        peer.app_writes(10)
+        peer.wait(seconds)  # a tail loss probe comes first
+        peer.acks(end)
+    assert reported(peer) == ["excessive-retransmission"] * 2
+
+
+def test_excessive_retransmission_of_a_syn_is_reported() -> None:
+    """RFC 9293 3.8.3: SYNs are handled like data, the application is told (MUST-22, U-1)."""
+    peer = Peer()
+    peer.connects()
+    peer.wait(15 - NANOSECOND)
+    assert not peer.conn.reports
+    peer.wait(NANOSECOND)
+    assert reported(peer) == ["excessive-retransmission"]
+    peer.wait(200)
+    assert isinstance(peer.conn.error, TimeoutError)
+
+
 def test_reports_can_be_turned_off() -> None:
     """RFC 9293 SHLD-20; the log has them all the same."""
     peer = established(mss=1000, reports=False)

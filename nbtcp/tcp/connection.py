@@ -29,7 +29,7 @@ from .state import Cause, State, next_state
 from .tcb import TCB
 from .timers import NEVER, Timer, Timers
 
-R1 = 3  # transmissions after which the application is told (RFC 9293 SHLD-9, SHLD-10)
+R1 = 3  # retransmissions after which the application is told (RFC 9293 SHLD-9, SHLD-10)
 FIRST_BUFFER = 128 << 10  # octets, where receive buffers are autotuned
 CHALLENGE_ACKS = 10  # in CHALLENGE_PERIOD (RFC 5961 7)
 CHALLENGE_PERIOD = 5 * SECOND
@@ -69,9 +69,9 @@ class Connection:
         *("_ack_delay", "_challenges", "_persists", "_prr", "_ready", "_undo", "ack_due"),
         *("cc", "closed_by_application", "duplicate_acks", "config", "error", "flow", "force"),
         *("dscp", "heard_at", "held", "keepalive", "listener", "log_entry", "observer", "passive"),
-        *("_keepalives", "_window_began", "_window_end", "probe_peer", "queue", "reports"),
-        *("progress", "reassembly", "recovery", "reset_due", "restart_window", "rtt", "state"),
-        *("syn_lost", "tcb", "timers", "wake_at"),
+        *("_keepalives", "_timeouts", "_window_began", "_window_end", "probe_peer", "queue"),
+        *("progress", "reassembly", "recovery", "reports", "reset_due", "restart_window", "rtt"),
+        *("state", "syn_lost", "tcb", "timers", "wake_at"),
     )
 
     def __init__(
@@ -122,7 +122,7 @@ class Connection:
         self.wake_at: int | None = None  # the stack's
         self._ready = ready
         self._ack_delay = _ns(config.delayed_ack)
-        self._persists = 0  # persist timeouts in a row
+        self._persists = self._timeouts = 0  # persist and retransmission timeouts in a row
         self._challenges = [(0, 0), (0, 0)]  # (since, how many) unforged and perhaps forged
 
     def __repr__(self) -> str:
@@ -442,6 +442,7 @@ class Connection:
         6298).
         """
         self.progress = True
+        self._timeouts = 0
         if self.queue.spans:
             self.set_timer(Timer.RETRANSMISSION, now + self.rtt.rto, now)
         else:
@@ -549,7 +550,8 @@ class Connection:
         if now - first.first_sent >= _ns(limit):
             self._give_up(first, "SYN" if is_syn else "data", now)
             return
-        if first.times == R1:
+        self._timeouts += 1
+        if self._timeouts == R1 + 1:
             text = f"sent {first.times} times without an answer from {self.peer()}"
             self.report("excessive-retransmission", text, now)
         before, lost = self.recovery.phase, self.queue.lost_octets
