@@ -117,6 +117,20 @@ def test_keepalive_can_be_turned_on_and_off_and_its_interval_changed() -> None:
     peer.expect_after(1000 * HOUR)
 
 
+def test_keepalive_asks_again_only_after_silence() -> None:
+    """RFC 9293 MUST-26: no data or acknowledgment received within the interval; SHLD-12: empty."""
+    peer = established(keepalive=10)
+    peer.wait(9)
+    peer.acks(1)
+    peer.expect_after(10, ". 0:0(0) ack 1 why keepalive")
+    peer.wait(0.5)
+    peer.acks(1)
+    peer.wait(9)
+    peer.sends("P. 1:11")
+    peer.expect_after(0.04, ". 1:1 ack 11 why delayed-ack")
+    peer.expect_after(9.96, ". 0:0(0) ack 11 why keepalive")
+
+
 def test_keepalive_is_silent_while_data_is_out() -> None:
     """RFC 9293 MUST-26: only when no sent data is outstanding."""
     peer = established(keepalive=10, recovery="newreno")

@@ -254,7 +254,9 @@ class Connection:
     def receive(self, segment: Segment, now: int) -> None:
         """A segment of this connection arrived."""
         self.heard_at = now
-        self._keepalives = 0
+        if self._keepalives:
+            self._keepalives = 0
+            self.set_keepalive(self.keepalive, now)
         unwrap_numbers(self, segment)
         if not predicted(self, segment, now):
             segment_arrives(self, segment, now)
