@@ -163,6 +163,18 @@ def test_keepalive_learns_that_the_peer_began_anew() -> None:
     assert isinstance(peer.conn.error, ConnectionResetError)
 
 
+def test_time_wait_is_not_kept_alive() -> None:
+    """RFC 9293 3.8.4: nothing is expected of the peer there."""
+    peer = established(time_wait=60)
+    peer.app_closes()
+    peer.sends("F. 1:1 ack 2")
+    assert peer.state is State.TIME_WAIT
+    peer.sent()
+    peer.conn.set_keepalive(1.0, peer.now)
+    peer.expect_after(60)
+    assert peer.state is State.CLOSED
+
+
 # --- urgent data: sending ---
 
 

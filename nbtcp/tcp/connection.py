@@ -378,7 +378,7 @@ class Connection:
         self.keepalive = seconds
         if seconds is None:
             self.stop_timer(Timer.KEEPALIVE, now)
-        elif self.synchronized:
+        elif self.synchronized and self.state is not State.TIME_WAIT:
             self.set_timer(Timer.KEEPALIVE, now + _ns(seconds), now)
 
     def report(self, what: str, text: str, now: int) -> None:
