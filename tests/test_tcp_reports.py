@@ -7,7 +7,7 @@ import math
 import pytest
 from peer import MODULUS, NANOSECOND, Peer, established, twice  # noqa: F401
 
-from nbtcp import Config, State
+from nbtcp import Config, ConfigError, State
 
 HOUR = 3600.0
 
@@ -153,6 +153,12 @@ def test_keepalive_one_unanswered_probe_is_no_dead_connection() -> None:
     peer.expect_after(2)
     assert peer.state is State.CLOSED
     assert str(peer.conn.error) == ("[Errno 110] no answer from 10.0.0.1 port 80 to 3 keep-alives")
+
+
+def test_keepalive_cannot_be_told_to_give_up_after_one_probe() -> None:
+    """RFC 9293 MUST-29."""
+    with pytest.raises(ConfigError, match="keepalive_probes=1 must lie between 2 and"):
+        Config(keepalive_probes=1)
 
 
 def test_keepalive_learns_that_the_peer_began_anew() -> None:
