@@ -235,6 +235,15 @@ def test_urgent_data_is_told_when_it_comes_and_when_the_pointer_advances() -> No
     assert reported(peer) == ["urgent"] * 3
 
 
+def test_urgent_pointer_to_what_has_arrived_but_was_not_read_is_told() -> None:
+    """RFC 9293 3.10.7.4, sixth: if RCV.UP is in advance of the data consumed (MUST-32)."""
+    peer = established()
+    peer.sends("P. 1:11")
+    peer.sends("U. 11:11", urgent=0)
+    assert reported(peer) == ["urgent"]
+    assert peer.conn.urgent_left == 10
+
+
 def test_urgent_pointer_behind_the_reader_is_not_told() -> None:
     """RFC 9293 3.10.7.4, sixth: nothing of it is left."""
     peer = established()
