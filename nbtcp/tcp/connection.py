@@ -364,10 +364,10 @@ class Connection:
             return False
         ts, rcv = self.tcb.ts, self.tcb.rcv
         newer = unwrap(syn.raw_seq, rcv.irs, rcv.nxt) > rcv.nxt
-        if ts.on and syn.tsval is not None:
-            ahead = (syn.tsval - ts.recent) & 0xFFFFFFFF
-            return 0 < ahead < 1 << 31 or (ahead == 0 and newer)
-        return newer
+        if syn.tsval is None or not self.config.timestamps:
+            return newer
+        ahead = (syn.tsval - ts.recent) & 0xFFFFFFFF
+        return not ts.on or 0 < ahead < 1 << 31 or (ahead == 0 and newer)
 
     def leave_time_wait(self, now: int) -> None:
         """The same ports are used anew."""
