@@ -4,25 +4,18 @@ other end.
 
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .config import Config
 from .links.namespace import KERNEL_ADDRESS, OUR_ADDRESS, Namespace
 from .links.path import Path
-from .runtime.host import Host
-from .runtime.loop import Loop, RealClock
-from .trace.log import EventLog
+from .runtime.host import RealHost
 
 if TYPE_CHECKING:
     from .runtime.http import Page
 
-BATCH = 16  # packets read at once: more is faster, and blurs their times
-HEADERS = 40  # octets of IPv4 and TCP header without options
 
-
-class Lab(Host):
+class Lab(RealHost):
     """Our TCP at 10.0.0.2, the kernel's at 10.0.0.1 with a web server on port 80.
 
     `path` impairs both directions, `up` (to the kernel) and `down` set them apart.
@@ -43,25 +36,9 @@ class Lab(Host):
         config: Config | None = None,
         seed: int | None = None,
     ) -> None:
-        config = config or Config()
-        config = config.but(mss=min(config.mss, mtu - HEADERS))
-        up, down = up or path, down or path
-        self._meta = {
-            "link": "lab",
-            "began": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "seed": seed,
-            "kernel_congestion": kernel_congestion,
-            "mtu": mtu,
-            "up": asdict(up or Path()),
-            "down": asdict(down or Path()),
-            "config": asdict(config),
-        }
         self.namespace = Namespace(mtu=mtu, congestion=kernel_congestion)
-        loop = Loop(RealClock())
-        super().__init__(OUR_ADDRESS, loop, config=config, seed=seed, log=self.new_log())
-        self.namespace.tun.batch = BATCH
-        self.attach(self.namespace.tun, up, down)
-        loop.mind_in_background()
+        meta = {"link": "lab", "kernel_congestion": kernel_congestion}
+        super().__init__(self.namespace.tun, OUR_ADDRESS, path, up, down, config, seed, **meta)
 
     def __repr__(self) -> str:
         return f"<Lab: we {self.address}, the kernel {self.kernel_address}>"
@@ -70,10 +47,6 @@ class Lab(Host):
     def kernel_address(self) -> str:
         """The address of the kernel's end."""
         return KERNEL_ADDRESS
-
-    def new_log(self, **meta: Any) -> EventLog:
-        """An empty log that knows of this lab's settings; for `connect(..., log=...)`."""
-        return EventLog(**self._meta, **meta)
 
     def fetch(self, path: str, *, timeout: float = 30.0, **settings: Any) -> "Page":
         """GET `path` from the kernel's web server; `page.log` is the log of this fetch alone.

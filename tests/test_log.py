@@ -20,8 +20,7 @@ import pytest
 from scapy.layers.inet import IP, TCP
 
 from nbtcp import Config, EventLog, NbtcpError, Path, Simulation, Stack
-from nbtcp.trace.capture import LogFileError
-from nbtcp.trace.log import FIELDS, LAYOUTS
+from nbtcp.trace.log import FIELDS, LAYOUTS, LogFileError
 from nbtcp.why import Event, Why
 from nbtcp.wire.segment import ACK, Segment, build, format_flags, pack_flow
 
@@ -913,7 +912,7 @@ def test_the_log_in_one_line(log: EventLog) -> None:
 def repeated(log: EventLog, rows: int) -> EventLog:
     """`log` with its segments again and again, until there are so many rows."""
     chunk = bytes(log.rows["segments"])
-    log.rows["segments"].extend(chunk * (rows * 100 // len(chunk)))
+    log.rows["segments"].extend(chunk * (rows * LAYOUTS["segments"].size // len(chunk)))
     return log
 
 

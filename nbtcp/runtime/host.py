@@ -2,19 +2,25 @@
 kind.
 """
 
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from ..config import Config
 from ..links import Link
 from ..links.path import Impaired, Path, Pipe
+from ..links.tun import Tun
 from ..stack import Stack
 from ..tcp.connection import Observer
 from ..tcp.state import State
 from ..trace.log import EventLog
 from ..why import Why
 from ..wire.segment import reverse_flow
-from .loop import SECOND, Loop
+from .loop import SECOND, Loop, RealClock
 from .sockets import Socket
+
+BATCH = 16  # packets read at once: more is faster, and blurs their times
+HEADERS = 40  # octets of IPv4 and TCP header without options
 
 _FLOW = slice(12, 24)  # of an IPv4 packet without options
 _QUIET = frozenset({State.CLOSED, State.TIME_WAIT})
@@ -61,8 +67,10 @@ class Host:
     ) -> Socket:
         """A connected socket. `settings` change the host's Config for this connection.
 
-        Raises TimeoutError, ConnectionRefusedError and what else ends connections, ConfigError.
+        Raises TimeoutError, ConnectionRefusedError and what else ends connections, ConfigError, and
+        on a Live host, where `remote` may hold a name, socket.gaierror and MachineError.
         """
+        remote = self.locate(remote)
         sock = self.socket(log=log, **settings)
         sock.settimeout(timeout)
         try:
@@ -71,6 +79,10 @@ class Host:
             sock.close()
             raise
         return sock
+
+    def locate(self, remote: tuple[str, int]) -> tuple[str, int]:
+        """The address to connect to for `remote`."""
+        return remote
 
     def listen(self, port: int, backlog: int = 128) -> Socket:
         """A listening socket; `accept` gives (socket, peer)."""
@@ -122,3 +134,44 @@ class Host:
 
     def __exit__(self, *problem: object) -> None:
         self.close()
+
+
+class RealHost(Host):
+    """A host at a TUN device, in real time: what Lab and Live have in common.
+
+    `path` impairs both directions, `up` (from us) and `down` set them apart. `meta` is what all
+    logs shall know besides.
+    """
+
+    def __init__(
+        self,
+        device: Tun,
+        address: str,
+        path: Path | None,
+        up: Path | None,
+        down: Path | None,
+        config: Config | None,
+        seed: int | None,
+        **meta: Any,
+    ) -> None:
+        config = config or Config()
+        config = config.but(mss=min(config.mss, device.size - HEADERS))
+        up, down = up or path, down or path
+        self._meta = {
+            **meta,
+            "began": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "seed": seed,
+            "mtu": device.size,
+            "up": asdict(up or Path()),
+            "down": asdict(down or Path()),
+            "config": asdict(config),
+        }
+        loop = Loop(RealClock())
+        super().__init__(address, loop, config=config, seed=seed, log=self.new_log())
+        device.batch = BATCH
+        self.attach(device, up, down)
+        loop.mind_in_background()
+
+    def new_log(self, **meta: Any) -> EventLog:
+        """An empty log that knows of this host's settings; for `connect(..., log=...)`."""
+        return EventLog(**self._meta, **meta)

@@ -11,8 +11,8 @@ class Ack:
     """One acknowledgment. Positions and sizes in octets, times in nanoseconds."""
 
     __slots__ = (
-        *("delivered", "done", "dsacks", "duplicate", "echo", "flight", "lost", "now"),
-        *("nxt", "octets", "rate", "rtt", "sacked", "srtt", "una"),
+        *("delivered", "done", "dsacks", "duplicate", "echo", "flight", "lost", "marked"),
+        *("now", "nxt", "octets", "rate", "rtt", "sacked", "srtt", "una"),
     )
 
     def __init__(self, now: int, una: int, nxt: int, flight: int) -> None:
@@ -26,6 +26,7 @@ class Ack:
         self.sacked: list[Span] = []  # spans newly reported beyond a hole
         self.dsacks: list[tuple[int, int]] = []  # ranges that arrived twice (RFC 2883)
         self.duplicate = False  # a duplicate ACK in the sense of RFC 5681 2
+        self.marked = False  # it says ECE: no reason to send more (RFC 3168 6.1.2)
         self.lost = 0  # octets that it made recovery believe lost
         self.rtt: int | None = None  # a round-trip time it measured (Karn's rule kept)
         self.srtt: int | None = None  # SRTT after it

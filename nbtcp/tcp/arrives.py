@@ -317,6 +317,7 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
     opening = snd.una == 0
     ack = Ack(now, max(seg.ack, snd.una), snd.nxt, recovery.in_flight(snd, queue))
     ack.duplicate = duplicate
+    ack.marked = conn.tcb.ecn and bool(seg.flags & ECE)
     sacked = queue.sacked_octets
     if seg.ack > snd.una:
         ack.octets = seg.ack - snd.una

@@ -414,7 +414,7 @@ class Connection:
                 sent = queue.sent_octets
                 self._prr = ProportionalRateReduction(ack.flight, sent, snd.mss)
         if self.cc.in_recovery or (ack.octets and before is not Phase.FAST_RECOVERY):
-            if verdict is None:
+            if verdict is None and not ack.marked:
                 self.cc.acked(ack)
         elif phase is Phase.OPEN and before is Phase.FAST_RECOVERY and verdict is None:
             self._end_recovery()

@@ -70,7 +70,8 @@ def window_update_due(conn: "Connection") -> bool:
     gain = rcv.nxt + free - rcv.promise
     if gain < _least_gain(conn):
         return False
-    return gain >= capacity // 4 or rcv.wnd <= capacity // 8
+    most = min(capacity, MAX_RAW_WINDOW << rcv.shift)
+    return gain >= most // 4 or rcv.wnd <= most // 8
 
 
 def reset_for(segment: Segment, ttl: int) -> Segment:

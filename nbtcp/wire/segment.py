@@ -5,6 +5,7 @@ the TCP header with one precompiled struct. Neither keeps state; any bytes give 
 `WireError`.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct, error
@@ -29,6 +30,8 @@ MAX_WSCALE = 14  # RFC 7323 2.3
 # sequence, acknowledgment, data offset, flags, window, checksum, urgent pointer.
 _HEADERS = Struct("!BBHHHBBH12sLLBBHHH")
 _FIELDS = Struct("!xBH2xHBB2x12sLLBBH2xH")  # those that parse looks at one by one
+_PROTOCOL_AT = 9  # in an IPv4 header
+_MOST_DATA = 1 << 18  # octets in one captured packet; devices take less from their host
 _TIMESTAMPS_ONLY = Struct("!LLL")
 _NOP_NOP_TIMESTAMPS = 0x0101080A
 
@@ -147,6 +150,44 @@ def parse(packet: bytes) -> Segment:
     if data_at > _LENGTH:
         _parse_options(packet[_LENGTH:data_at], segment)
     return segment
+
+
+def parse_captured(packet: bytes, length: int) -> Segment:
+    """The segment in an IPv4 packet of which a capture holds at least the TCP header's start.
+
+    Checksums are not looked at: a host captures its own packets before the device makes them. The
+    data is zeros, as many as there were; `length` is what the capture says of the packet, and
+    counts where the header says 0, as in packets that the device is to cut up. Raises WireError.
+    """
+    at = (packet[0] & 15) * 4 if packet else 0
+    if at != ip.HEADER_LENGTH:
+        packet = packet[: ip.HEADER_LENGTH] + packet[at:]
+    try:
+        tos, total, fragment, ttl, protocol, flow, seq, ack, offset, flags, window, urgent = (
+            _FIELDS.unpack_from(packet)
+        )
+    except error:
+        if len(packet) > _PROTOCOL_AT and packet[_PROTOCOL_AT] != ip.PROTOCOL_TCP:
+            raise WireError(Why.NOT_TCP, f"IP protocol {packet[_PROTOCOL_AT]}") from None
+        raise WireError(Why.MALFORMED, f"{len(packet)} octets hold no TCP header") from None
+    if protocol != ip.PROTOCOL_TCP:
+        raise WireError(Why.NOT_TCP, f"IP protocol {protocol}")
+    if fragment & ip.FRAGMENT_MASK:
+        raise WireError(Why.FRAGMENT, "an IP fragment")
+    header = (offset >> 4) * 4
+    size = (total or length) - at - header
+    if header < HEADER_LENGTH or at < ip.HEADER_LENGTH or not 0 <= size < _MOST_DATA:
+        raise WireError(Why.MALFORMED, f"headers of {at} and {header} in {total or length} octets")
+    segment = Segment(flow, flags, seq, ack, window, _zeros(size))
+    segment.urgent, segment.tos, segment.ttl = urgent, tos, ttl
+    with suppress(WireError):  # the snaplen may cut options off
+        _parse_options(packet[_LENGTH : ip.HEADER_LENGTH + header], segment)
+    return segment
+
+
+@lru_cache(maxsize=512)
+def _zeros(size: int) -> bytes:
+    return bytes(size)
 
 
 def build(segment: Segment) -> bytes:
