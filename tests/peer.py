@@ -106,6 +106,7 @@ class Peer:
         self.echo = 0  # the stack's last timestamp
         self._scaling, self._shift = False, 0  # of the stack's windows
         self.edge = 0  # the furthest right edge that the stack has offered
+        self.segments: list[Segment] = []  # all that the stack has sent
         self._written = self._read = 1  # positions the application has come to
         self.packets: list[bytes] = []  # all that the stack has sent
         self._out: list[str] = []  # sent by the stack, not yet expected
@@ -123,10 +124,10 @@ class Peer:
     def listens(self, backlog: int = 128) -> None:
         self.listener = self.stack.listen(PORT, backlog)
 
-    def app_writes(self, octets: int) -> int:
+    def app_writes(self, octets: int, **options: Any) -> int:
         """Write so many octets; returns how many were taken."""
         data = content(self._written, self._written + octets)
-        taken: int = self.conn.send(data, self.now)
+        taken: int = self.conn.send(data, self.now, **options)
         self._written += taken
         self._called(f"writes {taken}")
         return taken
@@ -156,7 +157,7 @@ class Peer:
 
     # --- what the peer does ---
 
-    def sends(self, spec: str, flow: bytes | None = None) -> str:
+    def sends(self, spec: str, flow: bytes | None = None, *, urgent: int = 0, tos: int = 0) -> str:
         """Send one segment; the log's reason, what was done with it, comes back."""
         at = _parts(spec)
         flags = sum(_FLAGS.get(letter, 0) for letter in at["flags"] or ".")
@@ -166,6 +167,7 @@ class Peer:
         win = int(at["win"]) if at["win"] else self.win
         seg = Segment(flow or self.flow, flags, (start + self.iss) % MODULUS, 0, win)
         seg.data = content(first, first + end - start)
+        seg.urgent, seg.tos = urgent, tos
         if flags & ACK:
             seg.raw_ack = (ack + self.irs) % MODULUS
             self.acked = max(self.acked, ack)
@@ -247,6 +249,7 @@ class Peer:
             self.packets.append(packet)
             segment, why = parse(packet), self.log.reasons[True][self._taken].label
             self._taken += 1
+            self.segments.append(segment)
             if segment.flags & SYN:
                 self.irs, self._shift = segment.raw_seq, segment.wscale or 0
             seq, ack = segment.raw_seq - self.irs, segment.raw_ack - self.iss

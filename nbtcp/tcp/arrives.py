@@ -322,7 +322,9 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
         ack.octets = seg.ack - snd.una
         snd.una = seg.ack
         ack.done = queue.acknowledge(seg.ack)
-    if seg.blocks and conn.tcb.sack and recovery.selective:  # else they would never be believed lost
+    if (
+        seg.blocks and conn.tcb.sack and recovery.selective
+    ):  # else they would never be believed lost
         _take_sack(conn, seg, ack)
     ack.delivered = ack.octets + queue.sacked_octets - sacked
     _sample_rtt(conn, seg, ack)
@@ -454,7 +456,8 @@ def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
 def _check_urgent(conn: "Connection", seg: Segment, now: int) -> bool:
     """Sixth: RCV.UP <- max(RCV.UP, SEG.UP), and the application is told (MUST-32)."""
     rcv, up = conn.tcb.rcv, seg.seq + seg.urgent
-    if seg.flags & URG and conn.state in _RECEIVING and up > max(rcv.up, rcv.nxt):
+    pending = max(rcv.up, conn.reassembly.taken)
+    if seg.flags & URG and conn.state in _RECEIVING and up > pending:
         rcv.up = up
         conn.report(
             "urgent", f"{conn.urgent_left} octets to read up to the end of urgent data", now

@@ -32,7 +32,7 @@ from .state import Cause, State, next_state
 from .tcb import TCB, TIMESTAMPS_LENGTH, headers_length
 from .timers import NEVER, Timer, Timers
 
-R1 = 3  # transmissions after which the application is told (RFC 9293 SHLD-9, SHLD-10)
+R1 = 3  # retransmissions after which the application is told (RFC 9293 SHLD-9, SHLD-10)
 FIRST_BUFFER = 128 << 10  # octets, where receive buffers are autotuned
 CHALLENGE_ACKS = 10  # in CHALLENGE_PERIOD (RFC 5961 7)
 CHALLENGE_PERIOD = 5 * SECOND
@@ -73,7 +73,7 @@ class Connection:
         *("cc", "closed_by_application", "duplicate_acks", "config", "error", "flow", "force"),
         *("dscp", "heard_at", "held", "keepalive", "listener", "log_entry", "observer", "pacer"),
         *("_keepalives", "_window_began", "_window_end", "passive", "probe_peer", "queue"),
-        *("progress", "reported", "reports"),
+        *("_timeouts", "progress", "reported", "reports"),
         *("reassembly", "recovery", "reset_due", "restart_window", "rtt", "state"),
         *("syn_lost", "tcb", "timers", "wake_at"),
     )
@@ -128,7 +128,7 @@ class Connection:
         self.wake_at: int | None = None  # the stack's
         self._ready = ready
         self._ack_delay = _ns(config.delayed_ack)
-        self._persists = 0  # persist timeouts in a row
+        self._persists = self._timeouts = 0  # persist and retransmission timeouts in a row
         self._challenges = [(0, 0), (0, 0)]  # (since, how many) unforged and perhaps forged
 
     def __repr__(self) -> str:
@@ -260,7 +260,9 @@ class Connection:
     def receive(self, segment: Segment, now: int) -> None:
         """A segment of this connection arrived."""
         self.heard_at = now
-        self._keepalives = 0
+        if self._keepalives:
+            self._keepalives = 0
+            self.set_keepalive(self.keepalive, now)
         unwrap_numbers(self, segment)
         if not predicted(self, segment, now):
             segment_arrives(self, segment, now)
@@ -390,10 +392,10 @@ class Connection:
             return False
         ts, rcv = self.tcb.ts, self.tcb.rcv
         newer = unwrap(syn.raw_seq, rcv.irs, rcv.nxt) > rcv.nxt
-        if ts.on and syn.tsval is not None:
-            ahead = (syn.tsval - ts.recent) & 0xFFFFFFFF
-            return 0 < ahead < 1 << 31 or (ahead == 0 and newer)
-        return newer
+        if syn.tsval is None or not self.config.timestamps:
+            return newer
+        ahead = (syn.tsval - ts.recent) & 0xFFFFFFFF
+        return not ts.on or 0 < ahead < 1 << 31 or (ahead == 0 and newer)
 
     def leave_time_wait(self, now: int) -> None:
         """The same ports are used anew."""
@@ -404,7 +406,7 @@ class Connection:
         self.keepalive = seconds
         if seconds is None:
             self.stop_timer(Timer.KEEPALIVE, now)
-        elif self.synchronized:
+        elif self.synchronized and self.state is not State.TIME_WAIT:
             self.set_timer(Timer.KEEPALIVE, now + _ns(seconds), now)
 
     def report(self, what: str, text: str, now: int) -> None:
@@ -484,6 +486,7 @@ class Connection:
         6298).
         """
         self.progress = True
+        self._timeouts = 0
         if self.queue.spans:
             self.set_timer(Timer.RETRANSMISSION, now + self.rtt.rto, now)
         else:
@@ -599,7 +602,8 @@ class Connection:
         if now - first.first_sent >= _ns(limit):
             self._give_up(first, "SYN" if is_syn else "data", now)
             return
-        if first.times == R1:
+        self._timeouts += 1
+        if self._timeouts == R1 + 1:
             text = f"sent {first.times} times without an answer from {self.peer()}"
             self.report("excessive-retransmission", text, now)
         before, lost = self.recovery.phase, self.queue.lost_octets
