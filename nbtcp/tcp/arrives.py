@@ -322,7 +322,9 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
         ack.octets = seg.ack - snd.una
         snd.una = seg.ack
         ack.done = queue.acknowledge(seg.ack)
-    if seg.blocks and conn.tcb.sack and recovery.selective:  # else they would never be believed lost
+    if (
+        seg.blocks and conn.tcb.sack and recovery.selective
+    ):  # else they would never be believed lost
         _take_sack(conn, seg, ack)
     ack.delivered = ack.octets + queue.sacked_octets - sacked
     _sample_rtt(conn, seg, ack)
