@@ -22,7 +22,8 @@ def flight(start: int, segments: int, why: str = "") -> list[str]:
 
 def sending(segments: int, *, writes: int | None = None, **options: Any) -> Peer:
     """`segments` of 1000 octets are in flight; the handshake has measured an RTT of 0.1 s."""
-    settings: dict[str, Any] = {"mss": 1000, "sack": True, "rtt": RTT, **options}
+    defaults = {"mss": 1000, "sack": True, "rtt": RTT, "congestion": "reno"}
+    settings: dict[str, Any] = {**defaults, **options}
     peer = established(cwnd=segments * 1000, **settings)
     peer.app_writes(segments * 1000 if writes is None else writes)
     peer.expect(*flight(1, segments))
