@@ -175,7 +175,7 @@ class Connection:
             self._ready[self] = None
             if urgent:
                 self.tcb.snd.up = self.queue.end
-        self.note(Event.CALL, now, new="send", value=taken)
+            self.note(Event.CALL, now, new="send", value=taken)
         return taken
 
     def recv(self, max_bytes: int, now: int) -> bytes:
