@@ -9,7 +9,7 @@ import heapq
 import os
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -91,7 +91,7 @@ def look_at_window(conn: Connection) -> None:
     rcv, reassembly = conn.tcb.rcv, conn.reassembly
     waiting = list(reassembly.ranges)
     assert all(a < b for pair in waiting for a, b in [pair])
-    assert all(left[1] < right[0] for left, right in zip(waiting, waiting[1:], strict=False))
+    assert all(left[1] < right[0] for left, right in pairwise(waiting))
     assert not waiting or rcv.nxt < waiting[0][0]
     assert reassembly.size <= reassembly.capacity + (1 << rcv.shift)
 
@@ -138,9 +138,9 @@ class Network:
                     at = self.now + weather.delay * MILLISECOND
                     if chance.random() < weather.late:
                         at += round(chance.random() * weather.spread * MILLISECOND)
-                    if chance.random() < weather.marked:
-                        packet = mark_congestion(packet)
-                    heapq.heappush(self._moving, (at, self._sent, 1 - i, packet))
+                    marked = chance.random() < weather.marked
+                    arrives = mark_congestion(packet) if marked else packet
+                    heapq.heappush(self._moving, (at, self._sent, 1 - i, arrives))
         assert self._sent < 60_000, "they talk for ever"
         self.look()
 

@@ -1,4 +1,4 @@
-"""Loss recovery: SACK on both sides, RFC 6675, RACK-TLP, PRR, F-RTO, undo, and the old strategies."""
+"""Loss recovery: SACK on both sides, RFC 6675, RACK-TLP, PRR, F-RTO, undo, older strategies."""
 
 from functools import cache
 from typing import Any
@@ -279,7 +279,7 @@ def prr_script(flight_size: int, ssthresh: int, pipe: int, delivered: list[int])
 
 
 def test_prr_lets_out_every_second_segment_when_the_rate_is_halved() -> None:
-    """RFC 9937 6 (and RFC 6937's figure): sndcnt = CEIL(prr_delivered*ssthresh/RecoverFS) - prr_out."""
+    """RFC 9937, and RFC 6937's figure: CEIL(prr_delivered * ssthresh / RecoverFS) - prr_out."""
     released = prr_script(20, 10, 18, [1] * 16)
     assert released == [1, 0] * 8
 

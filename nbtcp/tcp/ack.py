@@ -34,5 +34,5 @@ class Ack:
 
     @property
     def arrived(self) -> list[Span]:
-        """The spans that it is the first to report; one that was SACKed before is not among them."""
+        """The spans that it is the first to report: none that was SACKed before."""
         return [span for span in self.done if not span.sacked] + self.sacked
