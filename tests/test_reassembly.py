@@ -16,11 +16,10 @@ def test_any_order_of_segments_gives_the_stream(segments: list[tuple[int, int, i
     reassembly, nxt, read = Reassembly(1000), 1, b""
     arrived: set[int] = set()
     last = 0
-    for start, length, most in segments:
-        end = start + length
+    for at, length, most in segments:
+        start, end = max(at, nxt), at + length
         if end <= nxt:
             continue
-        start = max(start, nxt)
         nxt = reassembly.insert(start, STREAM[start - 1 : end - 1], nxt)
         arrived |= set(range(start, end))
         last = start
