@@ -23,7 +23,7 @@ from .wire.segment import RST, Segment, pack_flow, reverse_flow
 from .wire.seq import MODULUS
 
 EPHEMERAL_PORTS = range(49152, 65536)  # RFC 6335 6
-ISN_TICK = 4_000  # ns: RFC 9293 3.4.1
+ISN_TICK = 4_000  # ns: RFC 9293 3.4.1, MUST-8
 ISN_STEP = 128_000  # between two connections on the same ports when the clock alone is too slow
 _CODECS = {"struct": (struct_codec.parse, struct_codec.build), "scapy": (scapy.parse, scapy.build)}
 
@@ -97,7 +97,9 @@ class Stack:
         return conn
 
     def listen(self, port: int, backlog: int = 128) -> Listener:
-        """Passive OPEN: SYNs for `port` are answered from now on."""
+        """Passive OPEN: SYNs for `port` are answered from now on, whatever connections the port has
+        (RFC 9293 MUST-41, MUST-42).
+        """
         _check_port(port)
         if port in self._listeners:
             raise OSError(errno.EADDRINUSE, f"port {port} has a listener already")
@@ -190,7 +192,7 @@ class Stack:
     # --- inside ---
 
     def _receive_unknown(self, segment: Segment, now: int, above: int | None = None) -> None:
-        """No connection has this flow: a listener's SYN, or 3.10.7.1, CLOSED.
+        """No connection has this flow: a listener's SYN, or 3.10.7.1, CLOSED (L-1).
 
         `above` is a sequence number that the ISN has to exceed (RFC 9293 MAY-2).
         """
@@ -214,7 +216,7 @@ class Stack:
             self.observer.refused(self.address, segment, segment.why, now)
 
     def _reopens(self, conn: Connection, syn: Segment) -> bool:
-        """A SYN for a listener of ours, on the ports of a connection in TIME-WAIT (RFC 6191)."""
+        """A SYN for a listener of ours, on the ports of a connection in TIME-WAIT (SHLD-4)."""
         listener = self._listeners.get(int.from_bytes(syn.flow[-2:], "big"))
         if listener is None or listener.refuses(syn) is not None:
             return False
@@ -289,7 +291,9 @@ class Stack:
         return conn
 
     def _initial_sequence_number(self, flow: bytes, now: int) -> int:
-        """ISN = M + F(localip, localport, remoteip, remoteport, secretkey) (RFC 6528 3)."""
+        """ISN = M + F(localip, localport, remoteip, remoteport, secretkey) (RFC 6528 3,
+        SHLD-1); who has no key cannot compute F (MUST-9).
+        """
         f = blake2s(flow, digest_size=4, key=self._secret).digest()
         return (now // ISN_TICK + int.from_bytes(f, "big")) % MODULUS
 

@@ -142,7 +142,7 @@ def first_iss(seed: int, remote: tuple[str, int], port: int, now: int = 0) -> in
 
 
 def test_isn_differs_with_each_part_of_the_four_tuple_and_with_the_secret() -> None:
-    """RFC 6528 3: F(localip, localport, remoteip, remoteport, secretkey)."""
+    """RFC 6528 3: F(localip, localport, remoteip, remoteport, secretkey) (MUST-9, SHLD-1)."""
     numbers = [
         first_iss(1, (PEER, 80), 5000),
         first_iss(1, (PEER, 81), 5000),
@@ -158,7 +158,7 @@ def test_isn_is_the_same_for_the_same_seed() -> None:
 
 
 def test_isn_advances_by_one_every_four_microseconds() -> None:
-    """RFC 9293 3.4.1."""
+    """RFC 9293 3.4.1 (MUST-8)."""
     begin = first_iss(1, (PEER, 80), 5000)
     for later in (4_000, 1_000_000, 3600 * SECOND, 10 * 24 * 3600 * SECOND):
         expected = (begin + later // 4_000) % (1 << 32)
@@ -166,6 +166,7 @@ def test_isn_advances_by_one_every_four_microseconds() -> None:
 
 
 def test_isn_without_a_seed_is_nobodys_guess() -> None:
+    """RFC 9293 MUST-9."""
     stacks = [Stack(US) for _ in range(2)]
     for stack in stacks:
         stack.connect((PEER, 80), 0, local_port=5000)

@@ -161,7 +161,7 @@ def test_segments_that_arrive_together_are_acknowledged_together() -> None:
 
 
 def test_every_segment_out_of_order_is_acknowledged_at_once() -> None:
-    """RFC 5681 4.2: one duplicate ACK for each, also when they arrive together."""
+    """RFC 5681 4.2, RFC 9293 MAY-13: a duplicate ACK for each, also when they come together."""
     peer = receiving()
     peer.sends("2001:3001")
     peer.expect(". 1:1(0) ack 1001 why duplicate-ack")
@@ -264,7 +264,7 @@ def test_window_moves_with_the_reader() -> None:
 
 
 def test_small_reads_do_not_move_the_edge_in_small_steps() -> None:
-    """MUST-39: fixed until RCV.BUFF - RCV.USER - RCV.WND >= min(RCV.BUFF / 2, Eff.snd.MSS)."""
+    """MUST-39, L-23: fixed until BUFF - USER - WND >= min(RCV.BUFF / 2, Eff.snd.MSS)."""
     peer = established(receive_buffer=10_000, delayed_ack=0, mss=1000)
     for start in range(1, 10_001, 1000):
         peer.sends(f"{start}:{start + 1000}")
@@ -279,7 +279,7 @@ def test_small_reads_do_not_move_the_edge_in_small_steps() -> None:
 
 @pytest.mark.parametrize("size", [10, 99])
 def test_small_buffer_opens_by_half(size: int) -> None:
-    """MUST-39, where the buffer is smaller than two segments."""
+    """MUST-39, where the buffer is smaller than two segments (L-23)."""
     peer = established(receive_buffer=size, delayed_ack=0)
     peer.sends(f"1:{size + 1}")
     peer.expect(f". 1:1 ack {size + 1} win 0")
@@ -362,7 +362,7 @@ def test_zero_window_probes_are_answered_while_somebody_forges_syns() -> None:
 
 
 def test_zero_window_still_takes_acknowledgments() -> None:
-    """RFC 9293 MUST-66, 3.10.7.4: special allowance for valid ACKs."""
+    """RFC 9293 MUST-66, 3.10.7.4: special allowance for valid ACKs (L-28)."""
     peer = established(receive_buffer=1000, delayed_ack=0)
     peer.app_writes(100)
     peer.sends("1:1001")
@@ -386,7 +386,7 @@ def test_shut_window_reopens_though_the_update_is_lost() -> None:
 @pytest.mark.parametrize("buffer", [1000, 65535, 1 << 18, 1 << 21])
 @pytest.mark.parametrize("seed", range(3))
 def test_right_edge_never_moves_left(wscale: int | None, buffer: int, seed: int) -> None:
-    """SHLD-14, RFC 7323 2.4: whatever comes and is read. The peer checks every segment sent."""
+    """SHLD-14, L-19, RFC 7323 2.4: whatever comes and is read. The peer checks every segment."""
     rng = random.Random(seed)
     peer = established(receive_buffer=buffer, wscale=wscale)
     rcv = peer.conn.tcb.rcv

@@ -1,4 +1,5 @@
-"""A port in LISTEN: SYN queue, accept queue, and what becomes of a segment (RFC 9293 3.10.7.2).
+"""A port in LISTEN: SYN queue, accept queue, and what becomes of a segment (RFC 9293 3.10.7.2,
+L-2).
 
 Each queue holds `backlog` connections. When the accept queue is full SYNs are dropped; when only
 the SYN queue is, SYN cookies take its place (RFC 4987).
