@@ -251,7 +251,7 @@ def test_second_shutdown_sends_no_second_fin() -> None:
 
 
 def test_time_wait_lasts_as_long_as_configured() -> None:
-    """RFC 9293 MUST-13."""
+    """RFC 9293 MUST-13, L-21."""
     peer = established(time_wait=240)
     peer.app_closes()
     peer.sends("F. 1:1(0) ack 2")

@@ -270,6 +270,8 @@ def test_syn_received_passive_rst_returns_to_listen() -> None:
     peer.expect("S. 0:0(0) ack 1")
     peer.sends("R 1:1(0)")
     peer.expect()
+    assert peer.state is State.LISTEN
+    assert peer.conn.error is None
     assert not peer.stack.connections
     assert peer.listener.accept() is None
     assert peer.stack.deadline() is None
