@@ -61,6 +61,7 @@ def commands() -> None:
 @commands.command()
 @click.argument("url")
 @click.option("--lab", is_flag=True, help="Fetch from the lab's own server: URL is a path.")
+@click.option("-6", "ipv6", is_flag=True, help="Over IPv6; with --lab.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the body here.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Save the sequence plot here.")
 @click.option("--log", type=click.Path(path_type=Path), help="Save the event log here (.parquet).")
@@ -207,6 +208,8 @@ def _fetch(url: str, options: dict[str, Any]) -> "Page":
 
     if options["lab"] and not url.startswith("/"):
         raise click.UsageError(f"with --lab the URL is a path such as /bytes/1000, not {url!r}")
+    if options["ipv6"] and not options["lab"]:
+        raise click.UsageError("-6 goes with --lab: the way into the internet is of IPv4")
     path = NetworkPath(
         delay=options["delay"],
         loss=options["loss"],
@@ -220,7 +223,7 @@ def _fetch(url: str, options: dict[str, Any]) -> "Page":
         with Live(path, config=config) as host:
             return host.fetch(url, timeout=options["timeout"])
     with Lab(path, config=config, kernel_congestion=options["kernel_congestion"]) as lab:
-        return lab.fetch(url, timeout=options["timeout"])
+        return lab.fetch(url, timeout=options["timeout"], family=6 if options["ipv6"] else 4)
 
 
 def _save(page: "Page | None", options: dict[str, Any]) -> None:

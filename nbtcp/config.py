@@ -16,7 +16,7 @@ class Config:
     """How a host's connections behave. Sizes in octets, times in seconds.
 
     mss                largest segment we take and send, TCP header excluded (RFC 9293 MUST-67);
-                       an MTU of 1500 gives 1460
+                       an MTU of 1500 gives 1460; with IPv6, whose header is longer, it is 20 less
     send_buffer, receive_buffer  what one connection may hold for the network, and for the
                        application
     window_scale       ask for window scaling (RFC 7323 2); the shift follows from the receive
@@ -25,7 +25,9 @@ class Config:
     sack               ask for selective acknowledgments (RFC 2018)
     ecn                explicit congestion notification (RFC 3168): "ask" for it, "accept" when the
                        peer asks, or "off"
-    congestion         congestion control: "reno" (RFC 5681)
+    congestion         congestion control: "cubic" (RFC 9438, with HyStart++, RFC 9406), "reno" (RFC
+                       5681), "bbr" (version 3, draft-ietf-ccwg-bbr), or "fixed": none, cwnd stays
+                       at the initial window
     recovery           how losses are found: "rack" (RFC 8985), "sack" (RFC 6675), "newreno" (RFC
                        6582), "reno", "tahoe"; where the peer has no SACK the first two become
                        "newreno"
@@ -64,7 +66,7 @@ class Config:
     timestamps: bool = True
     sack: bool = True
     ecn: str = "accept"
-    congestion: str = "reno"
+    congestion: str = "cubic"
     recovery: str = "rack"
     initial_window: int | None = None
     nagle: bool = True
@@ -112,7 +114,7 @@ class Config:
 
 
 _CHOICES = {
-    "congestion": ("reno",),
+    "congestion": ("cubic", "reno", "bbr", "fixed"),
     "recovery": ("rack", "sack", "newreno", "reno", "tahoe"),
     "ecn": ("ask", "accept", "off"),
     "codec": ("struct", "scapy"),

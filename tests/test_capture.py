@@ -517,14 +517,15 @@ def test_an_unknown_link_layer_is_said(tmp_path: File) -> None:
     assert found.meta["problems"] == ["no TCP segment in it"]
 
 
-def test_what_is_no_tcp_over_ipv4_is_counted_and_left_out(tmp_path: File) -> None:
-    from scapy.layers.inet import IP, TCP, UDP
+def test_what_is_no_tcp_is_counted_and_left_out(tmp_path: File) -> None:
+    from scapy.layers.inet import IP, UDP
     from scapy.layers.inet6 import IPv6
     from scapy.layers.l2 import ARP, Ether
 
     others = [
         ARP(),
-        IPv6() / TCP(),
+        IPv6() / UDP() / b"x",
+        IPv6(nh=6) / b"short",
         IP() / UDP() / b"x",
         IP(frag=5, proto=6) / bytes(30),
         IP(proto=6) / b"short",
@@ -532,10 +533,50 @@ def test_what_is_no_tcp_over_ipv4_is_counted_and_left_out(tmp_path: File) -> Non
     packets = [ethernet(each) for each in handshake()] + [bytes(Ether() / each) for each in others]
     found = read_capture(pcap(tmp_path / "a.pcap", packets, link=1))
     assert len(found.segments) == 3
-    left_out = {"not IP": 1, "IPv6": 1, "not-tcp": 1, "fragment": 1, "malformed": 1}
+    left_out = {"not IP": 1, "not-tcp": 2, "fragment": 1, "malformed": 2}
     assert found.meta["capture"]["left out"] == left_out
-    assert found.meta["problems"] == ["1 packets of IPv6 left out"]
-    assert "IPv6 left out" in repr(found)
+    assert found.meta["problems"] == []
+
+
+# --- IPv6 ---
+
+
+@pytest.fixture(scope="module")
+def six() -> EventLog:
+    return Simulation(LOSSY, seed=3, family=6).transfer(200_000, sack=False, recovery="newreno").log
+
+
+def test_a_log_of_ipv6_comes_back_from_its_capture(six: EventLog, tmp_path: File) -> None:
+    found = read_capture(six.to_pcapng(tmp_path / "six.pcapng"))
+    same_segments(found, six)
+    assert found.connections["local"].tolist() == ["fd00::1", "fd00::2"]
+
+
+def test_tshark_reads_a_capture_of_ipv6_and_finds_nothing_wrong(
+    six: EventLog, tmp_path: File
+) -> None:
+    file = six.to_pcapng(tmp_path / "six.pcapng", host="fd00::2")
+    bad = "tcp.checksum.status == 0 || _ws.malformed || ! ipv6"
+    assert program("tshark", "-r", file, "-o", "tcp.check_checksum:TRUE", "-Y", bad) == ""
+    assert len(program("tshark", "-r", file, "-Y", "ipv6 && tcp").splitlines()) > 200
+
+
+def test_ipv6_on_ethernet_cut_short_and_with_extensions(tmp_path: File) -> None:
+    from scapy.layers.inet import TCP
+    from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
+    from scapy.layers.l2 import Ether
+
+    head = Ether() / IPv6(src="fd00::1", dst="fd00::2") / IPv6ExtHdrDestOpt()
+    packet = bytes(head / TCP(sport=5000, dport=80, flags="A", seq=1, ack=1) / bytes(1000))
+    found = read_capture(pcap(tmp_path / "a.pcap", [packet], link=1, snaplen=14 + 40 + 8 + 20))
+    (row,) = found.segments.itertuples()
+    assert (row.host, row.len) == ("fd00::1", 1000)
+    big = bytearray(packet)
+    big[14 + 4 : 14 + 6] = b"\0\0"
+    del big[14 + 40 : 14 + 48]
+    big[14 + 6] = 6  # without the extension, and cut up by the device
+    found = read_capture(pcap(tmp_path / "b.pcap", [bytes(big)], link=1))
+    assert found.segments["len"].tolist() == [1000]
 
 
 # --- files ---

@@ -254,3 +254,16 @@ def test_a_full_disk_is_one_line_and_code_2(option: list[str]) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "No space left on device" in done.stderr
+
+
+@root
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="needs IPv6")
+def test_fetch_from_the_lab_over_ipv6(tmp_path: Path) -> None:
+    done = nbtcp("fetch", "--lab", "-6", "/bytes/1000", "-o", "body", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "body").stat().st_size == 1000
+
+
+def test_the_internet_is_of_ipv4() -> None:
+    done = nbtcp("fetch", "-6", "http://example.com/")
+    assert_one_line(done, 2, "-6 goes with --lab")

@@ -679,8 +679,9 @@ def test_what_is_no_segment_has_number_0_and_a_reason() -> None:
     pair.server.receive(whole[:-1] + b"?", 0)
     pair.server.receive(whole[:-1], 0)
     pair.server.receive(b"\x60" + bytes(50), 0)
+    pair.server.receive(b"\x70" + bytes(50), 0)
     table = pair.log.segments
-    assert table["why"].tolist() == ["bad-checksum", "malformed", "not-tcp"]
+    assert table["why"].tolist() == ["bad-checksum", "malformed", "malformed", "not-tcp"]
     assert set(table["conn"]) == {0}
     assert set(table["host"]) == {SERVER}
 
@@ -720,7 +721,7 @@ def test_the_tables_carry_what_is_known_of_the_run(log: EventLog) -> None:
     for table, _ in TABLES.values():
         assert table(log).attrs == log.meta
     assert log.meta["seed"] == 1
-    assert log.meta["config"]["congestion"] == "reno"
+    assert log.meta["config"]["congestion"] == "cubic"
     assert log.meta["up"]["rate"] == 10e6
 
 

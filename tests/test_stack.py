@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peer import PEER, SECOND, US, Peer, established, twice  # noqa: F401
+from peer import PEER, PEER6, SECOND, US, US6, Peer, established, twice  # noqa: F401
 
 from nbtcp import Config, Connection, EventLog, Stack, State
 from nbtcp.wire.segment import ACK, RST, SYN, Segment, build, pack_flow, parse, reverse_flow
@@ -34,10 +34,14 @@ def iss(packet: bytes) -> int:
 # --- addresses and ports ---
 
 
-@pytest.mark.parametrize("address", ["224.0.0.1", "239.1.2.3", "255.255.255.255", "0.0.0.0"])
+NO_HOSTS = ["224.0.0.1", "239.1.2.3", "255.255.255.255", "0.0.0.0"]
+NO_HOSTS += ["::", "ff02::1", "ff0e::1", "::ffff:10.0.0.1"]
+
+
+@pytest.mark.parametrize("address", NO_HOSTS)
 def test_connect_to_what_is_no_host_is_refused(address: str) -> None:
     """RFC 9293 MUST-46."""
-    stack = Stack(US, seed=1)
+    stack = Stack((US, US6), seed=1)
     with pytest.raises(OSError, match="not one host's address") as caught:
         stack.connect((address, 80), 0)
     assert caught.value.errno == errno.EADDRNOTAVAIL
@@ -47,7 +51,7 @@ def test_connect_to_what_is_no_host_is_refused(address: str) -> None:
 @pytest.mark.parametrize(
     ("remote", "port"),
     [(("10.0.0.1", 0), None), (("10.0.0.1", 65536), None), (("10.0.0.1", 80), 70000)]
-    + [((bad, 80), None) for bad in ("", "10.0.0", "10.0.0.256", "host", "10.0.0.1.2", "::1")],
+    + [((bad, 80), None) for bad in ("", "10.0.0", "10.0.0.256", "host", "10.0.0.1.2", "::1%lo")],
 )
 def test_connect_to_nonsense_is_a_value_error(remote: tuple[str, int], port: int | None) -> None:
     stack = Stack(US, seed=1)

@@ -12,7 +12,11 @@ MILLISECOND = 1_000_000
 
 
 def sending(segments: int, *, writes: int = 1 << 20, **options: Any) -> Peer:
-    """`segments` of 1000 octets are in flight, and the application has written `writes` octets."""
+    """`segments` of 1000 octets are in flight, and the application has written `writes` octets.
+
+    Congestion control is Reno, whose halves RFC 5681 and 6582 speak of.
+    """
+    options = {"congestion": "reno", **options}
     peer = established(mss=1000, cwnd=segments * 1000, **options)
     peer.app_writes(writes)
     peer.expect(*flight(1, segments))

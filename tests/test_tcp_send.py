@@ -384,7 +384,7 @@ def test_slow_start_doubles_the_window_each_round_trip() -> None:
 
 def test_slow_start_takes_at_most_two_segments_of_one_ack() -> None:
     """RFC 3465 2.2: L = 2*SMSS."""
-    peer = established(mss=1000, cwnd=8000)
+    peer = established(mss=1000, cwnd=8000, congestion="reno")
     peer.app_writes(100_000)
     peer.expect(*segments(1, 8))
     peer.acks(8001)
@@ -401,7 +401,7 @@ def test_slow_start_grows_by_what_was_acknowledged() -> None:
 
 def test_congestion_avoidance_adds_a_segment_each_round_trip() -> None:
     """RFC 5681 3.1; RFC 3465 2.1 (RFC 9293 MUST-19)."""
-    peer = established(mss=1000, cwnd=10_000)
+    peer = established(mss=1000, cwnd=10_000, congestion="reno")
     peer.app_writes(200_000)
     peer.conn.cc.ssthresh = 10_000
     una = 1

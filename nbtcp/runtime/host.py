@@ -2,6 +2,7 @@
 kind.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -15,23 +16,25 @@ from ..tcp.connection import Observer
 from ..tcp.state import State
 from ..trace.log import EventLog
 from ..why import Why
-from ..wire.segment import reverse_flow
+from ..wire.segment import flow_of, reverse_flow
 from .loop import SECOND, Loop, RealClock
 from .sockets import Socket
 
 BATCH = 16  # packets read at once: more is faster, and blurs their times
 HEADERS = 40  # octets of IPv4 and TCP header without options
 
-_FLOW = slice(12, 24)  # of an IPv4 packet without options
 _QUIET = frozenset({State.CLOSED, State.TIME_WAIT})
 
 
 class Host:
-    """Opens sockets on one stack. `log` is told of everything that no other log was given for."""
+    """Opens sockets on one stack, at one address or several.
+
+    `log` is told of everything that no other log was given for.
+    """
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         loop: Loop,
         *,
         config: Config | None = None,
@@ -54,7 +57,7 @@ class Host:
 
     @property
     def address(self) -> str:
-        """Our own address."""
+        """Our own address, the first one."""
         return self.stack.address
 
     def connect(
@@ -98,7 +101,7 @@ class Host:
 
     def drop(self, packet: bytes, why: Why, now: int) -> None:
         """A path has dropped a packet: the log of its connection is told."""
-        flow = packet[_FLOW]
+        flow = flow_of(packet)
         conn = self.stack.find(flow) or self.stack.find(reverse_flow(flow))
         log = self.log if conn is None else conn.observer
         if isinstance(log, EventLog):
@@ -146,7 +149,7 @@ class RealHost(Host):
     def __init__(
         self,
         device: Tun,
-        address: str,
+        address: str | Sequence[str],
         path: Path | None,
         up: Path | None,
         down: Path | None,

@@ -48,14 +48,19 @@ class Socket:
     # --- opening ---
 
     def bind(self, address: tuple[str, int]) -> None:
-        """Choose the local port; the address must be the host's, or ""."""
-        if address[0] not in ("", "0.0.0.0", self._stack.address):
-            reason = f"this host's address is {self._stack.address}, not {address[0]}"
+        """Choose the local port; the address must be one of the host's, or "".
+
+        It chooses nothing: a server answers at all addresses of the host, and a client connects
+        from the first one of its peer's family.
+        """
+        own = self._stack.addresses
+        if address[0] not in ("", "0.0.0.0", "::", *own):
+            reason = f"this host's address is {' and '.join(own)}, not {address[0]}"
             raise OSError(errno.EADDRNOTAVAIL, reason)
         self._port = address[1] or None
 
     def connect(self, remote: tuple[str, int]) -> None:
-        """Open a connection to (IPv4 address, port).
+        """Open a connection to (IPv4 or IPv6 address, port).
 
         TimeoutError says how many SYNs were sent and for how long; ConnectionRefusedError when the
         port is.
@@ -75,10 +80,11 @@ class Socket:
                 syns = conn.queue.spans[0].times if conn.queue.spans else 0
                 conn.abort(self._loop.now())
                 seconds = (self._loop.now() - began) / SECOND
+                heard = conn.heard(began)
                 raise TimeoutError(
                     errno.ETIMEDOUT,
                     f"no answer from {remote[0]} port {remote[1]}: {syns} SYN"
-                    f"{'' if syns == 1 else 's'} sent in {seconds:.1f} s",
+                    f"{'' if syns == 1 else 's'} sent in {seconds:.1f} s{heard}",
                 )
             if conn.error is not None:
                 raise conn.error

@@ -4,6 +4,7 @@ arrives.py fills it in, step by step; loss recovery and congestion control see t
 connection.
 """
 
+from .rate import RateSample
 from .sendqueue import Span
 
 
@@ -31,4 +32,9 @@ class Ack:
         self.rtt: int | None = None  # a round-trip time it measured (Karn's rule kept)
         self.srtt: int | None = None  # SRTT after it
         self.echo: int | None = None  # when what it answers was sent, by its timestamp, in ticks
-        self.rate: object = None  # a delivery-rate sample, for algorithms that ask for one
+        self.rate: RateSample | None = None  # for algorithms that pace
+
+    @property
+    def arrived(self) -> list[Span]:
+        """The spans that it is the first to report; one that was SACKed before is not among them."""
+        return [span for span in self.done if not span.sacked] + self.sacked

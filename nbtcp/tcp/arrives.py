@@ -19,13 +19,11 @@ from .ack import Ack
 from .recovery import NewReno, Phase, Verdict
 from .rtt import SECOND
 from .state import Cause, State
-from .tcb import MAX_RAW_WINDOW, TICK, window_shift
+from .tcb import MAX_RAW_WINDOW, TICK, TIMESTAMPS_LENGTH, default_mss, window_shift
 
 if TYPE_CHECKING:
     from .connection import Connection
 
-DEFAULT_MSS = 536  # RFC 9293 MUST-15
-TIMESTAMPS_LENGTH = 12  # the option with its padding, in every segment
 ECN_FIELD = CONGESTION_EXPERIENCED = 3  # of the IP header's TOS (RFC 3168 5)
 PAWS_IDLE = 24 * 24 * 3600 * SECOND  # after 24 days TS.Recent is no longer valid (RFC 7323 5.5)
 
@@ -120,9 +118,10 @@ def _take_syn(conn: "Connection", seg: Segment, now: int) -> None:
         snd.shift = min(seg.wscale, MAX_WSCALE)
         rcv.shift = window_shift(config.receive_buffer)
     # Eff.snd.MSS = min(SendMSS+20, MMS_S) - TCPhdrsize - IPoptionsize (RFC 9293 MUST-16)
-    limit = min(seg.mss or DEFAULT_MSS, config.mss)
+    default = default_mss(conn.flow)
+    limit = min(seg.mss or default, snd.path_mss)
     conn.use_mss(max(1, limit - (TIMESTAMPS_LENGTH if tcb.ts.on else 0)))
-    rcv.mss = DEFAULT_MSS
+    rcv.mss = default
     snd.wnd = snd.max_wnd = seg.window
     snd.wl1, snd.wl2 = seg.seq, seg.ack
 
@@ -330,16 +329,22 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
         ack.octets = seg.ack - snd.una
         snd.una = seg.ack
         ack.done = queue.acknowledge(seg.ack)
-    if seg.blocks and conn.tcb.sack:
+    if (
+        seg.blocks and conn.tcb.sack and recovery.selective
+    ):  # else they would never be believed lost
         _take_sack(conn, seg, ack)
     ack.delivered = ack.octets + queue.sacked_octets - sacked
     _sample_rtt(conn, seg, ack)
     before, lost = recovery.phase, queue.lost_octets
     verdict = recovery.acked(ack, snd, queue, conn.rtt)
+    if queue.rate is not None:
+        ack.rate = queue.rate.sample(ack, recovery.in_flight(snd, queue))
     if opening:  # our SYN; one that was lost costs the initial window (RFC 5681 3.1)
         if conn.syn_lost:
             conn.use_mss(snd.mss, snd.mss)
             conn.rtt.fall_back()
+        if conn.cc.pacing_rate is not None:
+            conn.cc.acked(ack)  # for its RTT: the first rate depends on it
     else:
         conn.adjust_window(ack, before, verdict)
     conn.note_phase(before, lost, _told_by(ack, verdict), now)
@@ -513,11 +518,13 @@ def _take_ecn(conn: "Connection", seg: Segment) -> None:
 def _accept_text(conn: "Connection", seg: Segment, start: int, data: bytes, now: int) -> None:
     """Into the receive buffer, and when to acknowledge it (RFC 5681 4.2, RFC 9293 3.8.6.3)."""
     rcv, reassembly = conn.tcb.rcv, conn.reassembly
-    had_holes, before = reassembly.has_holes, rcv.nxt
+    had_holes, before, twice = reassembly.has_holes, rcv.nxt, reassembly.duplicate
     seg.why = Why.IN_ORDER if start == rcv.nxt else Why.OUT_OF_ORDER
     rcv.nxt = reassembly.insert(start, data, rcv.nxt)
     if reassembly.duplicate == (start, start + len(data)):
         seg.why = Why.DUPLICATE
+    elif seg.seq < start:  # of two parts that came twice the first is reported (RFC 2883 4)
+        reassembly.duplicate = twice
     if rcv.nxt == before:
         conn.duplicate_acks += 1  # at once, one for each (MAY-13)
         return

@@ -12,21 +12,24 @@ from typing import Any, Protocol
 
 from ..config import Config
 from ..why import Event, Why
-from ..wire.ip import format_address
-from ..wire.segment import ACK, RST, SYN, Segment, endpoints
+from ..wire.icmp import IcmpError
+from ..wire.segment import ACK, RST, SYN, Segment, endpoints, format_endpoint
 from ..wire.seq import unwrap
 from . import output
 from .ack import Ack
 from .arrives import segment_arrives, unwrap_numbers
 from .congestion import ALGORITHMS, CongestionControl, initial_window
+from .icmp_arrives import icmp_arrives
+from .pacing import Pacer
 from .prediction import predicted
+from .rate import DeliveryRate
 from .reassembly import Reassembly
 from .recovery import STRATEGIES, Phase, Recovery, Verdict
 from .recovery.prr import ProportionalRateReduction
 from .rtt import SECOND, RoundTripTime
 from .sendqueue import SendQueue, Span
 from .state import Cause, State, next_state
-from .tcb import TCB
+from .tcb import TCB, TIMESTAMPS_LENGTH, headers_length
 from .timers import NEVER, Timer, Timers
 
 R1 = 3  # retransmissions after which the application is told (RFC 9293 SHLD-9, SHLD-10)
@@ -68,11 +71,14 @@ class Connection:
     __slots__ = (
         *("_ack_delay", "_challenges", "_persists", "_prr", "_ready", "_undo", "ack_due"),
         *("cc", "closed_by_application", "duplicate_acks", "config", "error", "flow", "force"),
-        *("dscp", "heard_at", "held", "keepalive", "listener", "log_entry", "observer", "passive"),
-        *("_keepalives", "_timeouts", "_window_began", "_window_end", "probe_peer", "queue"),
-        *("progress", "reassembly", "recovery", "reports", "reset_due", "restart_window", "rtt"),
-        *("state", "syn_lost", "tcb", "timers", "wake_at"),
+        *("dscp", "heard_at", "held", "keepalive", "listener", "log_entry", "observer", "pacer"),
+        *("_keepalives", "_window_began", "_window_end", "passive", "probe_peer", "queue"),
+        *("_timeouts", "progress", "reported", "reports"),
+        *("reassembly", "recovery", "reset_due", "restart_window", "rtt", "state"),
+        *("syn_lost", "tcb", "timers", "wake_at"),
     )
+
+    cc: CongestionControl
 
     def __init__(
         self,
@@ -95,12 +101,12 @@ class Connection:
         self.reassembly = Reassembly(most)
         self._window_began = self._window_end = 0  # for autotuning: since when, and up to where
         self.rtt = RoundTripTime(_ns(config.initial_rto), _ns(config.min_rto), _ns(config.max_rto))
-        self.timers = Timers()
+        self.timers, self.pacer = Timers(), Pacer()
         self.recovery: Recovery = STRATEGIES[config.recovery]()
-        self.cc: CongestionControl
         self._undo: CongestionControl | None = None  # as it was before the last loss episode
         self._prr: ProportionalRateReduction | None = None  # in fast recovery
         self.use_mss(config.mss)
+        self.reported: tuple[IcmpError, int] | None = None  # the last ICMP error, and when
         self.syn_lost = False  # our SYN had to be sent again
         self.passive = False  # opened from LISTEN (RFC 9293 MUST-11)
         self.listener: Any = None  # the Listener whose SYN queue this connection is in
@@ -126,8 +132,8 @@ class Connection:
         self._challenges = [(0, 0), (0, 0)]  # (since, how many) unforged and perhaps forged
 
     def __repr__(self) -> str:
-        (local, remote) = endpoints(self.flow)
-        names = f"{local[0]}:{local[1]} > {remote[0]}:{remote[1]}"
+        local, remote = endpoints(self.flow)
+        names = f"{format_endpoint(*local)} > {format_endpoint(*remote)}"
         return f"<Connection {names} {self.state.label}>"
 
     # --- the application's calls (RFC 9293 3.10.1 to 3.10.5) ---
@@ -267,6 +273,26 @@ class Connection:
             self.observer.segment(self, False, segment, now)
         self._ready[self] = None
 
+    def icmp(self, error: IcmpError, now: int) -> int | None:
+        """An ICMP error about a segment of ours; returns the path's MTU if it tells a new one."""
+        mtu = icmp_arrives(self, error, now)
+        self._ready[self] = None
+        return mtu
+
+    def limit_path(self, mtu: int) -> bool:
+        """The path carries packets of `mtu` octets; False when ours were no larger anyhow.
+
+        The MSS that we offer stays, for the way back may be another (RFC 1191 3.1).
+        """
+        snd = self.tcb.snd
+        snd.path_mss = min(snd.path_mss, mtu - headers_length(self.flow))
+        mss = snd.path_mss - (TIMESTAMPS_LENGTH if self.tcb.ts.on else 0)
+        smaller = mss < snd.mss
+        if smaller:
+            snd.mss = mss
+            self.cc.use_mss(mss)
+        return smaller
+
     def transmit(self, now: int) -> list[Segment]:
         """The segments to send now."""
         return output.transmit(self, now)
@@ -278,6 +304,8 @@ class Connection:
     def handle_timer(self, now: int) -> None:
         """Act on the timers that are due."""
         for timer in self.timers.expired(now):
+            if timer is Timer.PACING:
+                continue  # no row for each segment: its departure has one
             self.note(Event.TIMER_FIRED, now, new=timer.label)
             match timer:
                 case Timer.REORDERING:
@@ -404,6 +432,8 @@ class Connection:
         window = window or self.config.initial_window or initial_window(mss)
         self.restart_window = window
         self.cc = ALGORITHMS[self.config.congestion](window, mss)
+        paced = self.cc.pacing_rate is not None
+        self.queue.rate = DeliveryRate(self.recovery.selective) if paced else None
 
     def adjust_window(self, ack: Ack, before: Phase, verdict: Verdict | None) -> None:
         """Congestion control learns of an acknowledgment, and of what recovery made of it."""
@@ -412,20 +442,32 @@ class Connection:
             self._undo_reduction()
         elif verdict is Verdict.RESTART:
             self.cc.timed_out(self.recovery.flight, False, ack.now)
+            self._answer_marks()
         elif verdict is not None:
+            self._answer_marks()
             self._undo = copy(self.cc) if verdict is Verdict.LOST else None
-            self.cc.lost(self.recovery.flight, ack.now)
-            if self.recovery.selective and not self.cc.in_recovery and phase is not before:
+            # A lost tail shows when little is out: what was out before is what cwnd allowed.
+            tail = verdict is Verdict.REPAIRED
+            self.cc.lost(self.cc.cwnd if tail else self.recovery.flight, ack.now)
+            if self.recovery.selective and not self.cc.in_recovery and phase is not Phase.OPEN:
                 sent = queue.sent_octets
                 self._prr = ProportionalRateReduction(ack.flight, sent, snd.mss)
-        if self.cc.in_recovery or (ack.octets and before is not Phase.FAST_RECOVERY):
-            if verdict is None and not ack.marked:
-                self.cc.acked(ack)
+        usual = ack.octets > 0 and before is not Phase.FAST_RECOVERY
+        if self.cc.in_recovery or (usual and verdict is None and not ack.marked):
+            self.cc.acked(ack)
         elif phase is Phase.OPEN and before is Phase.FAST_RECOVERY and verdict is None:
             self._end_recovery()
-        if self._prr is not None and phase is Phase.FAST_RECOVERY:
+        told = ack.delivered or verdict is not None
+        if told and self._prr is not None and phase is Phase.FAST_RECOVERY:
             pipe = self.recovery.in_flight(snd, queue)
             self.cc.cwnd = self._prr.window(ack, pipe, queue.sent_octets, self.cc.ssthresh)
+
+    def _answer_marks(self) -> None:
+        """Whatever made us send less, it is also the answer to the marks of this window: CWR, and
+        no second reduction (RFC 3168 6.1.2).
+        """
+        if self.tcb.ecn:
+            self.tcb.snd.say_cwr, self.tcb.snd.reduced = True, self.tcb.snd.nxt
 
     def _end_recovery(self) -> None:
         """cwnd <- ssthresh; without PRR no more than a segment above what is out, so that no burst
@@ -526,7 +568,15 @@ class Connection:
 
     def peer(self) -> str:
         """The peer, for error messages."""
-        return f"{format_address(self.flow[4:8])} port {int.from_bytes(self.flow[10:12], 'big')}"
+        address, port = self.remote
+        return f"{address} port {port}"
+
+    def heard(self, since: int) -> str:
+        """What ICMP has said since then (ns), for error messages: "" or a clause."""
+        if self.reported is None or self.reported[1] < since:
+            return ""
+        error = self.reported[0]
+        return f"; {error.reporter} says: {error.problem.text}"
 
     def _tune_buffer(self, now: int) -> None:
         """Double the receive buffer when the peer fills the whole window within two round trips:
@@ -572,6 +622,7 @@ class Connection:
             if not again:
                 self._undo, self._prr = copy(self.cc), None
             self.cc.timed_out(snd.nxt - snd.una, again, now)
+            self._answer_marks()
         self.recovery.timed_out(snd, self.queue, now)
         self.note_phase(before, lost, Why.TIMEOUT, now)
         self.rtt.back_off()
@@ -640,7 +691,8 @@ class Connection:
         seconds = (now - span.first_sent) / SECOND
         error = TimeoutError(
             errno.ETIMEDOUT,
-            f"no answer from {self.peer()} to {what} sent {span.times} times in {seconds:.1f} s",
+            f"no answer from {self.peer()} to {what} sent {span.times} times in {seconds:.1f} s"
+            f"{self.heard(span.first_sent)}",
         )
         self.fail(error, Cause.TIMEOUT, now)
 

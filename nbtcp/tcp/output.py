@@ -11,6 +11,7 @@ from ..why import Why
 from ..wire.segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG, Segment, reverse_flow
 from ..wire.seq import MODULUS, wrap, wrap_blocks
 from .recovery.base import Probing
+from .sendqueue import PROBES, Span
 from .state import State
 from .tcb import MAX_RAW_WINDOW, SendVariables, window_shift
 from .timers import Timer
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 ECT_0 = 2  # in the IP header's TOS: this transport understands marks (RFC 3168 5)
 SACK_HEADER, SACK_BLOCK = 4, 8  # octets of the option with its padding
-_PROBES = frozenset({Why.WINDOW_PROBE, Why.TAIL_LOSS_PROBE})
 _DATA_STATES = frozenset({State.ESTABLISHED, State.CLOSE_WAIT, State.FIN_WAIT_1})
 _DATA_STATES |= {State.CLOSING, State.LAST_ACK}
 
@@ -53,6 +53,7 @@ def transmit(conn: "Connection", now: int) -> list[Segment]:
     if conn.ack_due is not None and conn.state is not State.SYN_SENT:
         out.append(_segment(conn, ACK, conn.tcb.snd.nxt, b"", conn.ack_due, now))
     _set_timers(conn, now)
+    _note_running_dry(conn)
     return out
 
 
@@ -112,12 +113,14 @@ def _resend_lost(conn: "Connection", now: int, out: list[Segment]) -> None:
     while (span := queue.next_lost()) is not None:
         size = span.end - span.start
         room = conn.cc.cwnd - conn.recovery.in_flight(snd, queue)
-        if not span.urgently and size > room:
+        if (not span.urgently and size > room) or _held_by_pacing(conn, now):
             return
         flags, data = _contents(conn, span.start, span.end)
-        if span is queue.spans[0] and span.why not in _PROBES:  # a new time to wait
+        if span is queue.spans[0] and span.why not in PROBES:  # a new time to wait
             conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
         queue.resent(span, now)
+        if queue.rate is not None:
+            _departs(conn, span, now)
         out.append(_segment(conn, flags, span.start, data, span.why, now))
 
 
@@ -155,11 +158,11 @@ def _send_new(conn: "Connection", now: int, out: list[Segment]) -> None:
     if conn.state not in _DATA_STATES or snd.una == 0:  # our SYN must have been acknowledged
         return
     if not queue.spans and now - snd.sent_at > conn.rtt.rto:  # idle: RFC 5681 4.1
-        conn.cc.cwnd = min(conn.cc.cwnd, conn.restart_window)
+        conn.cc.restart(conn.restart_window, now)
     while True:
         start, size = snd.nxt, _sendable(conn)
         fin = start + size == queue.fin and (_window_left(snd) > size or conn.force is not None)
-        if not size and not fin:
+        if not (size or fin) or _held_by_pacing(conn, now):
             break
         end = start + size + fin
         why = conn.force or (Why.DATA if size else Why.FIN)
@@ -208,10 +211,40 @@ def _sendable(conn: "Connection") -> int:
 
 def _sent(conn: "Connection", start: int, end: int, now: int) -> None:
     """start..end is in flight from now on."""
-    conn.queue.sent(start, end, now)
+    span = conn.queue.sent(start, end, now)
     conn.tcb.snd.nxt = end
     conn.tcb.snd.sent_at = now
     conn.progress = True
+    if conn.queue.rate is not None:
+        _departs(conn, span, now)
+
+
+# --- for algorithms that pace and model the path ---
+
+
+def _held_by_pacing(conn: "Connection", now: int) -> bool:
+    """True while nothing may leave; a timer says until when. Probes are not held."""
+    if conn.cc.pacing_rate is None or conn.force or conn.pacer.next_send_time <= now:
+        return False
+    conn.timers.set(Timer.PACING, conn.pacer.next_send_time)
+    return True
+
+
+def _departs(conn: "Connection", span: Span, now: int) -> None:
+    """The next departure and the next sample of the delivery rate depend on this one."""
+    rate, queue, snd = conn.cc.pacing_rate, conn.queue, conn.tcb.snd
+    if rate is not None and queue.rate is not None and span.start:  # not for a SYN
+        conn.pacer.sent(span.end - span.start, rate, snd.mss, now)
+        queue.rate.sent(span, conn.recovery.in_flight(snd, queue), now)
+
+
+def _note_running_dry(conn: "Connection") -> None:
+    """cwnd has room and there is nothing to send (CheckIfApplicationLimited)."""
+    queue, snd = conn.queue, conn.tcb.snd
+    if queue.rate is not None and queue.end <= snd.nxt and not queue.lost_octets:
+        flight = conn.recovery.in_flight(snd, queue)
+        if flight < conn.cc.cwnd:
+            queue.rate.ran_dry(flight)
 
 
 # --- every segment passes here ---
@@ -315,7 +348,8 @@ def _set_timers(conn: "Connection", now: int) -> None:
         return
     waiting = queue.end > snd.nxt or (queue.fin is not None and snd.nxt == queue.fin)
     blocked = conn.state in _DATA_STATES and (
-        (snd.wnd == 0 and (waiting or bool(queue.spans))) or (waiting and not queue.spans)
+        (snd.wnd == 0 and (waiting or bool(queue.spans)))
+        or (waiting and not queue.spans and not timers.runs(Timer.PACING))
     )
     if blocked:
         conn.stop_timer(Timer.RETRANSMISSION, now)

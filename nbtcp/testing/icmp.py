@@ -1,13 +1,9 @@
 """ICMP errors about our segments, as a router or the peer would send them (RFC 792, RFC 1191)."""
 
-from struct import pack
-
-from ..wire import ip
+from ..wire.icmp import build_icmp
 from ..wire.segment import Segment, build
 from .settings import SettingError
 
-_HEADER = 28  # octets that an error quotes: the IP header, and ports and sequence number
-_PROTOCOL = 1
 _KINDS = {"unreachable": 3, "source_quench": 4, "redirect": 5, "time_exceeded": 11}
 _KINDS |= {"parameter_problem": 12, "echo_reply": 0, "echo_request": 8}
 _UNREACHABLE = (
@@ -21,14 +17,7 @@ _TIME_EXCEEDED = ("ttl_exceeded", "frag_reassembly_exceeded")
 
 def error_about(about: Segment, kind: str, code: str, mtu: int, sender: str) -> bytes:
     """The IP packet of an ICMP error of `kind` from `sender`; `mtu` counts in frag_needed."""
-    quoted = build(about)[:_HEADER]
-    body = pack("!BBHHH", _kind(kind), _code(kind, code), 0, 0, mtu) + quoted
-    body = body[:2] + ip.checksum(ip.ones_sum(body)).to_bytes(2, "big") + body[4:]
-    total = ip.HEADER_LENGTH + len(body)
-    head = pack("!BBHHHBBH", 0x45, 0, total, 0, 0, 64, _PROTOCOL, 0)
-    head += ip.pack_address(sender) + about.flow[:4]
-    head = head[:10] + ip.checksum(ip.ones_sum(head)).to_bytes(2, "big") + head[12:]
-    return head + body
+    return build_icmp(sender, build(about), _kind(kind), _code(kind, code), mtu=mtu)
 
 
 def _kind(name: str) -> int:

@@ -150,7 +150,7 @@ def _comment(row: Any) -> str:
 
 
 def read_capture(path: str | Path) -> EventLog:
-    """A log of the TCP segments (over IPv4) in a pcap or pcapng file, compressed by gzip or not.
+    """A log of the TCP segments in a pcap or pcapng file, compressed by gzip or not.
 
     The place of the capture lies somewhere between the hosts: every segment is a `send` of its
     sender, at the time when it was captured there. So a round-trip time is that from the capture to
@@ -178,8 +178,6 @@ def read_capture(path: str | Path) -> EventLog:
     own = bool(sightings) and all(sighting.vantage for sighting in sightings)
     packets = len(sightings) + sum(left_out.values())
     problems = [reader.damage] if reader.damage else []
-    if left_out["IPv6"]:
-        problems.append(f"{left_out['IPv6']} packets of IPv6 left out")
     if backwards:
         problems.append(f"times go backwards at {backwards} packets: sorted by time")
         sightings.sort(key=lambda sighting: sighting.time)
@@ -210,8 +208,8 @@ def _sightings(reader: CaptureReader) -> tuple[list[Sighting], Counter[str], int
             continue
         packet = frame.data[at:] if at >= 0 else b""
         version = packet[0] >> 4 if packet else 0
-        if version != 4:
-            left_out["IPv6" if version == 6 else "not IP"] += 1
+        if version not in (4, 6):
+            left_out["not IP"] += 1
             continue
         try:
             segment = parse_captured(packet, frame.length - at)

@@ -58,6 +58,7 @@ _ENDS = {
     Cause.ABORT.label: "abort",
     Cause.CLOSE.label: "close",
     Cause.TIMEOUT.label: "timeout",
+    Cause.RCV_ICMP.label: "ICMP",
 }
 _ENDED = frozenset({State.CLOSED, State.TIME_WAIT, State.LISTEN})
 

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ..wire.segment import format_endpoint
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -227,17 +229,13 @@ def _directions(ends: pd.DataFrame, by_sender: Bools) -> pd.DataFrame:
     rows = []
     columns = ["conn", "local", "local_port", "remote", "remote_port"]
     for conn, local, local_port, remote, remote_port in ends[columns].to_numpy(object).tolist():
-        here, there = _socket(local, local_port), _socket(remote, remote_port)
+        here, there = format_endpoint(local, local_port), format_endpoint(remote, remote_port)
         rows.append((conn, local, remote, f"{here} > {there}"))
         rows.append((conn, remote, local, f"{there} > {here}"))
     table = pd.DataFrame(rows, columns=["conn", "sender", "receiver", "direction"])
     table["conn"] = table["conn"].astype(np.int64)
     table["vantage"] = np.where(by_sender, "sender", "receiver")
     return table
-
-
-def _socket(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _volume(segments: pd.DataFrame, ways: Flows) -> dict[str, Ints]:

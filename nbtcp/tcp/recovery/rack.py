@@ -7,7 +7,7 @@ reordered: not at all until reordering was seen, then min_RTT/4 or more.
 
 from ...why import Why
 from ..ack import Ack
-from ..rtt import SECOND, RoundTripTime
+from ..rtt import GRANULARITY, SECOND, RoundTripTime
 from ..sendqueue import SendQueue, Span
 from ..tcb import TICK, SendVariables
 from .base import DUPLICATE_THRESHOLD, Phase, Verdict
@@ -57,7 +57,7 @@ class Rack(Sack):
     ) -> None:
         if ack.rtt is not None:  # step 1, without a window: paths of one connection change seldom
             self.min_rtt = ack.rtt if self.min_rtt is None else min(self.min_rtt, ack.rtt)
-        for span in (*ack.done, *ack.sacked):
+        for span in ack.arrived:
             self._update(span, ack)  # steps 2 and 3
         self._update_reordering_window(ack, snd)  # step 4
         self._detect(queue, self._reordering_window(queue, rtt, snd.mss), ack.now)  # step 5
@@ -132,14 +132,14 @@ class Rack(Sack):
     # --- TLP: section 7 ---
 
     def probe_timeout(self, queue: SendQueue, rtt: RoundTripTime) -> int | None:
-        """7.2: PTO = 2*SRTT, and TLP.max_ack_delay more when only one segment is out."""
+        """7.2: PTO = 2*SRTT, a tick at least, and TLP.max_ack_delay more for a single segment."""
         calm = self.phase is Phase.OPEN and not queue.sacked_octets and not queue.lost_octets
         idle = self._probe_end is None and self._measured  # no probe is out (7.3)
         if not calm or not idle or not queue.spans:
             return None
         if rtt.srtt is None:
             return INITIAL_PROBE
-        return 2 * rtt.srtt + (MAX_ACK_DELAY if len(queue.spans) == 1 else 0)
+        return max(2 * rtt.srtt, GRANULARITY) + (MAX_ACK_DELAY if len(queue.spans) == 1 else 0)
 
     def probed(self, end: int, again: bool) -> None:
         self._probe_end, self._probe_again, self._measured = end, again, False
