@@ -74,8 +74,9 @@ def look_at_queue(conn: Connection) -> None:
     assert queue.sacked_octets == sum(span.end - span.start for span in spans if span.sacked)
     flight = list(queue.flight)
     assert set(flight) == {span for span in spans if not (span.lost or span.sacked)}
-    times = [span.sent for span in flight]
-    assert times == sorted(times), "not in the order in which it was sent"
+    order = [(span.order, span.sent) for span in flight]
+    assert order == sorted(order), "not in the order in which it was sent"
+    assert [span.sent for span in flight] == sorted(span.sent for span in flight)
     assert (queue.next_lost() is not None) == any(span.lost for span in spans)
     if any(span.lost for span in spans):
         assert queue.next_lost() is next(span for span in spans if span.lost)

@@ -113,7 +113,7 @@ def test_mark_on_the_segment_that_says_cwr_counts() -> None:
 
 def test_echo_halves_the_window_once_a_window_and_says_so() -> None:
     """RFC 3168 6.1.2 (SHLD-8): as for a loss, once a round trip; CWR with the first new data."""
-    peer = agreed(initial_window=10_000)
+    peer = agreed(initial_window=10_000, congestion="reno")
     peer.app_writes(20_000)
     peer.sent()
     peer.sends(".E 1:1 ack 1001")

@@ -26,7 +26,7 @@ class Reassembly:
         self.duplicate: Range | None = None  # arrived twice, and not reported yet
         self._ready: deque[bytes] = deque()
         self._pieces: dict[int, bytes] = {}  # what waits, by its start; no two overlap
-        self._latest: deque[int] = deque(maxlen=_REMEMBERED)
+        self._latest: list[int] = []
 
     @property
     def has_holes(self) -> bool:
@@ -59,7 +59,7 @@ class Reassembly:
         self.ranges.cut_before(nxt)
         if (block := self.ranges.find(start)) is not None:
             known = (at for at in self._latest if not block[0] <= at < block[1])
-            self._latest = deque((start, *known), _REMEMBERED)
+            self._latest = [start, *known][:_REMEMBERED]
         return nxt
 
     def cut(self, end: int) -> None:

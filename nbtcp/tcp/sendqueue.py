@@ -20,7 +20,7 @@ class Span:
     """One segment in flight, `start` up to but not including `end`."""
 
     __slots__ = (
-        *("end", "first_sent", "lost", "rate", "sacked", "sent", "start", "times"),
+        *("end", "first_sent", "lost", "order", "rate", "sacked", "sent", "start", "times"),
         *("urgently", "why"),
     )
 
@@ -29,6 +29,7 @@ class Span:
         self.end = end
         self.sent = now  # last transmission, ns
         self.first_sent = now
+        self.order = 0  # of the last transmission among all: the octets sent by then
         self.times = 1  # transmissions
         self.sacked: bool = False  # the peer has it, beyond a hole
         self.lost: bool = False  # believed lost and not yet sent again
@@ -98,6 +99,7 @@ class SendQueue:
         self.spans.append(span)
         self.flight[span] = None
         self.sent_octets += end - start
+        span.order = self.sent_octets
         return span
 
     def resent(self, span: Span, now: int) -> None:
@@ -108,6 +110,7 @@ class SendQueue:
         span.times += 1
         self.flight[span] = None
         self.sent_octets += span.end - span.start
+        span.order = self.sent_octets
         self.repaired[span.start] = self.repaired.get(span.start, 0) + 1
 
     # --- what arrived ---
@@ -219,7 +222,7 @@ class SendQueue:
     def _fill_flight(self) -> None:
         """What is neither lost nor SACKed is out there, in the order in which it was sent."""
         out = [span for span in self.spans if not (span.lost or span.sacked)]
-        self.flight = OrderedDict.fromkeys(sorted(out, key=lambda span: span.sent))
+        self.flight = OrderedDict.fromkeys(sorted(out, key=lambda span: span.order))
 
     def _leave(self, span: Span) -> None:
         """`span` has arrived: it is no longer lost, in flight or SACKed."""
