@@ -112,7 +112,6 @@ def test_nagle_can_be_turned_off() -> None:
 
 
 def test_no_more_than_the_window_is_sent() -> None:
-    """RFC 9293 MUST-38, L-22: what is left of the window is too little."""
     peer = established(mss=1000, win=3000, cwnd=10_000)
     peer.app_writes(10_000)
     peer.expect(*segments(1, 3))
@@ -123,7 +122,7 @@ def test_no_more_than_the_window_is_sent() -> None:
 
 
 def test_rule_1_a_maximum_sized_segment_is_sent_also_while_others_are_out() -> None:
-    """RFC 9293 L-22."""
+    """RFC 9293 MUST-38, L-22."""
     peer = established(mss=1000, win=2500)
     peer.app_writes(10_000)
     peer.expect(*segments(1, 2))  # not the 500 octets that also fit
