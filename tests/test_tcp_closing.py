@@ -200,7 +200,7 @@ def test_text_behind_the_fin_is_ignored() -> None:
 
 
 def test_text_that_claims_to_lie_behind_the_fin_does_not_hide_it() -> None:
-    """RFC 9293 3.10.7.4: the FIN came first, so the stream ends there."""
+    """RFC 9293 3.10.7.4 (L-18): the FIN came first, so the stream ends there."""
     peer = established()
     peer.sends("F. 11:11(0) ack 1")
     peer.sends("P. 1:21(20) ack 1")
