@@ -690,7 +690,14 @@ def test_rack_what_left_before_a_retransmission_in_the_same_instant_says_nothing
 
 
 def ecn_peer(**options: Any) -> Peer:
-    peer = Peer(timestamps=False, window_scale=False, ecn="ask", initial_window=10_000, **options)
+    peer = Peer(
+        timestamps=False,
+        window_scale=False,
+        ecn="ask",
+        initial_window=10_000,
+        congestion="reno",
+        **options,
+    )
     peer.connects()
     peer.sends("SE. 0:0 ack 1 win 65535 <mss 1000,sackOK>")
     peer.sent()
