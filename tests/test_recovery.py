@@ -746,6 +746,19 @@ def test_ece_after_a_loss_of_the_same_window_changes_nothing() -> None:
     assert peer.conn.cc.ssthresh == ssthresh
 
 
+def test_ece_reduction_is_not_undone_by_a_dsack_for_an_earlier_one() -> None:
+    peer = ecn_peer(recovery="sack")
+    for end in (2001, 3001, 4001):
+        peer.acks(1, sack=f"1001:{end}")
+    peer.acks(peer.conn.tcb.snd.nxt)
+    peer.sent()
+    peer.sends(f"E. 1:1 ack {peer.conn.tcb.snd.nxt}")
+    ssthresh, sent = peer.conn.cc.ssthresh, peer.sent()
+    assert sum("C" in segment.split(" ")[0] for segment in sent) == 1
+    peer.acks(peer.conn.tcb.snd.una, sack="1:1001")
+    assert peer.conn.cc.ssthresh == ssthresh < 1 << 40
+
+
 # --- the same losses, five strategies: Fall and Floyd 1996 ---
 
 
