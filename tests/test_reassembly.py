@@ -1,5 +1,6 @@
 """The receive buffer against a model that keeps every octet, and what its SACK blocks may say."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ SEGMENTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(SEGMENTS)
 def test_any_order_of_segments_gives_the_stream(segments: list[tuple[int, int, int]]) -> None:
     reassembly, nxt, read = Reassembly(1000), 1, b""

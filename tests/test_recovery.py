@@ -343,6 +343,20 @@ def test_prr_acknowledgments_that_deliver_nothing_change_nothing() -> None:
     assert peer.conn.cc.cwnd == cwnd >= 1000
 
 
+def test_prr_an_episode_that_begins_where_another_ends_has_its_own() -> None:
+    """RFC 9937: prr_delivered and prr_out begin at 0, RecoverFS is what is in flight then."""
+    peer = sending(10, writes=60_000, recovery="sack")
+    for end in range(2001, 13_001, 1000):
+        peer.acks(1, sack=f"1001:{end}")
+    first, end = peer.conn._prr, peer.conn.tcb.snd.nxt
+    assert end >= 16_001
+    peer.sent()
+    peer.acks(12_001, sack=f"13001:{end}")  # all that was out at the first loss, and a new one
+    assert peer.conn.recovery.phase is Phase.FAST_RECOVERY
+    assert peer.conn._prr is not first
+    assert "12001:13001" in peer.sent()[0]
+
+
 # --- RACK: RFC 8985 6 ---
 
 
@@ -754,6 +768,19 @@ def test_ece_after_a_loss_of_the_same_window_changes_nothing() -> None:
     assert peer.conn.cc.ssthresh == ssthresh
 
 
+def test_ece_reduction_is_not_undone_by_a_dsack_for_an_earlier_one() -> None:
+    peer = ecn_peer(recovery="sack")
+    for end in (2001, 3001, 4001):
+        peer.acks(1, sack=f"1001:{end}")
+    peer.acks(peer.conn.tcb.snd.nxt)
+    peer.sent()
+    peer.sends(f"E. 1:1 ack {peer.conn.tcb.snd.nxt}")
+    ssthresh, sent = peer.conn.cc.ssthresh, peer.sent()
+    assert sum("C" in segment.split(" ")[0] for segment in sent) == 1
+    peer.acks(peer.conn.tcb.snd.una, sack="1:1001")
+    assert peer.conn.cc.ssthresh == ssthresh < 1 << 40
+
+
 # --- the same losses, five strategies: Fall and Floyd 1996 ---
 
 
@@ -778,6 +805,7 @@ def drops(recovery: str, count: int) -> tuple[int, list[str], float]:
     return causes.count("timeout"), causes, transfer.duration
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_tahoe_slow_starts_and_sends_needlessly(count: int) -> None:
     timeouts, causes, _ = drops("tahoe", count)

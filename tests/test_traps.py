@@ -86,6 +86,7 @@ def test_a_zero_window_is_probed_with_one_octet() -> None:
     peer.expect_after(0.2, "1:2(1) why window-probe")
 
 
+@pytest.mark.slow
 @pytest.mark.root
 def test_the_kernel_answers_our_zero_window_probe() -> None:
     """The same with the kernel at the other end, which reads nothing for a while."""
@@ -230,6 +231,7 @@ def test_sequence_numbers_wrap(iss: int) -> None:
     assert not peer.conn.queue.spans
 
 
+@pytest.mark.slow
 @pytest.mark.root
 def test_the_kernel_does_not_reset_our_connections() -> None:
     """It does those of a stack on raw sockets that shares its address (scapy #3215, #3627, #2439):

@@ -12,7 +12,7 @@ line (RFC 6093 3).
 import errno
 from typing import TYPE_CHECKING
 
-from ..why import Event, Why
+from ..why import Why
 from ..wire.segment import ACK, CWR, ECE, FIN, MAX_WSCALE, RST, SYN, URG, Segment
 from ..wire.seq import unwrap, unwrap_blocks
 from .ack import Ack
@@ -381,10 +381,7 @@ def _congestion_marked(conn: "Connection", now: int) -> None:
     snd = conn.tcb.snd
     if snd.una < snd.reduced or conn.recovery.phase is not Phase.OPEN:
         return
-    snd.reduced = snd.nxt
-    snd.say_cwr = True
-    conn.cc.lost(conn.recovery.in_flight(snd, conn.queue), now)
-    conn.note(Event.RECOVERY, now, why=Why.CONGESTION_MARK.label)
+    conn.slow_down(now)
 
 
 def _old_ack(conn: "Connection", seg: Segment, now: int) -> None:

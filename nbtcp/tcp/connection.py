@@ -446,6 +446,13 @@ class Connection:
             pipe = self.recovery.in_flight(snd, queue)
             self.cc.cwnd = self.prr.window(ack, pipe, queue.sent_octets, self.cc.ssthresh)
 
+    def slow_down(self, now: int) -> None:
+        """A router has marked: a reduction as after a loss, but one that is never undone."""
+        self.undo = None
+        self.answer_marks()
+        self.cc.lost(self.recovery.in_flight(self.tcb.snd, self.queue), now)
+        self.note(Event.RECOVERY, now, why=Why.CONGESTION_MARK.label)
+
     def answer_marks(self) -> None:
         """Whatever made us send less, it is also the answer to the marks of this window: CWR, and
         no second reduction (RFC 3168 6.1.2).
