@@ -268,6 +268,27 @@ def assert_no_protocol_error(
     assert not any(errors.values()), {name: count for name, count in errors.items() if count}
 
 
+def test_marks_take_the_place_of_losses_both_ways() -> None:
+    """RFC 3168: routers mark, both sides slow down and say so, and nothing has to be sent twice."""
+    path = nbtcp.Path(delay=0.01, rate=10e6, queue=200, mark=15)
+    point = Point(0.0, 0.01, 0.0, 0.0, 0.0, 10e6, 200, "client")
+    with nbtcp.Lab(path, config=nbtcp.Config(ecn="ask", time_wait=0.5), seed=1) as lab:
+        conn, theirs = exchange(lab, point)
+        counters = lab.counters()
+    assert theirs == [point.octets, sha256_of(point.octets)]
+    table, events = lab.log.segments, lab.log.events
+    assert conn.tcb.ecn
+    assert counters["IpExt"]["InCEPkts"] > 0
+    assert (events["why"] == "congestion-mark").any()
+    for event in ("send", "recv"):
+        flags = table[(table["event"] == event) & ~table["flags"].str.contains("S")]["flags"]
+        assert flags.str.contains("E").any(), "marks are reported"
+        assert flags.str.contains("C").any(), "and the report is answered"
+    assert not (table["event"] == "drop").any()
+    assert counters["Tcp"]["RetransSegs"] == 0
+    assert_no_protocol_error(counters, Counter(), point)
+
+
 @pytest.mark.skipif(not SOAK, reason="make soak prints the table")
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     """Not a test: what came of each point."""

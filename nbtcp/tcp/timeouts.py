@@ -22,7 +22,7 @@ R1 = 3  # retransmissions after which the application is told (RFC 9293 SHLD-9, 
 
 
 def _retransmission_timeout(conn: "Connection", now: int) -> None:
-    """RFC 6298 5.4 to 5.7, and R1 and R2 of RFC 9293 3.8.3 (MUST-20), for SYNs too (MUST-22,
+    """RFC 6298 5.4 to 5.7, and R1 and R2 of RFC 9293 3.8.3 (MUST-20), of a SYN too (MUST-22,
     U-1).
     """
     spans = conn.queue.spans
@@ -81,9 +81,7 @@ def _probe_timeout(conn: "Connection", now: int) -> None:
 
 
 def _persist_timeout(conn: "Connection", now: int) -> None:
-    """Probe the window: repeat what is in flight, or send one octet more (RFC 9293 3.8.6.1:
-    MUST-35, MUST-36).
-    """
+    """Probe the window: repeat what is in flight, or send one octet more (MUST-35, MUST-36)."""
     conn.persists += conn.tcb.snd.wnd == 0
     spans = conn.queue.spans
     if not spans:
@@ -95,9 +93,7 @@ def _persist_timeout(conn: "Connection", now: int) -> None:
 
 
 def _keepalive_timeout(conn: "Connection", now: int) -> None:
-    """Probe a silent peer, and give up when several probes stay unanswered (3.8.4: MAY-5,
-    MUST-29).
-    """
+    """Probe a silent peer, and give up when several stay unanswered (3.8.4, MAY-5, MUST-29)."""
     if conn.keepalive is None:
         return
     interval = conn.config.keepalive_interval if conn.keepalives else conn.keepalive

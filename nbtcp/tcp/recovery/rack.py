@@ -54,6 +54,14 @@ class Rack(Sack):
 
     # --- RACK: section 6 ---
 
+    def _all_needless(self, ack: Ack, queue: SendQueue) -> bool:
+        """What was resent and had arrived before was overtaken. The RFC does not count that as
+        reordering (6.2 step 3), and without it the same mistake is made in each round.
+        """
+        if any(start in queue.repaired for start, _ in ack.dsacks):
+            self._seen = True
+        return super()._all_needless(ack, queue)
+
     def find_losses(
         self, ack: Ack, snd: SendVariables, queue: SendQueue, rtt: RoundTripTime
     ) -> None:
