@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peer import NANOSECOND, Peer, content, established, twice  # noqa: F401
 
-from nbtcp import State
+from nbtcp import Config, ConfigError, State
 from nbtcp.tcp.reassembly import Reassembly
 
 steady = settings(deadline=None, derandomize=True, database=None)
@@ -102,6 +102,12 @@ def test_delay_is_configurable(delay: float) -> None:
     peer = established(receive_buffer=60_000, delayed_ack=delay)
     peer.sends("1:1001")
     peer.expect_after(delay, ". 1:1(0) ack 1001 why delayed-ack")
+
+
+def test_delay_of_half_a_second_is_refused() -> None:
+    """RFC 9293 MUST-40: less than 0.5 s."""
+    with pytest.raises(ConfigError, match=r"delayed_ack=0\.5 must lie between 0 and 0\.499"):
+        Config(delayed_ack=0.5)
 
 
 def test_delay_of_zero_acknowledges_at_once() -> None:

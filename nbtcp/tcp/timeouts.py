@@ -113,6 +113,7 @@ def _keepalive_timeout(conn: "Connection", now: int) -> None:
 
 
 def _give_up(conn: "Connection", span: Span, what: str, now: int) -> None:
+    """R2, the user timeout (RFC 9293 3.10.8, L-21)."""
     seconds = (now - span.first_sent) / SECOND
     error = TimeoutError(
         errno.ETIMEDOUT,
