@@ -388,6 +388,7 @@ class Connection:
     def set_keepalive(self, seconds: float | None, now: int) -> None:
         """Probe the peer after so many seconds of silence; None: never."""
         self.keepalive = seconds
+        self._ready[self] = None  # for the stack to see the timer
         if seconds is None:
             self.stop_timer(Timer.KEEPALIVE, now)
         elif self.synchronized and self.state is not State.TIME_WAIT:
