@@ -48,6 +48,7 @@ class Rack(Sack):
     ) -> Verdict | None:
         if ack.rtt is not None:
             self._measured = True
+        self._update_reordering_window(ack, snd)  # step 4, also when the D-SACK ends the episode
         repaired = self._process_probe(ack)
         verdict = super().acked(ack, snd, queue, rtt)
         return Verdict.REPAIRED if repaired and verdict is None else verdict
@@ -61,7 +62,6 @@ class Rack(Sack):
             self.min_rtt = ack.rtt if self.min_rtt is None else min(self.min_rtt, ack.rtt)
         for span in sorted(ack.arrived):  # steps 2 and 3; what one ACK reports is not reordered
             self._update(span, ack)
-        self._update_reordering_window(ack, snd)  # step 4
         self._detect(queue, self._reordering_window(queue, rtt), ack.now)  # step 5
 
     def _update(self, span: Span, ack: Ack) -> None:
