@@ -129,7 +129,7 @@ class Connection:
         self._ready = ready
         self._ack_delay = ns(config.delayed_ack)
         self.persists = self.timeouts = 0  # persist and retransmission timeouts in a row
-        self._challenges = [(0, 0), (0, 0)]  # (since, how many) unforged and perhaps forged
+        self._challenges: list[list[int]] = [[], []]  # when: unforged and perhaps forged
 
     def __repr__(self) -> str:
         local, remote = endpoints(self.flow)
@@ -363,12 +363,12 @@ class Connection:
             self.owe_ack(Why.CHALLENGE_ACK)
 
     def may_answer(self, now: int, forged: bool) -> bool:
-        """Count an answer to what is perhaps an attack; False when there were too many lately."""
-        began, count = self._challenges[forged]
-        if now - began >= CHALLENGE_PERIOD:
-            began, count = now, 0
-        self._challenges[forged] = began, count + 1
-        return count < CHALLENGE_ACKS
+        """Answer what is perhaps an attack? Counts the answer; False when there were too many, in
+        any such period.
+        """
+        lately = [at for at in self._challenges[forged] if now - at < CHALLENGE_PERIOD]
+        self._challenges[forged] = [*lately, now][:CHALLENGE_ACKS]
+        return len(lately) < CHALLENGE_ACKS
 
     def is_new_incarnation(self, syn: Segment) -> bool:
         """May `syn` end TIME-WAIT early? By its timestamp or its number (RFC 6191 2)."""
