@@ -489,6 +489,8 @@ def test_rack_dsack_widens_the_window_once_a_round() -> None:
         peer.acks(1, sack=f"1001:{end}")
     peer.expect("1:1001 why rack")
     peer.acks(6001)
+    peer.app_writes(1000)  # SND.NXT lies beyond SND.UNA, so that the round lasts
+    peer.expect("6001:7001")
     for _ in range(2):
         peer.acks(6001, sack="1:1001")
     assert peer.conn.recovery._reo_wnd_mult == 2

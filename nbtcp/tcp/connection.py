@@ -129,7 +129,7 @@ class Connection:
         self._ready = ready
         self._ack_delay = ns(config.delayed_ack)
         self.persists = self.timeouts = 0  # persist and retransmission timeouts in a row
-        self._challenges = [(0, 0), (0, 0)]  # (since, how many) unforged and perhaps forged
+        self._challenges: list[list[int]] = [[], []]  # when: unforged and perhaps forged
 
     def __repr__(self) -> str:
         local, remote = endpoints(self.flow)
@@ -366,12 +366,12 @@ class Connection:
             self.owe_ack(Why.CHALLENGE_ACK)
 
     def may_answer(self, now: int, forged: bool) -> bool:
-        """Count an answer to what is perhaps an attack; False when there were too many lately."""
-        began, count = self._challenges[forged]
-        if now - began >= CHALLENGE_PERIOD:
-            began, count = now, 0
-        self._challenges[forged] = began, count + 1
-        return count < CHALLENGE_ACKS
+        """Answer what is perhaps an attack? Counts the answer; False when there were too many, in
+        any such period.
+        """
+        lately = [at for at in self._challenges[forged] if now - at < CHALLENGE_PERIOD]
+        self._challenges[forged] = [*lately, now][:CHALLENGE_ACKS]
+        return len(lately) < CHALLENGE_ACKS
 
     def is_new_incarnation(self, syn: Segment) -> bool:
         """May `syn` end TIME-WAIT early? By timestamp or number (RFC 6191 2; SHLD-4, MAY-2)."""
@@ -391,6 +391,7 @@ class Connection:
     def set_keepalive(self, seconds: float | None, now: int) -> None:
         """Probe the peer after so many seconds of silence; None: never (RFC 9293 MUST-24)."""
         self.keepalive = seconds
+        self._ready[self] = None  # for the stack to see the timer
         if seconds is None:
             self.stop_timer(Timer.KEEPALIVE, now)
         elif self.synchronized and self.state is not State.TIME_WAIT:

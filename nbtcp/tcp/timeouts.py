@@ -86,7 +86,9 @@ def _persist_timeout(conn: "Connection", now: int) -> None:
     spans = conn.queue.spans
     if not spans:
         conn.force = Why.WINDOW_PROBE if conn.tcb.snd.wnd == 0 else Why.SWS_OVERRIDE
-    elif now - conn.heard_at >= ns(conn.config.user_timeout):  # MUST-37: not while it answers
+        return
+    answered = conn.heard_at >= spans[0].sent  # MUST-37: then it goes on, however long
+    if not answered and now - conn.heard_at >= ns(conn.config.user_timeout):
         _give_up(conn, spans[0], "window probes", now)
     else:
         conn.queue.mark_lost(spans[0], Why.WINDOW_PROBE, urgently=True)

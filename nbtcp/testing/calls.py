@@ -306,6 +306,8 @@ class Calls:
             if setting in ("congestion", "mss"):
                 raise SettingError(f"{setting} can be set only before the connection is opened")
             conn.config = config
+            if setting == "keepalive":
+                conn.set_keepalive(config.keepalive, self._now)
             conn.queue.capacity = config.send_buffer
             conn.reassembly.capacity = config.receive_buffer
             conn.handle_timer(self._now)  # nothing is due; it may have something to send now
