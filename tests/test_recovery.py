@@ -348,12 +348,12 @@ def test_prr_an_episode_that_begins_where_another_ends_has_its_own() -> None:
     peer = sending(10, writes=60_000, recovery="sack")
     for end in range(2001, 13_001, 1000):
         peer.acks(1, sack=f"1001:{end}")
-    first, end = peer.conn._prr, peer.conn.tcb.snd.nxt
+    first, end = peer.conn.prr, peer.conn.tcb.snd.nxt
     assert end >= 16_001
     peer.sent()
     peer.acks(12_001, sack=f"13001:{end}")  # all that was out at the first loss, and a new one
     assert peer.conn.recovery.phase is Phase.FAST_RECOVERY
-    assert peer.conn._prr is not first
+    assert peer.conn.prr is not first
     assert "12001:13001" in peer.sent()[0]
 
 
