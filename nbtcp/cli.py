@@ -1,4 +1,4 @@
-"""The command line: nbtcp fetch, plot, rtt, doctor, lab.
+"""The command line: nbtcp fetch, plot, rtt, stats, doctor, lab.
 
 Exit codes: 0 done, 1 the fetch failed, 2 the call was wrong or the machine cannot. Whatever goes
 wrong is one line on stderr.
@@ -61,9 +61,11 @@ def commands() -> None:
 @commands.command()
 @click.argument("url")
 @click.option("--lab", is_flag=True, help="Fetch from the lab's own server: URL is a path.")
+@click.option("-6", "ipv6", is_flag=True, help="Over IPv6; with --lab.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the body here.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Save the sequence plot here.")
 @click.option("--log", type=click.Path(path_type=Path), help="Save the event log here (.parquet).")
+@click.option("--pcap", type=click.Path(path_type=Path), help="Save a capture here (.pcapng).")
 @click.option("--rtt", is_flag=True, help="Print the table of round-trip times.")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds without an answer.")
 @click.option("--delay", default=0.0, help="Seconds of delay in each direction.")
@@ -79,13 +81,16 @@ def fetch(url: str, **options: Any) -> int:
     Without --lab this needs root, and the machine's own access to the internet. With --lab, URL is
     a path such as /bytes/300000, fetched from the kernel's TCP in a private network.
     """
-    outputs = [options[name] for name in ("output", "plot", "log") if options[name]]
+    outputs = [options[name] for name in ("output", "plot", "log", "pcap") if options[name]]
     for path in outputs:
         _check_writable(path)
     if len(set(outputs)) < len(outputs):
-        raise click.UsageError("-o, --plot and --log need a file each")
+        raise click.UsageError("-o, --plot, --log and --pcap need a file each")
     if options["log"] and options["log"].suffix != ".parquet":
         raise click.UsageError(f"{options['log']}: a log's name ends in .parquet")
+    if options["pcap"] and options["pcap"].suffix != ".pcapng":
+        why = "pcap has no place for the reasons"
+        raise click.UsageError(f"{options['pcap']}: a capture's name ends in .pcapng, as {why}")
     _check_plot_kind(options["plot"])
     try:
         page = _fetch(url, options)
@@ -105,13 +110,13 @@ def fetch(url: str, **options: Any) -> int:
 
 
 @commands.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", metavar="LOG_OR_PCAP", type=click.Path(path_type=Path))
 @click.option("--kind", default="sequence", show_default=True, help="Which picture.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
 @click.option("--conn", type=int, help="Which connection; else the one with most data.")
 @click.option("--direction", help="Whose data: an address, or out or in.")
 def plot(file: Path, kind: str, output: Path, conn: int | None, direction: str | None) -> None:
-    """Draw a picture of a saved log; the suffix of -o chooses PNG, SVG, PDF or CSV."""
+    """Draw a picture of a saved log or a capture; the suffix of -o chooses PNG, SVG, PDF or CSV."""
     _check_writable(output)
     _check_plot_kind(output)
     log = _load(file)
@@ -120,13 +125,33 @@ def plot(file: Path, kind: str, output: Path, conn: int | None, direction: str |
         kinds = [name for name in dir(log.plot) if not name.startswith("_")]
         raise click.UsageError(f"there is no picture {kind!r}; there are: {', '.join(kinds)}")
     draw(conn=conn, direction=direction).save(output)
+    click.echo(f"saved {output}")
 
 
 @commands.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", metavar="LOG_OR_PCAP", type=click.Path(path_type=Path))
 def rtt(file: Path) -> None:
-    """Print the round-trip times in a saved log."""
+    """Print the round-trip times in a saved log or a capture."""
     _print_rtt(_load(file))
+
+
+@commands.command()
+@click.argument("file", metavar="LOG_OR_PCAP", type=click.Path(path_type=Path))
+def stats(file: Path) -> None:
+    """Print statistics of a saved log or a capture: per connection, of both directions."""
+    import pandas as pd
+
+    table = _load(file).summary()
+    units: dict[str, str] = table.attrs["units"]
+    if table.empty:
+        click.echo("no connections")
+    for number, pair in table.groupby("conn"):
+        columns = {"unit": ["", *units.values()]}
+        for line in pair.to_dict("records"):
+            values = [_number(line[name], unit) for name, unit in units.items()]
+            columns[line["direction"]] = [line["vantage"], *values]
+        shown = pd.DataFrame(columns, index=["seen by", *units]).to_string()
+        click.echo(f"connection {number}\n{shown}\n")
 
 
 @commands.command()
@@ -180,10 +205,11 @@ def _say(text: str) -> None:
 def _fetch(url: str, options: dict[str, Any]) -> "Page":
     from .lab import Lab
     from .live import Live, check_url
-    from .runtime.http import get
 
     if options["lab"] and not url.startswith("/"):
         raise click.UsageError(f"with --lab the URL is a path such as /bytes/1000, not {url!r}")
+    if options["ipv6"] and not options["lab"]:
+        raise click.UsageError("-6 goes with --lab: the way into the internet is of IPv4")
     path = NetworkPath(
         delay=options["delay"],
         loss=options["loss"],
@@ -197,8 +223,7 @@ def _fetch(url: str, options: dict[str, Any]) -> "Page":
         with Live(path, config=config) as host:
             return host.fetch(url, timeout=options["timeout"])
     with Lab(path, config=config, kernel_congestion=options["kernel_congestion"]) as lab:
-        target = f"http://{lab.kernel_address}{url}"
-        return get(lab, target, timeout=options["timeout"], log=lab.new_log(url=target))
+        return lab.fetch(url, timeout=options["timeout"], family=6 if options["ipv6"] else 4)
 
 
 def _save(page: "Page | None", options: dict[str, Any]) -> None:
@@ -207,6 +232,8 @@ def _save(page: "Page | None", options: dict[str, Any]) -> None:
         return
     if options["log"]:
         page.log.save(options["log"])
+    if options["pcap"]:
+        page.log.to_pcapng(options["pcap"])
     if options["plot"] and len(page.log.segments):
         page.log.plot.sequence().save(options["plot"])
     if options["rtt"]:
@@ -218,15 +245,34 @@ def _print_rtt(log: "EventLog") -> None:
     shown = table.drop(columns=["time", "host"])
     click.echo(shown.to_string(index=False, float_format=lambda value: f"{value:.6f}"))
     click.echo(f"{len(shown)} samples; times in seconds, start and end are octets of the stream.")
+    if "inferred" in log.meta:
+        click.echo("They are inferred: from where the capture was made to the receiver and back.")
+
+
+def _number(value: Any, unit: str) -> str:
+    """Seconds to the microsecond, all else whole; "-" where there is nothing to tell."""
+    if str(value) in ("nan", "<NA>", "None"):
+        return "-"
+    return f"{value:.6f}" if unit == "s" else f"{value:,.0f}"
 
 
 def _load(file: Path) -> "EventLog":
-    from .trace.log import EventLog
+    """A saved log, or a capture: by what is in it, not by its name."""
+    from .trace.capture import read_capture
+    from .trace.log import EventLog, LogFileError
 
     try:
-        return EventLog.load(file)
+        with file.open("rb") as opened:
+            parquet = opened.read(4) == b"PAR1"
+        log = EventLog.load(file) if parquet else read_capture(file)
     except OSError as problem:
         raise click.UsageError(f"{file}: {problem.strerror}") from None
+    except LogFileError as problem:
+        also = "" if parquet else ", and no log saved by nbtcp"
+        raise LogFileError(f"{problem}{also}") from None
+    for note in log.meta.get("problems", []):
+        _say(f"{file}: {note}")
+    return log
 
 
 def _check_writable(path: Path) -> None:

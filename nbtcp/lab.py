@@ -4,27 +4,23 @@ other end.
 
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .config import Config
-from .links.namespace import KERNEL_ADDRESS, OUR_ADDRESS, Namespace
+from .links.namespace import KERNEL_ADDRESS, KERNEL_ADDRESS6, OUR_ADDRESS, OUR_ADDRESS6, Namespace
 from .links.path import Path
-from .runtime.host import Host
-from .runtime.loop import Loop, RealClock
-from .trace.log import EventLog
+from .runtime.host import RealHost
 
 if TYPE_CHECKING:
     from .runtime.http import Page
 
-BATCH = 16  # packets read at once: more is faster, and blurs their times
-HEADERS = 40  # octets of IPv4 and TCP header without options
+LEAST_IPV6_MTU = 1280  # RFC 8200 5
 
 
-class Lab(Host):
+class Lab(RealHost):
     """Our TCP at 10.0.0.2, the kernel's at 10.0.0.1 with a web server on port 80.
 
+    With IPv6 they are at fd00:6e62::2 and fd00:6e62::1, if the kernel has it and the MTU allows.
     `path` impairs both directions, `up` (to the kernel) and `down` set them apart.
     `kernel_congestion` is the kernel's congestion control; Reno unless told otherwise, for it is
     always there and does not pace. `mtu` is in octets. `seed` makes our ISNs and ports repeatable;
@@ -43,51 +39,42 @@ class Lab(Host):
         config: Config | None = None,
         seed: int | None = None,
     ) -> None:
-        config = config or Config()
-        config = config.but(mss=min(config.mss, mtu - HEADERS))
-        up, down = up or path, down or path
-        self._meta = {
-            "link": "lab",
-            "began": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "seed": seed,
-            "kernel_congestion": kernel_congestion,
-            "mtu": mtu,
-            "up": asdict(up or Path()),
-            "down": asdict(down or Path()),
-            "config": asdict(config),
-        }
         self.namespace = Namespace(mtu=mtu, congestion=kernel_congestion)
-        loop = Loop(RealClock())
-        super().__init__(OUR_ADDRESS, loop, config=config, seed=seed, log=self.new_log())
-        self.namespace.tun.batch = BATCH
-        self.attach(self.namespace.tun, up, down)
-        loop.mind_in_background()
+        meta = {"link": "lab", "kernel_congestion": kernel_congestion}
+        ours = (OUR_ADDRESS, OUR_ADDRESS6) if mtu >= LEAST_IPV6_MTU else (OUR_ADDRESS,)
+        super().__init__(self.namespace.tun, ours, path, up, down, config, seed, **meta)
 
     def __repr__(self) -> str:
         return f"<Lab: we {self.address}, the kernel {self.kernel_address}>"
 
     @property
     def kernel_address(self) -> str:
-        """The address of the kernel's end."""
+        """The IPv4 address of the kernel's end."""
         return KERNEL_ADDRESS
 
-    def new_log(self, **meta: Any) -> EventLog:
-        """An empty log that knows of this lab's settings; for `connect(..., log=...)`."""
-        return EventLog(**self._meta, **meta)
+    @property
+    def kernel_address6(self) -> str:
+        """The IPv6 address of the kernel's end."""
+        return KERNEL_ADDRESS6
 
-    def fetch(self, path: str, *, timeout: float = 30.0, **settings: Any) -> "Page":
+    def fetch(
+        self, path: str, *, timeout: float = 30.0, family: int = 4, **settings: Any
+    ) -> "Page":
         """GET `path` from the kernel's web server; `page.log` is the log of this fetch alone.
 
         `/bytes/N`, `/slow?seconds=S`, `/` and what that links to. `timeout` is how long (s) to wait
-        for an answer at any point; `settings` change the Config for this connection. Raises
-        TimeoutError, ConnectionRefusedError, ConnectionResetError (its `page` holds what had
-        arrived) and the like.
+        for an answer at any point; `family` is 4 or 6, of IP; `settings` change the Config for this
+        connection. Raises TimeoutError, ConnectionRefusedError, ConnectionResetError (its `page`
+        holds what had arrived) and the like.
         """
         from .runtime.http import get
 
         if not path.startswith("/"):
             raise ValueError(f"{path!r} is no path: they begin with /, as /bytes/1000 does")
-        url = f"http://{KERNEL_ADDRESS}{path}"
+        if family not in (4, 6):
+            raise ValueError(f"family={family!r} must be 4 for IPv4 or 6 for IPv6")
+        address = KERNEL_ADDRESS if family == 4 else f"[{KERNEL_ADDRESS6}]"
+        url = f"http://{address}{path}"
         return get(self, url, timeout=timeout, log=self.new_log(url=url), **settings)
 
     def run(self, argv: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:

@@ -2,31 +2,24 @@
 
 import errno
 import socket
-from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .config import Config
-from .lab import BATCH, HEADERS
 from .links import nat
 from .links.path import Path
-from .runtime.host import Host
-from .runtime.loop import Loop, RealClock
-from .runtime.sockets import Socket
-from .tcp.connection import Observer
-from .trace.log import EventLog
+from .runtime.host import RealHost
 
 if TYPE_CHECKING:
     from .runtime.http import Page
 
 
-class Live(Host):
+class Live(RealHost):
     """Our TCP on the internet: what it sends leaves this machine under the machine's own address.
 
     `path` impairs both directions besides, `up` (to the internet) and `down` set them apart.
     `seed` makes our ISNs and ports repeatable. Needs root. All that the machine is asked for is
-    undone by `close`, at exit, and at SIGTERM and SIGHUP where nobody else handles them; after
-    SIGKILL by the next Live or by `clean`. Servers of ours are reached from this machine only.
+    undone by `close`, and however this process ends, by a program that watches it; if that is
+    killed too, by the next Live or by `clean`. Servers of ours are reached from this machine only.
     Raises MachineError when this machine cannot, ConfigError, PathError.
     """
 
@@ -40,56 +33,20 @@ class Live(Host):
         seed: int | None = None,
     ) -> None:
         self.nat = nat.Nat()
-        config = config or Config()
-        config = config.but(mss=min(config.mss, self.nat.mtu - HEADERS))
-        up, down = up or path, down or path
-        self._meta = {
-            "link": "live",
-            "began": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "seed": seed,
-            "uplink": self.nat.uplink,
-            "mtu": self.nat.mtu,
-            "up": asdict(up or Path()),
-            "down": asdict(down or Path()),
-            "config": asdict(config),
-        }
-        loop = Loop(RealClock())
-        super().__init__(self.nat.address, loop, config=config, seed=seed, log=self.new_log())
-        self.nat.link.tun.batch = BATCH
-        self.attach(self.nat.link, up, down)
-        loop.mind_in_background()
-        self._filtered = bool(nat.filters())  # until a packet has passed
+        meta = {"link": "live", "uplink": self.nat.uplink}
+        super().__init__(self.nat.link, self.nat.address, path, up, down, config, seed, **meta)
 
     def __repr__(self) -> str:
         return f"<Live: we {self.address}, by way of {self.nat.uplink}>"
 
-    def new_log(self, **meta: Any) -> EventLog:
-        """An empty log that knows of this host's settings; for `connect(..., log=...)`."""
-        return EventLog(**self._meta, **meta)
+    def locate(self, remote: tuple[str, int]) -> tuple[str, int]:
+        """The address of `remote`, which may hold a name, when our packets get out at all.
 
-    def connect(
-        self,
-        remote: tuple[str, int],
-        timeout: float | None = None,
-        *,
-        log: Observer | None = None,
-        **settings: Any,
-    ) -> Socket:
-        """A connected socket; as of Host, and `remote` may hold a name.
-
-        Also raises socket.gaierror when the name has no address, and MachineError when a filter of
-        this machine stops our packets, which is tried where there is one.
+        Raises what `resolve` does, and MachineError when a filter of this machine stops them.
         """
         there = self.resolve(remote[0]), remote[1]
-        if self._filtered:
-            self.nat.check(there)
-            self._filtered = not self.nat.passed()
-        try:
-            return super().connect(there, timeout, log=log, **settings)
-        except TimeoutError:
-            if not self.nat.passed():
-                self.nat.check(there)
-            raise
+        self.nat.check(there)
+        return there
 
     def resolve(self, name: str) -> str:
         """The IPv4 address of `name`, asked of the machine's resolver and in its time."""
@@ -121,10 +78,12 @@ class Live(Host):
         check_url(url)
         return get(self, url, timeout=timeout, log=self.new_log(url=url), **settings)
 
-    @staticmethod
-    def clean() -> list[str]:
-        """Undo what killed processes have left on this machine; returns what was undone."""
-        return nat.clean()
+    def close(self) -> None:
+        """Reset what is open, and leave this machine as it was."""
+        super().close()
+        self.nat.close()
+
+    clean = staticmethod(nat.clean)
 
 
 def fetch(url: str, *, timeout: float = 30.0, **settings: Any) -> "Page":

@@ -17,6 +17,7 @@ from .tcp.listener import Listener
 from .trace.log import EventLog
 
 CLIENT, SERVER, PORT = "10.0.0.1", "10.0.0.2", 80
+CLIENT6, SERVER6 = "fd00::1", "fd00::2"
 _CHUNK = bytes(range(256)) * 256
 
 
@@ -45,8 +46,9 @@ class Transfer:
 class Simulation:
     """A client (10.0.0.1) and a server (10.0.0.2) with a path between them.
 
-    `path` impairs both directions; `up` (client to server) and `down` set them apart. Every
-    transfer begins anew, so the same call gives the same log.
+    `path` impairs both directions; `up` (client to server) and `down` set them apart. With
+    `family=6` they are fd00::1 and fd00::2. Every transfer begins anew, so the same call gives the
+    same log.
     """
 
     def __init__(
@@ -57,7 +59,11 @@ class Simulation:
         down: Path | None = None,
         seed: int = 0,
         config: Config | None = None,
+        family: int = 4,
     ) -> None:
+        if family not in (4, 6):
+            raise ValueError(f"family={family!r} must be 4 for IPv4 or 6 for IPv6")
+        self.client, self.server = (CLIENT, SERVER) if family == 4 else (CLIENT6, SERVER6)
         self.up = up or path or Path()
         self.down = down or path or Path()
         self.seed = seed
@@ -72,8 +78,8 @@ class Simulation:
             seed=self.seed, up=asdict(self.up), down=asdict(self.down), config=asdict(config)
         )
         loop = Loop(VirtualClock())
-        client = Host(CLIENT, loop, config=config, seed=2 * self.seed, log=log)
-        server = Host(SERVER, loop, config=config, seed=2 * self.seed + 1, log=log)
+        client = Host(self.client, loop, config=config, seed=2 * self.seed, log=log)
+        server = Host(self.server, loop, config=config, seed=2 * self.seed + 1, log=log)
         up = Pipe(self.up, f"up {self.seed}", client.drop)
         down = Pipe(self.down, f"down {self.seed}", server.drop)
         client.attach(WireEnd(up, down))
@@ -91,7 +97,7 @@ class Simulation:
         loop = client.loop
         listener = server.stack.listen(PORT)
         with loop.lock:
-            conn = client.stack.connect((SERVER, PORT), loop.now())
+            conn = client.stack.connect((self.server, PORT), loop.now())
             job = _Job(conn, listener, octets)
             loop.run_until(lambda: job.advance(loop.now()), round(limit * SECOND))
         seconds = (job.finished_at or loop.now()) / SECOND

@@ -1,4 +1,4 @@
-"""One host: addresses, ports, demultiplexing, ISNs, and RSTs for segments that are nobody's.
+"""One host: addresses, ports, demultiplexing, ISNs, ICMP, and RSTs for segments that are nobody's.
 
 Driven by hand or by runtime/loop.py: `receive` takes packets, `transmit` gives packets, `deadline`
 and `handle_timer` are its clock. It never blocks and never reads a clock itself.
@@ -6,6 +6,8 @@ and `handle_timer` are its clock. It never blocks and never reads a clock itself
 
 import errno
 import random
+from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2s
 from heapq import heappop, heappush
 
@@ -19,18 +21,31 @@ from .tcp.tcb import TICK
 from .why import Why
 from .wire import ip, scapy
 from .wire import segment as struct_codec
-from .wire.segment import RST, Segment, pack_flow, reverse_flow
+from .wire.icmp import IcmpError, parse_icmp
+from .wire.segment import (
+    RST,
+    Segment,
+    addresses,
+    endpoints,
+    format_endpoint,
+    pack_flow,
+    reverse_flow,
+)
 from .wire.seq import MODULUS
 
 EPHEMERAL_PORTS = range(49152, 65536)  # RFC 6335 6
-ISN_TICK = 4_000  # ns: RFC 9293 3.4.1
+ISN_TICK = 4_000  # ns: RFC 9293 3.4.1, MUST-8
 ISN_STEP = 128_000  # between two connections on the same ports when the clock alone is too slow
+MOST_PATH_MTUS = 1000
+PATH_MTU_LIFETIME = 600 * 1_000_000_000  # ns: ten minutes (RFC 1191 6.3)
 _CODECS = {"struct": (struct_codec.parse, struct_codec.build), "scapy": (scapy.parse, scapy.build)}
 
 
 class Stack:
-    """A host's TCP at one IPv4 `address`.
+    """A host's TCP at one `address`, or at a sequence of them, of IPv4 and of IPv6.
 
+    Connections are opened from the first address of the peer's family, and accepted at all of them,
+    unless one is named.
     With a `seed` everything that is random elsewhere (ISNs, ports, timestamp offsets) follows from
     it; without, from the operating system. `observer` is told every segment and decision; an
     EventLog, usually.
@@ -38,16 +53,19 @@ class Stack:
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         seed: int | None = None,
         observer: Observer | None = None,
         config: Config | None = None,
     ) -> None:
-        self.address = address
+        given = [address] if isinstance(address, str) else address
+        self._own = [ip.pack_address(text) for text in given]
+        if not self._own:
+            raise ValueError("a stack needs an address, such as 192.0.2.1 or 2001:db8::1")
+        self.addresses = tuple(map(ip.format_address, self._own))
         self.config = config or Config()
         self.observer = observer
-        self._packed_address = ip.pack_address(address)
         self._parse, self._build = _CODECS[self.config.codec]
         self._random = random.Random(int(seed)) if seed is not None else random.SystemRandom()
         self._secret = self._random.randbytes(16)
@@ -55,11 +73,17 @@ class Stack:
         self._listeners: dict[int, Listener] = {}
         self._ready: dict[Connection, None] = {}  # those that may have something to send
         self._replies: list[Segment] = []  # RSTs for nobody's segments
+        self._path_mtus: dict[bytes, tuple[int, int]] = {}  # by destination: (octets, since)
         self._wakeups: list[tuple[int, int, Connection]] = []  # heap; entries may be too early
         self._pushed = 0
 
     def __repr__(self) -> str:
-        return f"<Stack {self.address}, {len(self._connections)} connections>"
+        return f"<Stack {', '.join(self.addresses)}, {len(self._connections)} connections>"
+
+    @property
+    def address(self) -> str:
+        """The first address."""
+        return self.addresses[0]
 
     # --- opening ---
 
@@ -68,40 +92,46 @@ class Stack:
         remote: tuple[str, int],
         now: int,
         *,
+        local_address: str | None = None,
         local_port: int | None = None,
         config: Config | None = None,
         observer: Observer | None = None,
     ) -> Connection:
-        """Active OPEN to (address, port); the SYN leaves with the next `transmit`.
+        """Active OPEN to (address, port), from `local_address` if given (RFC 9293 MUST-43); the SYN
+        leaves with the next `transmit`.
 
-        Raises OSError (EADDRNOTAVAIL, EADDRINUSE) when the remote address can be nobody's (RFC 9293
-        MUST-46) or the local port is taken, ValueError when an address or port is none at all.
+        Raises OSError: EADDRNOTAVAIL when the remote address can be nobody's (RFC 9293 MUST-46) or
+        the local one is not ours, EAFNOSUPPORT when we have no address of its family, EADDRINUSE
+        when the local port is taken; ValueError when an address or port is none at all.
         """
         _check_port(remote[1])
         destination = ip.pack_address(remote[0])
-        if destination[0] >= 224 or destination == bytes(4):
+        if _is_nobodys(destination):
             reason = f"{remote[0]} is not one host's address: multicast, broadcast or unspecified"
             raise OSError(errno.EADDRNOTAVAIL, reason)
+        source = self._source(destination, local_address)
         if local_port is None:
-            local_port = self._free_port(remote)
+            local_port = self._free_port(source, remote)
         _check_port(local_port)
-        flow = pack_flow((self.address, local_port), remote)
+        flow = pack_flow((source, local_port), remote)
         old = self._connections.get(reverse_flow(flow))
         if old is not None and old.state is not State.CLOSED:
-            reason = (
-                f"a connection from port {local_port} to {remote[0]}:{remote[1]} exists already"
-            )
+            there = format_endpoint(*remote)
+            reason = f"a connection from port {local_port} to {there} exists already"
             raise OSError(errno.EADDRINUSE, reason)
         conn = self._new_connection(flow, config or self.config, observer or self.observer, now)
         conn.open(now)
         return conn
 
-    def listen(self, port: int, backlog: int = 128) -> Listener:
-        """Passive OPEN: SYNs for `port` are answered from now on."""
+    def listen(self, port: int, backlog: int = 128, address: str | None = None) -> Listener:
+        """Passive OPEN: SYNs for `port` are answered from now on, whatever connections the port has
+        (RFC 9293 MUST-41, MUST-42); at one `address` of ours or at all (MUST-43).
+        """
         _check_port(port)
+        place = None if address is None else self._check_own(address)
         if port in self._listeners:
             raise OSError(errno.EADDRINUSE, f"port {port} has a listener already")
-        listener = self._listeners[port] = Listener(port, max(1, backlog))
+        listener = self._listeners[port] = Listener(port, max(1, backlog), place)
         return listener
 
     def close_listener(self, listener: Listener, now: int) -> None:
@@ -127,8 +157,7 @@ class Stack:
         try:
             segment = self._parse(packet)
         except ip.WireError as problem:
-            if self.observer is not None:
-                self.observer.refused(self.address, None, problem.why, now)
+            self._receive_other(packet, problem.why, now)
             return
         conn = self._connections.get(segment.flow)
         if conn is None or conn.state is State.CLOSED or conn.state is State.LISTEN:
@@ -189,17 +218,47 @@ class Stack:
 
     # --- inside ---
 
+    def _receive_other(self, packet: bytes, why: Why, now: int) -> None:
+        """No segment that may be used: an ICMP error about one of ours, or nothing."""
+        if why is Why.NOT_TCP:
+            try:
+                error = parse_icmp(packet)
+            except ip.WireError as problem:
+                why, error = problem.why, None
+            if error is not None:
+                self._receive_icmp(error, now)
+                return
+        if self.observer is not None:
+            self.observer.refused(self.address, None, why, now)
+
+    def _receive_icmp(self, error: IcmpError, now: int) -> None:
+        """RFC 9293 MUST-54: the error goes to the connection that sent what it quotes."""
+        conn = self._connections.get(reverse_flow(error.flow))
+        if conn is None or conn.state is State.CLOSED or conn.state is State.LISTEN:
+            if self.observer is not None:
+                host = endpoints(error.flow)[0][0]
+                host = host if host in self.addresses else self.address
+                self.observer.refused(host, None, Why.ICMP, now)
+            return
+        mtu = conn.icmp(error, now)
+        if mtu is not None:
+            if len(self._path_mtus) >= MOST_PATH_MTUS:  # forgotten is learned again
+                self._path_mtus.clear()
+            self._path_mtus[addresses(error.flow)[1]] = mtu, now
+        if conn.listener is not None:
+            self._settle(conn)
+
     def _receive_unknown(self, segment: Segment, now: int, above: int | None = None) -> None:
-        """No connection has this flow: a listener's SYN, or 3.10.7.1, CLOSED.
+        """No connection has this flow: a listener's SYN, or 3.10.7.1, CLOSED (L-1).
 
         `above` is a sequence number that the ISN has to exceed (RFC 9293 MAY-2).
         """
         why: Why | None = Why.NO_CONNECTION
-        if segment.flow[4:8] != self._packed_address or _is_group(segment.flow[:4]):
+        source, destination = addresses(segment.flow)
+        if destination not in self._own or _is_nobodys(source):
             why = Why.MISDIRECTED  # RFC 9293 MUST-57, MUST-63
         else:
-            port = int.from_bytes(segment.flow[10:12], "big")
-            listener = self._listeners.get(port)
+            listener = self._listener(segment.flow)
             if listener is not None:
                 why = listener.refuses(segment)
                 if why is None and self._listen(listener, segment, now, above):
@@ -211,12 +270,21 @@ class Stack:
         if why is Why.NO_CONNECTION and not segment.flags & RST:
             self._reply(segment, reset_for(segment, self.config.ttl), now)
         elif self.observer is not None:
-            self.observer.refused(self.address, segment, segment.why, now)
+            self.observer.refused(self._host(segment), segment, segment.why, now)
+
+    def _listener(self, flow: bytes) -> Listener | None:
+        """Who listens at the address and port to which segments of `flow` go."""
+        listener = self._listeners.get(int.from_bytes(flow[-2:], "big"))
+        if listener is None or listener.address not in (None, addresses(flow)[1]):
+            return None
+        return listener
 
     def _reopens(self, conn: Connection, syn: Segment) -> bool:
-        """A SYN for a listener of ours, on the ports of a connection in TIME-WAIT (RFC 6191)."""
-        port = int.from_bytes(syn.flow[-2:], "big")
-        return port in self._listeners and conn.is_new_incarnation(syn)
+        """A SYN for a listener of ours, on the ports of a connection in TIME-WAIT (SHLD-4)."""
+        listener = self._listener(syn.flow)
+        if listener is None or listener.refuses(syn) is not None:
+            return False
+        return conn.is_new_incarnation(syn)
 
     def _listen(self, listener: Listener, syn: Segment, now: int, above: int | None) -> bool:
         """A SYN for a listener; False when its SYN queue is full and cookies are not wanted."""
@@ -243,7 +311,7 @@ class Stack:
         iss = initial_sequence_number(syn, self._secret, now)
         value = timestamp(syn, now // TICK + self._timestamp_offset(reverse_flow(syn.flow)))
         syn.why = Why.COOKIE
-        self._reply(syn, cookie_for(syn, iss, value, self.config), now)
+        self._reply(syn, cookie_for(syn, iss, value, _config_for(syn.flow, self.config)), now)
 
     def _open_from_cookie(self, listener: Listener, ack: Segment, now: int) -> bool:
         """An ACK that brings our cookie back opens the connection that it stands for."""
@@ -264,8 +332,14 @@ class Stack:
         """`segment` is of no connection, and this answers it."""
         self._replies.append(reply)
         if self.observer is not None:
-            self.observer.refused(self.address, segment, segment.why, now)
-            self.observer.replied(self.address, reply, now)
+            host = self._host(segment)
+            self.observer.refused(host, segment, segment.why, now)
+            self.observer.replied(host, reply, now)
+
+    def _host(self, segment: Segment) -> str:
+        """Which of our addresses a segment came to; the first when it is none of them."""
+        text = segment.destination[0]
+        return text if text in self.addresses else self.address
 
     def _settle(self, conn: Connection) -> None:
         """A connection in a SYN queue may have become established, or come to nothing."""
@@ -282,12 +356,46 @@ class Stack:
     ) -> Connection:
         offset = self._timestamp_offset(flow)
         iss = self._initial_sequence_number(flow, now)
-        conn = Connection(flow, config, iss, offset, self._ready, observer)
+        destination = addresses(flow)[1]
+        conn = Connection(flow, _config_for(flow, config), iss, offset, self._ready, observer)
+        if destination in self._path_mtus:
+            mtu, since = self._path_mtus[destination]
+            if now - since < PATH_MTU_LIFETIME:
+                conn.limit_path(mtu)
+            else:
+                del self._path_mtus[destination]
         self._connections[reverse_flow(flow)] = conn
         return conn
 
+    def _check_own(self, address: str) -> bytes:
+        """`address` packed; OSError when it is not ours."""
+        packed = ip.pack_address(address)
+        if packed not in self._own:
+            reason = f"this host's address is {' and '.join(self.addresses)}, not {address}"
+            raise OSError(errno.EADDRNOTAVAIL, reason)
+        return packed
+
+    def _source(self, destination: bytes, wanted: str | None) -> str:
+        """Our address towards `destination`: the one that is wanted, else the first of its family,
+        for IP knows one link (RFC 9293 MUST-44).
+        """
+        if wanted is not None:
+            if len(self._check_own(wanted)) != len(destination):
+                reason = f"no way from {wanted} to {ip.format_address(destination)}: two families"
+                raise OSError(errno.EAFNOSUPPORT, reason)
+            return wanted
+        for own, text in zip(self._own, self.addresses, strict=True):
+            if len(own) == len(destination):
+                return text
+        family = "IPv6" if len(destination) == ip.IPV6_ADDRESS else "IPv4"
+        there, here = ip.format_address(destination), ", ".join(self.addresses)
+        reason = f"{there} is an {family} address, and this host has only {here}"
+        raise OSError(errno.EAFNOSUPPORT, reason)
+
     def _initial_sequence_number(self, flow: bytes, now: int) -> int:
-        """ISN = M + F(localip, localport, remoteip, remoteport, secretkey) (RFC 6528 3)."""
+        """ISN = M + F(localip, localport, remoteip, remoteport, secretkey) (RFC 6528 3,
+        SHLD-1); who has no key cannot compute F (MUST-9).
+        """
         f = blake2s(flow, digest_size=4, key=self._secret).digest()
         return (now // ISN_TICK + int.from_bytes(f, "big")) % MODULUS
 
@@ -296,15 +404,15 @@ class Stack:
         digest = blake2s(flow, digest_size=4, key=self._secret, person=b"tsval").digest()
         return int.from_bytes(digest, "big")
 
-    def _free_port(self, remote: tuple[str, int]) -> int:
+    def _free_port(self, source: str, remote: tuple[str, int]) -> int:
         """An ephemeral port, chosen at random (RFC 6056 3.3.1)."""
         first = self._random.randrange(len(EPHEMERAL_PORTS))
         for i in range(len(EPHEMERAL_PORTS)):
             port = EPHEMERAL_PORTS[(first + i) % len(EPHEMERAL_PORTS)]
-            flow = pack_flow(remote, (self.address, port))
+            flow = pack_flow(remote, (source, port))
             if flow not in self._connections and port not in self._listeners:
                 return port
-        raise OSError(errno.EADDRNOTAVAIL, f"all ports to {remote[0]}:{remote[1]} are in use")
+        raise OSError(errno.EADDRNOTAVAIL, f"all ports to {format_endpoint(*remote)} are in use")
 
     def _schedule(self, conn: Connection) -> None:
         """See to it that the heap holds an entry no later than the connection's deadline."""
@@ -324,9 +432,28 @@ class Stack:
         conn.wake_at = None
 
 
-def _is_group(address: bytes) -> bool:
-    """True for what no single host may send from: multicast, broadcast, unspecified."""
-    return address[0] >= 224 or address == bytes(4)
+def _is_nobodys(address: bytes) -> bool:
+    """True for what no single host may send from: multicast, broadcast, unspecified.
+
+    In IPv6 also an IPv4 address in disguise, which never is on a wire (RFC 4291 2.5.5.2).
+    """
+    if len(address) == ip.IPV4_ADDRESS:
+        return address[0] >= 224 or address == bytes(4)
+    return address[0] == 0xFF or address == bytes(16) or address[:12] == ip.IPV4_MAPPED
+
+
+def _config_for(flow: bytes, config: Config) -> Config:
+    """The settings of a connection: with IPv6, `mss` is less by what the IP header is longer.
+
+    It stands for the MTU of the link, which carries both: packets of both are of one size (RFC 9293
+    MUST-67).
+    """
+    return config if len(flow) == 12 else _with_mss(config, max(64, config.mss - 20))
+
+
+@lru_cache(maxsize=64)
+def _with_mss(config: Config, mss: int) -> Config:
+    return config.but(mss=mss)
 
 
 def _check_port(port: int) -> None:

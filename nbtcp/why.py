@@ -69,6 +69,7 @@ class Why(Labelled):
     NOT_TCP = 65
     MISDIRECTED = 66  # its destination is not this host
     COOKIE = 67  # answered with a SYN cookie, or the ACK that brings one back (RFC 4987)
+    ICMP = 68  # an ICMP error about no connection of ours
     # --- dropped on the way ---
     LOSS = 80
     QUEUE_FULL = 81
@@ -93,3 +94,4 @@ class Event(Labelled):
     CALL = 8  # new: the application's call; value: octets
     ERROR = 9  # new: the exception's name; why: its text
     REPORT = 10  # trouble that is no error yet; new: what
+    ICMP = 11  # new: what an ICMP error said; value: its MTU; why: what was done with it

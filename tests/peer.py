@@ -26,9 +26,12 @@ import pytest
 
 from nbtcp import Config, Connection, EventLog, Stack, State
 from nbtcp.why import Why
+from nbtcp.wire.icmp import build_icmp
 from nbtcp.wire.segment import ACK, FIN, RST, SYN, Segment, build, pack_flow, parse, reverse_flow
 
 US, PEER, PORT = "10.0.0.2", "10.0.0.1", 80
+US6, PEER6 = "fd00::2", "fd00::1"
+ROUTER, ROUTER6 = "10.9.9.9", "fd09::9"
 SECOND = 1_000_000_000
 NANOSECOND = 1e-9
 MODULUS = 1 << 32
@@ -87,20 +90,25 @@ class _Log(EventLog):
 class Peer:
     """The other end of a connection of `stack`. Times are in seconds, `now` is in nanoseconds."""
 
-    def __init__(self, *, seed: int = 1, iss: int = 3_000_000_000, **settings: Any) -> None:
+    def __init__(
+        self, *, seed: int = 1, iss: int = 3_000_000_000, ipv6: bool = False, **settings: Any
+    ) -> None:
         self.log = _Log(seed=seed)
-        self.stack = Stack(US, seed=seed, observer=self.log, config=Config(**settings))
+        self.us, self.them, self.router = (US6, PEER6, ROUTER6) if ipv6 else (US, PEER, ROUTER)
+        self.stack = Stack(self.us, seed=seed, observer=self.log, config=Config(**settings))
         self.conn: Any = None
         self.listener: Any = None
         self.now = 0
         self.iss, self.irs = iss, 0  # of our numbers, and of the stack's
         self.nxt, self.acked, self.win = 0, 0, 65535  # what `sends` puts when it is not told
         self.tsval: int | None = None  # our timestamp at time 0; None: we send none
-        self.flow = pack_flow((PEER, 40000), (US, PORT))  # of our segments
+        self.flow = pack_flow((self.them, 40000), (self.us, PORT))  # of our segments
         self.echo = 0  # the stack's last timestamp
         self._scaling, self._shift = False, 0  # of the stack's windows
         self.edge = 0  # the furthest right edge that the stack has offered
+        self.segments: list[Segment] = []  # all that the stack has sent
         self._written = self._read = 1  # positions the application has come to
+        self.packets: list[bytes] = []  # all that the stack has sent
         self._out: list[str] = []  # sent by the stack, not yet expected
         self._taken, self._in_batch = 0, False
         self._transcript: list[str] = []
@@ -109,17 +117,17 @@ class Peer:
     # --- the application above the stack ---
 
     def connects(self, **options: Any) -> None:
-        self.conn = self.stack.connect((PEER, PORT), self.now, **options)
+        self.conn = self.stack.connect((self.them, PORT), self.now, **options)
         self.flow = reverse_flow(self.conn.flow)
         self._called("connects")
 
     def listens(self, backlog: int = 128) -> None:
         self.listener = self.stack.listen(PORT, backlog)
 
-    def app_writes(self, octets: int) -> int:
+    def app_writes(self, octets: int, **options: Any) -> int:
         """Write so many octets; returns how many were taken."""
         data = content(self._written, self._written + octets)
-        taken: int = self.conn.send(data, self.now)
+        taken: int = self.conn.send(data, self.now, **options)
         self._written += taken
         self._called(f"writes {taken}")
         return taken
@@ -149,7 +157,7 @@ class Peer:
 
     # --- what the peer does ---
 
-    def sends(self, spec: str, flow: bytes | None = None) -> str:
+    def sends(self, spec: str, flow: bytes | None = None, *, urgent: int = 0, tos: int = 0) -> str:
         """Send one segment; the log's reason, what was done with it, comes back."""
         at = _parts(spec)
         flags = sum(_FLAGS.get(letter, 0) for letter in at["flags"] or ".")
@@ -159,6 +167,7 @@ class Peer:
         win = int(at["win"]) if at["win"] else self.win
         seg = Segment(flow or self.flow, flags, (start + self.iss) % MODULUS, 0, win)
         seg.data = content(first, first + end - start)
+        seg.urgent, seg.tos = urgent, tos
         if flags & ACK:
             seg.raw_ack = (ack + self.irs) % MODULUS
             self.acked = max(self.acked, ack)
@@ -185,6 +194,19 @@ class Peer:
             options.append(f"TS val {self.tsval + self.now // 1_000_000} ecr {self.echo}")
         text = f" <{','.join(options)}>" if options else ""
         return self.sends(f". {self.nxt}:{self.nxt} ack {ack} win {window}{text}")
+
+    def reports(self, kind: int, code: int = 0, *, about: int | bytes = -1, mtu: int = 0) -> str:
+        """A router says by ICMP what became of a packet, one of `packets` if given by number; what
+        was done with that comes back.
+        """
+        packet = self.packets[about] if isinstance(about, int) else about
+        self._note("<", f"ICMP {kind} {code} mtu {mtu} about packet {about!r}")
+        self.stack.receive(build_icmp(self.router, packet, kind, code, mtu=mtu), self.now)
+        if not self._in_batch:
+            self.flush()
+        events = self.log.events
+        said = events[events.event == "icmp"]
+        return "" if said.empty else str(said.why.iloc[-1])
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -224,8 +246,10 @@ class Peer:
     def flush(self) -> None:
         """Take what the stack has to send now."""
         for packet in self.stack.transmit(self.now):
+            self.packets.append(packet)
             segment, why = parse(packet), self.log.reasons[True][self._taken].label
             self._taken += 1
+            self.segments.append(segment)
             if segment.flags & SYN:
                 self.irs, self._shift = segment.raw_seq, segment.wscale or 0
             seq, ack = segment.raw_seq - self.irs, segment.raw_ack - self.iss

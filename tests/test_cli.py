@@ -44,7 +44,7 @@ def saved_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_fetch_from_the_lab_writes_all_that_was_asked_for(tmp_path: Path) -> None:
     done = nbtcp(
         *("fetch", "/bytes/100000", "--lab", "--delay", "0.005", "--rtt", "--timeout", "10"),
-        *("-o", "body", "--plot", "seq.svg", "--log", "log.parquet"),
+        *("-o", "body", "--plot", "seq.svg", "--log", "log.parquet", "--pcap", "a.pcapng"),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
@@ -54,6 +54,10 @@ def test_fetch_from_the_lab_writes_all_that_was_asked_for(tmp_path: Path) -> Non
     assert "srtt" in done.stdout and "first-transmission" in done.stdout
     again = nbtcp("rtt", "log.parquet", cwd=tmp_path)
     assert again.stdout == done.stdout
+    capture = nbtcp("rtt", "a.pcapng", cwd=tmp_path).stdout.splitlines()
+    own = [line.split()[5:] for line in done.stdout.splitlines() if "first-transmission" in line]
+    assert [line.split()[5:] for line in capture if "first-transmission" in line] == own
+    assert "inferred" in capture[-1]
 
 
 @root
@@ -83,7 +87,41 @@ def test_plot_draws_a_saved_log(saved_log: Path, tmp_path: Path, suffix: str) ->
     picture = tmp_path / f"seq.{suffix}"
     done = nbtcp("plot", str(saved_log), "-o", str(picture))
     assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"saved {picture}\n"
     assert picture.stat().st_size > 500
+
+
+@pytest.fixture(scope="module")
+def capture(saved_log: Path) -> Path:
+    from nbtcp import EventLog
+
+    return EventLog.load(saved_log).to_pcapng(saved_log.with_name("sim.pcapng"))
+
+
+def test_plot_and_rtt_take_a_capture_whatever_its_name(capture: Path, tmp_path: Path) -> None:
+    other = tmp_path / "dump.parquet"
+    other.write_bytes(capture.read_bytes())
+    done = nbtcp("plot", str(other), "-o", f"{tmp_path}/seq.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "first-transmission" in nbtcp("rtt", str(other)).stdout
+
+
+def test_stats_are_of_a_log_or_a_capture(saved_log: Path, capture: Path) -> None:
+    for path in (saved_log, capture):
+        done = nbtcp("stats", str(path))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "connection 1\n" in done.stdout
+        lines = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()[1:] if line}
+        assert lines["unique_bytes"] == ["B", "100,000", "0"]
+        assert lines["throughput"][2] == "-"
+
+
+def test_a_capture_cut_off_is_read_and_said(capture: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.pcapng"
+    cut.write_bytes(capture.read_bytes()[:5000])
+    done = nbtcp("stats", str(cut))
+    assert "unique_bytes" in done.stdout
+    assert_one_line(done, 0, "cut.pcapng: cut off in mid-packet, at octet 5000")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +133,8 @@ def test_plot_draws_a_saved_log(saved_log: Path, tmp_path: Path, suffix: str) ->
         (["fetch", "http://"], ["host"]),
         (["fetch", "--lab", "/", "-o", "z", "--plot", "z"], ["a file each"]),
         (["fetch", "--lab", "/", "--log", "x.csv"], [".parquet"]),
+        (["fetch", "--lab", "/", "--pcap", "x.pcap"], [".pcapng", "no place for the reasons"]),
+        (["fetch", "--lab", "/", "--log", "x.parquet", "--pcap", "x.parquet"], ["a file each"]),
         (["fetch", "--lab"], ["Missing argument 'URL'"]),
         (["fetch", "--lab", "/", "--nonsense"], ["--nonsense"]),
         (["fetch", "--lab", "/", "--loss", "2"], ["loss=2.0", "between 0 and 1"]),
@@ -107,6 +147,8 @@ def test_plot_draws_a_saved_log(saved_log: Path, tmp_path: Path, suffix: str) ->
         (["plot", "nothing.parquet", "-o", "a.png"], ["nothing.parquet", "No such file"]),
         (["plot", "README.md", "-o", "a.png"], ["README.md", "no log saved by nbtcp"]),
         (["rtt", "README.md"], ["README.md"]),
+        (["stats", "README.md"], ["README.md", "no capture", "no log saved by nbtcp"]),
+        (["stats", "tests"], ["tests", "Is a directory"]),
         (["plot", "README.md", "-o", "a.xyz"], ["a.xyz", ".svg"]),
         (["quux"], ["quux"]),
     ],
@@ -212,3 +254,16 @@ def test_a_full_disk_is_one_line_and_code_2(option: list[str]) -> None:
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "No space left on device" in done.stderr
+
+
+@root
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="needs IPv6")
+def test_fetch_from_the_lab_over_ipv6(tmp_path: Path) -> None:
+    done = nbtcp("fetch", "--lab", "-6", "/bytes/1000", "-o", "body", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "body").stat().st_size == 1000
+
+
+def test_the_internet_is_of_ipv4() -> None:
+    done = nbtcp("fetch", "-6", "http://example.com/")
+    assert_one_line(done, 2, "-6 goes with --lab")

@@ -144,9 +144,11 @@ def test_the_kernels_congestion_control_can_be_chosen(congestion: str) -> None:
 
 
 def test_a_small_mtu_gives_small_segments() -> None:
+    """RFC 9293 MUST-67."""
     with nbtcp.Lab(mtu=576) as lab:
         page = lab.fetch("/bytes/50000")
         assert page.log.segments["len"].max() == 576 - 52
+        assert page.log.segments.query("event == 'send'")["mss"].max() == 576 - 40
         assert len(page.content) == 50_000
 
 
@@ -270,7 +272,8 @@ def test_an_idle_connection_answers_in_the_background(lab: nbtcp.Lab) -> None:
         assert conn is not None
         _wait_until(lambda: conn.tcb.rcv.fin is not None)
         _wait_until(lambda: not conn.queue.spans)
-        assert len(log.segments[log.segments["flags"].str.contains("F")]) == 1
+        fins = log.segments[log.segments["flags"].str.contains("F")]
+        assert fins["seq"].nunique() == 1  # on a busy machine the kernel may repeat it
         assert len(sock.recv(65536)) > 1000
 
 
@@ -364,3 +367,76 @@ def test_the_fin_is_in_the_log_of_a_fetch(lab: nbtcp.Lab) -> None:
     table = lab.fetch("/bytes/100").log.segments
     fins = table[table["flags"].str.contains("F")]
     assert sorted(fins["event"]) == ["recv", "send"]
+
+
+# --- IPv6 ---
+
+IPV6 = pytest.mark.skipif(not File("/proc/net/if_inet6").exists(), reason="needs IPv6")
+
+
+@IPV6
+@pytest.mark.parametrize("octets", [0, 1, 1428, 1429, 1_000_000])
+def test_a_fetch_over_ipv6_brings_every_octet(lab: nbtcp.Lab, octets: int) -> None:
+    page = lab.fetch(f"/bytes/{octets}", family=6)
+    assert page.url == f"http://[{lab.kernel_address6}]/bytes/{octets}"
+    assert hashlib.sha256(page.content).hexdigest() == sha256_of(octets)
+    ends = page.log.connections.iloc[0]
+    assert (ends.local, ends.remote) == ("fd00:6e62::2", "fd00:6e62::1")
+    syn = page.log.segments.iloc[0]
+    assert (syn["flags"], syn["mss"]) == ("S", 1440)
+    if octets > 1428:
+        assert page.log.segments.len.max() == 1428  # 1500 octets with both headers
+
+
+@IPV6
+@pytest.mark.slow
+def test_a_megabyte_each_way_over_ipv6_and_a_rough_path() -> None:
+    with nbtcp.Lab(ROUGH) as lab:
+        page = lab.fetch("/bytes/1000000", family=6)
+        assert hashlib.sha256(page.content).hexdigest() == sha256_of(1_000_000)
+        log = lab.new_log()
+        body = b"".join(content(1_000_000))
+        head = f"POST /sink HTTP/1.1\r\nHost: lab\r\nContent-Length: {len(body)}\r\n\r\n"
+        with lab.connect((lab.kernel_address6, 80), 10, log=log) as sock:
+            sock.settimeout(60)
+            sock.sendall(head.encode() + body)
+            answer = sock.recv(1 << 16)
+        assert b'"bytes": 1000000' in answer
+        assert set(log.segments.event) == {"send", "recv", "drop"}
+        assert_kernel_content(lab)
+
+
+@IPV6
+def test_the_kernel_connects_to_us_over_both_families(lab: nbtcp.Lab) -> None:
+    program = "import socket, sys; s = socket.create_connection((sys.argv[1], 7)); s.sendall(b'x')"
+    with lab.listen(7) as server:
+        server.settimeout(10)
+        for address in lab.stack.addresses:
+            client = lab.popen([sys.executable, "-c", program, address])
+            sock, peer = server.accept()
+            with sock:
+                sock.settimeout(10)
+                assert sock.recv(9) == b"x"
+                assert sock.getsockname() == (address, 7)
+                assert (":" in peer[0]) == (":" in address)
+            assert client.wait(10) == 0
+
+
+@IPV6
+def test_a_closed_port_refuses_over_ipv6(lab: nbtcp.Lab) -> None:
+    with pytest.raises(ConnectionRefusedError, match="refused by fd00:6e62::1 port 9"):
+        lab.connect((lab.kernel_address6, 9), 5)
+
+
+def test_an_mtu_below_1280_has_no_ipv6() -> None:
+    """RFC 8200 5."""
+    with nbtcp.Lab(mtu=1000) as lab:
+        assert lab.stack.addresses == ("10.0.0.2",)
+        with pytest.raises(OSError, match=r"this host has only 10\.0\.0\.2$") as caught:
+            lab.fetch("/", family=6)
+        assert caught.value.errno == errno.EAFNOSUPPORT
+
+
+def test_there_is_no_other_family(lab: nbtcp.Lab) -> None:
+    with pytest.raises(ValueError, match="family=5 must be 4 for IPv4 or 6 for IPv6"):
+        lab.fetch("/", family=5)

@@ -22,8 +22,7 @@ from typing import Any
 
 import pytest
 
-from nbtcp.errors import MachineError
-from nbtcp.links.nat import POOLS, free_pair
+from nbtcp.gateway import POOLS, Refusal, free_pair
 from nbtcp.live import Live, check_url, fetch
 
 ROOT = Path(__file__).parent.parent
@@ -98,8 +97,8 @@ class Machine:
 
 PRELUDE = """
 import errno, hashlib, os, signal, ssl, sys, time
+from nbtcp import gateway
 from nbtcp.live import Live, fetch
-from nbtcp.links import nat
 def sha256(page):
     return hashlib.sha256(page.content).hexdigest()
 def say(*words):
@@ -112,6 +111,7 @@ def complain(code):
         say(f"{type(problem).__name__}: {getattr(problem, 'strerror', None) or problem}")
 """
 
+KILL = "os.kill(host.nat._gateway.pid, signal.SIGKILL); "
 WAIT = "say('ready'); sys.stdin.read()\n"
 
 SNAPSHOT = """
@@ -299,6 +299,13 @@ def is_ready(program: subprocess.Popen[str]) -> bool:
     return program.stdout.readline() == "ready\n"
 
 
+def leave_all(program: subprocess.Popen[str]) -> None:
+    """Kill a program that has killed its gateways."""
+    assert is_ready(program)
+    program.kill()
+    program.wait()
+
+
 # ---- fetching
 
 
@@ -421,7 +428,11 @@ def test_root_without_the_capability_is_one_clear_line(machine: Machine) -> None
 
 @needs_root
 def test_a_kernel_without_nftables_is_one_clear_line(machine: Machine) -> None:
-    (complaint,) = machine.complains("nat._NFTABLES = 200; Live()")
+    text = "from pyroute2.netlink.nfnetlink import nftsocket; nftsocket.NFNL_SUBSYS_NFTABLES = 200"
+    (machine.folder / "sitecustomize.py").write_text(text)
+    code = "complain('Live()'); say(Live.clean())"
+    complaint, cleaned = machine.says(code, PYTHONPATH=f"{ROOT}:{machine.folder}").splitlines()
+    assert cleaned == "[]"
     assert complaint.startswith("MachineError: the kernel refuses a masquerade rule (")
     assert "modprobe" in complaint
     assert machine.is_as_before()
@@ -500,10 +511,11 @@ def test_other_endings_undo_it_as_well(machine: Machine, ending: str) -> None:
         (signal.SIGTERM, "sys.stdin.read()"),
         (signal.SIGTERM, "host.fetch('http://www.example/slow')"),
         (signal.SIGHUP, "time.sleep(30)"),
+        (signal.SIGKILL, "host.fetch('http://www.example/slow')"),
     ],
-    ids=["waiting", "fetching", "terminal-closed"],
+    ids=["waiting", "fetching", "terminal-closed", "killed"],
 )
-def test_signals_undo_it_and_end_the_process(
+def test_signals_end_the_process_and_all_is_undone(
     machine: Machine, number: signal.Signals, doing: str
 ) -> None:
     program = machine.start(f"with Live() as host:\n    say('ready'); {doing}")
@@ -534,37 +546,32 @@ assert signal.getsignal(signal.SIGTERM) is mine
 
 
 @needs_root
-def test_the_default_handler_is_back_after_the_last_host(machine: Machine) -> None:
+def test_signals_are_the_users(machine: Machine) -> None:
     code = """
+before = [signal.getsignal(number) for number in signal.valid_signals()]
 with Live(), Live():
-    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-say(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+    say(before == [signal.getsignal(number) for number in signal.valid_signals()])
 """
     assert machine.says(code) == "True"
 
 
 @needs_root
-@pytest.mark.parametrize("owned", [True, False], ids=["", "as-before-linux-5.12"])
-def test_clean_undoes_what_a_killed_process_left(machine: Machine, owned: bool) -> None:
-    older = "" if owned else "nat._OWNED = 8; "  # a flag that no kernel knows
-    program = machine.start(f"{older}host = Live(); " + WAIT)
-    assert is_ready(program)
-    program.kill()
-    program.wait()
+def test_clean_undoes_what_is_left_when_both_programs_are_killed(machine: Machine) -> None:
+    leave_all(machine.start("host = Live(); " + KILL + WAIT))
     assert machine.snapshot() != machine.before
     undone = json.loads(machine.says("import json; say(json.dumps(Live.clean()))"))
-    tables = [] if owned else [f"the nftables table nbtcp0-{program.pid}"]
-    assert undone == [*tables, "forwarding of eth0"]
+    assert undone == ["forwarding of eth0", "the nftables table nbtcp0"]
     assert machine.is_as_before()
     assert machine.says("say(Live.clean())") == "[]"
 
 
 @needs_root
-def test_the_next_start_undoes_what_a_killed_process_left(machine: Machine) -> None:
-    program = machine.start("nat._OWNED = 8; hosts = Live(), Live(); " + WAIT)
-    assert is_ready(program)
-    program.kill()
-    program.wait()
+def test_the_next_start_undoes_what_is_left_when_all_programs_are_killed(machine: Machine) -> None:
+    leave_all(
+        machine.start(
+            "host, other = Live(), Live(); " + KILL + KILL.replace("host", "other") + WAIT
+        )
+    )
     assert machine.says("say(sha256(fetch(sys.argv[1])))", HTTP) == SHA256
     assert machine.is_as_before()
 
@@ -573,7 +580,8 @@ def test_the_next_start_undoes_what_a_killed_process_left(machine: Machine) -> N
 def test_forwarding_that_was_on_stays_on(machine: Machine) -> None:
     machine.sh("sysctl -qw net.ipv4.ip_forward=1")
     machine.before = machine.snapshot()
-    assert machine.says("say(sha256(fetch(sys.argv[1])), nat._noted())", HTTP) == f"{SHA256} {{}}"
+    code = "with Live() as host: say(sha256(host.fetch(sys.argv[1])), gateway.noted())"
+    assert machine.says(code, HTTP) == f"{SHA256} {{'nbtcp0': {{}}}}"
     assert machine.is_as_before()
 
 
@@ -583,7 +591,7 @@ def test_forwarding_that_others_turn_on_meanwhile_stays_on(machine: Machine) -> 
 with Live():
     with open("/proc/sys/net/ipv4/ip_forward", "w") as file:
         file.write("1")
-say(nat._forwarding("all"), nat._forwarding("eth0"))
+say(gateway.forwarding_of("all"), gateway.forwarding_of("eth0"))
 """
     assert machine.says(code) == "1 1"
 
@@ -602,7 +610,7 @@ def sent():
     return int(Path("/sys/class/net/lan0/statistics/tx_packets").read_text())
 with Live():
     say("ready"); sys.stdin.readline()
-    say(sent(), nat._forwarding("eth0"))
+    say(sent(), gateway.forwarding_of("eth0"))
 Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 say("ready"); sys.stdin.readline()
 say(sent())
@@ -725,7 +733,7 @@ def test_addresses_are_of_nobodys_network(routes: list[str], pair: tuple[str, st
 
 
 def test_a_machine_with_routes_everywhere_has_no_address_for_us() -> None:
-    with pytest.raises(MachineError, match=r"no address is free: .* 198\.18\.0\.0/15"):
+    with pytest.raises(Refusal, match=r"no address is free: .* 198\.18\.0\.0/15"):
         free_pair(networks(*POOLS))
 
 

@@ -20,8 +20,7 @@ import pytest
 from scapy.layers.inet import IP, TCP
 
 from nbtcp import Config, EventLog, NbtcpError, Path, Simulation, Stack
-from nbtcp.trace.capture import LogFileError
-from nbtcp.trace.log import FIELDS, LAYOUTS
+from nbtcp.trace.log import FIELDS, LAYOUTS, LogFileError
 from nbtcp.why import Event, Why
 from nbtcp.wire.segment import ACK, Segment, build, format_flags, pack_flow
 
@@ -680,8 +679,9 @@ def test_what_is_no_segment_has_number_0_and_a_reason() -> None:
     pair.server.receive(whole[:-1] + b"?", 0)
     pair.server.receive(whole[:-1], 0)
     pair.server.receive(b"\x60" + bytes(50), 0)
+    pair.server.receive(b"\x70" + bytes(50), 0)
     table = pair.log.segments
-    assert table["why"].tolist() == ["bad-checksum", "malformed", "not-tcp"]
+    assert table["why"].tolist() == ["bad-checksum", "malformed", "malformed", "not-tcp"]
     assert set(table["conn"]) == {0}
     assert set(table["host"]) == {SERVER}
 
@@ -721,7 +721,7 @@ def test_the_tables_carry_what_is_known_of_the_run(log: EventLog) -> None:
     for table, _ in TABLES.values():
         assert table(log).attrs == log.meta
     assert log.meta["seed"] == 1
-    assert log.meta["config"]["congestion"] == "reno"
+    assert log.meta["config"]["congestion"] == "cubic"
     assert log.meta["up"]["rate"] == 10e6
 
 
@@ -913,7 +913,7 @@ def test_the_log_in_one_line(log: EventLog) -> None:
 def repeated(log: EventLog, rows: int) -> EventLog:
     """`log` with its segments again and again, until there are so many rows."""
     chunk = bytes(log.rows["segments"])
-    log.rows["segments"].extend(chunk * (rows * 100 // len(chunk)))
+    log.rows["segments"].extend(chunk * (rows * LAYOUTS["segments"].size // len(chunk)))
     return log
 
 

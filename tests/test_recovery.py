@@ -22,7 +22,8 @@ def flight(start: int, segments: int, why: str = "") -> list[str]:
 
 def sending(segments: int, *, writes: int | None = None, **options: Any) -> Peer:
     """`segments` of 1000 octets are in flight; the handshake has measured an RTT of 0.1 s."""
-    settings: dict[str, Any] = {"mss": 1000, "sack": True, "rtt": RTT, **options}
+    defaults = {"mss": 1000, "sack": True, "rtt": RTT, "congestion": "reno"}
+    settings: dict[str, Any] = {**defaults, **options}
     peer = established(cwnd=segments * 1000, **settings)
     peer.app_writes(segments * 1000 if writes is None else writes)
     peer.expect(*flight(1, segments))
@@ -347,12 +348,12 @@ def test_prr_an_episode_that_begins_where_another_ends_has_its_own() -> None:
     peer = sending(10, writes=60_000, recovery="sack")
     for end in range(2001, 13_001, 1000):
         peer.acks(1, sack=f"1001:{end}")
-    first, end = peer.conn._prr, peer.conn.tcb.snd.nxt
+    first, end = peer.conn.prr, peer.conn.tcb.snd.nxt
     assert end >= 16_001
     peer.sent()
     peer.acks(12_001, sack=f"13001:{end}")  # all that was out at the first loss, and a new one
     assert peer.conn.recovery.phase is Phase.FAST_RECOVERY
-    assert peer.conn._prr is not first
+    assert peer.conn.prr is not first
     assert "12001:13001" in peer.sent()[0]
 
 
@@ -725,7 +726,14 @@ def test_rack_what_left_before_a_retransmission_in_the_same_instant_says_nothing
 
 
 def ecn_peer(**options: Any) -> Peer:
-    peer = Peer(timestamps=False, window_scale=False, ecn="ask", initial_window=10_000, **options)
+    peer = Peer(
+        timestamps=False,
+        window_scale=False,
+        ecn="ask",
+        initial_window=10_000,
+        congestion="reno",
+        **options,
+    )
     peer.connects()
     peer.sends("SE. 0:0 ack 1 win 65535 <mss 1000,sackOK>")
     peer.sent()

@@ -174,7 +174,7 @@ def test_nagle_does_not_hold_back_a_retransmission() -> None:
 def test_ssthresh_is_cut_once_per_loss_episode(recovery: str) -> None:
     """Not once per duplicate ACK (smoltcp #1155)."""
     sack = recovery in ("rack", "sack")
-    peer = sending(20, recovery=recovery, sack=sack, rtt=0.1)
+    peer = sending(20, recovery=recovery, sack=sack, rtt=0.1, congestion="reno")
     peer.wait(0.1)
     for end in range(2001, 20_001, 1000):
         peer.acks(1, sack=f"1001:{end}" if sack else "")

@@ -2,30 +2,39 @@
 kind.
 """
 
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from ..config import Config
 from ..links import Link
 from ..links.path import Impaired, Path, Pipe
+from ..links.tun import Tun
 from ..stack import Stack
 from ..tcp.connection import Observer
 from ..tcp.state import State
 from ..trace.log import EventLog
 from ..why import Why
-from ..wire.segment import reverse_flow
-from .loop import SECOND, Loop
+from ..wire.segment import flow_of, reverse_flow
+from .loop import SECOND, Loop, RealClock
 from .sockets import Socket
 
-_FLOW = slice(12, 24)  # of an IPv4 packet without options
+BATCH = 16  # packets read at once: more is faster, and blurs their times
+HEADERS = 40  # octets of IPv4 and TCP header without options
+
 _QUIET = frozenset({State.CLOSED, State.TIME_WAIT})
 
 
 class Host:
-    """Opens sockets on one stack. `log` is told of everything that no other log was given for."""
+    """Opens sockets on one stack, at one address or several.
+
+    `log` is told of everything that no other log was given for.
+    """
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         loop: Loop,
         *,
         config: Config | None = None,
@@ -48,7 +57,7 @@ class Host:
 
     @property
     def address(self) -> str:
-        """Our own address."""
+        """Our own address, the first one."""
         return self.stack.address
 
     def connect(
@@ -61,8 +70,10 @@ class Host:
     ) -> Socket:
         """A connected socket. `settings` change the host's Config for this connection.
 
-        Raises TimeoutError, ConnectionRefusedError and what else ends connections, ConfigError.
+        Raises TimeoutError, ConnectionRefusedError and what else ends connections, ConfigError, and
+        on a Live host, where `remote` may hold a name, socket.gaierror and MachineError.
         """
+        remote = self.locate(remote)
         sock = self.socket(log=log, **settings)
         sock.settimeout(timeout)
         try:
@@ -71,6 +82,10 @@ class Host:
             sock.close()
             raise
         return sock
+
+    def locate(self, remote: tuple[str, int]) -> tuple[str, int]:
+        """The address to connect to for `remote`."""
+        return remote
 
     def listen(self, port: int, backlog: int = 128) -> Socket:
         """A listening socket; `accept` gives (socket, peer)."""
@@ -86,7 +101,7 @@ class Host:
 
     def drop(self, packet: bytes, why: Why, now: int) -> None:
         """A path has dropped a packet: the log of its connection is told."""
-        flow = packet[_FLOW]
+        flow = flow_of(packet)
         conn = self.stack.find(flow) or self.stack.find(reverse_flow(flow))
         log = self.log if conn is None else conn.observer
         if isinstance(log, EventLog):
@@ -122,3 +137,44 @@ class Host:
 
     def __exit__(self, *problem: object) -> None:
         self.close()
+
+
+class RealHost(Host):
+    """A host at a TUN device, in real time: what Lab and Live have in common.
+
+    `path` impairs both directions, `up` (from us) and `down` set them apart. `meta` is what all
+    logs shall know besides.
+    """
+
+    def __init__(
+        self,
+        device: Tun,
+        address: str | Sequence[str],
+        path: Path | None,
+        up: Path | None,
+        down: Path | None,
+        config: Config | None,
+        seed: int | None,
+        **meta: Any,
+    ) -> None:
+        config = config or Config()
+        config = config.but(mss=min(config.mss, device.size - HEADERS))  # RFC 9293 MUST-67
+        up, down = up or path, down or path
+        self._meta = {
+            **meta,
+            "began": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "seed": seed,
+            "mtu": device.size,
+            "up": asdict(up or Path()),
+            "down": asdict(down or Path()),
+            "config": asdict(config),
+        }
+        loop = Loop(RealClock())
+        super().__init__(address, loop, config=config, seed=seed, log=self.new_log())
+        device.batch = BATCH
+        self.attach(device, up, down)
+        loop.mind_in_background()
+
+    def new_log(self, **meta: Any) -> EventLog:
+        """An empty log that knows of this host's settings; for `connect(..., log=...)`."""
+        return EventLog(**self._meta, **meta)

@@ -4,6 +4,7 @@ arrives.py fills it in, step by step; loss recovery and congestion control see t
 connection.
 """
 
+from .rate import RateSample
 from .sendqueue import Span
 
 
@@ -11,8 +12,8 @@ class Ack:
     """One acknowledgment. Positions and sizes in octets, times in nanoseconds."""
 
     __slots__ = (
-        *("delivered", "done", "dsacks", "duplicate", "echo", "flight", "lost", "now"),
-        *("nxt", "octets", "rate", "rtt", "sacked", "srtt", "una"),
+        *("delivered", "done", "dsacks", "duplicate", "echo", "flight", "lost", "marked"),
+        *("now", "nxt", "octets", "rate", "rtt", "sacked", "srtt", "una"),
     )
 
     def __init__(self, now: int, una: int, nxt: int, flight: int) -> None:
@@ -26,11 +27,12 @@ class Ack:
         self.sacked: list[Span] = []  # spans newly reported beyond a hole
         self.dsacks: list[tuple[int, int]] = []  # ranges that arrived twice (RFC 2883)
         self.duplicate = False  # a duplicate ACK in the sense of RFC 5681 2
+        self.marked = False  # it says ECE: no reason to send more (RFC 3168 6.1.2)
         self.lost = 0  # octets that it made recovery believe lost
         self.rtt: int | None = None  # a round-trip time it measured (Karn's rule kept)
         self.srtt: int | None = None  # SRTT after it
         self.echo: int | None = None  # when what it answers was sent, by its timestamp, in ticks
-        self.rate: object = None  # a delivery-rate sample, for algorithms that ask for one
+        self.rate: RateSample | None = None  # for algorithms that pace
 
     @property
     def arrived(self) -> list[Span]:

@@ -9,6 +9,7 @@ from hashlib import blake2s
 
 from ..wire.segment import CWR, ECE, SYN, Segment
 from ..wire.seq import MODULUS
+from .tcb import default_mss
 
 PERIOD = 64 * 1_000_000_000  # ns that a cookie's time counts
 LIFETIME = 2  # periods
@@ -19,7 +20,8 @@ _TIME_BITS, _MSS_BITS, _HASH_BITS, _OPTION_BITS = 5, 3, 24, 6
 
 def initial_sequence_number(syn: Segment, secret: bytes, now: int) -> int:
     """The cookie that answers `syn`."""
-    mss = max(i for i, value in enumerate(MSS_VALUES) if value <= max(syn.mss or 536, 64))
+    default = default_mss(syn.flow)
+    mss = max(i for i, value in enumerate(MSS_VALUES) if value <= max(syn.mss or default, 64))
     return _cookie(syn.flow, syn.raw_seq, now // PERIOD, mss, secret)
 
 

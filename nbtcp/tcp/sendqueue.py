@@ -6,10 +6,14 @@ beyond a hole, so that nobody has to walk the spans to know how much is in fligh
 """
 
 from collections import OrderedDict, deque
-from heapq import heappop, heappush
+from copy import copy
+from heapq import heapify, heappop, heappush
 
 from ..why import Why
 from .ranges import Range, Ranges
+from .rate import DeliveryRate, Sent
+
+PROBES = frozenset({Why.WINDOW_PROBE, Why.TAIL_LOSS_PROBE})
 
 
 class Span:
@@ -31,7 +35,7 @@ class Span:
         self.lost: bool = False  # believed lost and not yet sent again
         self.why = Why.DATA  # once it was believed lost: what told us
         self.urgently = False  # if lost, to be sent again whatever cwnd says
-        self.rate: object = None  # where the delivery-rate sampler keeps its notes
+        self.rate: Sent | None = None  # where the delivery-rate sampler keeps its notes
 
     def __lt__(self, other: "Span") -> bool:
         return self.start < other.start
@@ -42,7 +46,7 @@ class SendQueue:
 
     __slots__ = (
         *("_at", "_lost", "_sacked", "base", "capacity", "data", "fin", "flight"),
-        *("lost_octets", "repaired", "sacked_octets", "sent_octets", "spans"),
+        *("lost_octets", "rate", "repaired", "sacked_octets", "sent_octets", "spans"),
     )
 
     def __init__(self, capacity: int) -> None:
@@ -53,6 +57,7 @@ class SendQueue:
         self.spans: deque[Span] = deque()  # by position, without gaps, SACKed ones included
         self.flight: OrderedDict[Span, None] = OrderedDict()  # by time of transmission: what may
         # still be in the network, so neither lost nor SACKed
+        self.rate: DeliveryRate | None = None  # for algorithms that pace
         self.lost_octets = 0
         self.sacked_octets = 0
         self.sent_octets = 0  # all that was ever sent, repetitions included
@@ -171,6 +176,8 @@ class SendQueue:
             self.lost_octets += span.end - span.start
             self.flight.pop(span, None)
             heappush(self._lost, span)
+            if self.rate is not None and why not in PROBES:
+                self.rate.lose(span)
         span.why = why
         span.urgently = urgently
 
@@ -188,6 +195,28 @@ class SendQueue:
         while lost and not lost[0].lost:
             heappop(lost)
         return lost[0] if lost else None
+
+    def split(self, mss: int, why: Why) -> None:
+        """Believe lost what has more than `mss` octets of data, and cut it in parts that have
+        not.
+        """
+        whole, self.spans = self.spans, deque()
+        for span in whole:
+            most = mss + (span.end - 1 == self.fin)
+            too_large = span.end - span.start > most and not span.sacked
+            while too_large and span.end - span.start > most:
+                part = copy(span)
+                part.end = span.start = span.start + mss
+                self._at[part.start] = part
+                self.spans.append(part)
+                if part.lost:
+                    self._lost.append(part)
+                self.mark_lost(part, why)
+            if too_large:
+                self._at[span.start] = span
+                self.mark_lost(span, why)
+            self.spans.append(span)
+        heapify(self._lost)
 
     # --- inside ---
 

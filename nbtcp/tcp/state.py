@@ -1,4 +1,5 @@
-"""The states of a connection and all transitions between them, as one table (RFC 9293 3.3.2).
+"""The states of a connection and all transitions between them, as one table (RFC 9293 3.3.2, L-16,
+L-17).
 
 `Connection.transition` is the only place where a state changes, and what this table does not hold
 cannot happen: `next_state` raises. The state diagram of the notebooks is drawn from the same table.
@@ -39,9 +40,10 @@ class Cause(Labelled):
     RCV_ACK_OF_FIN = 7
     TIME_WAIT_OVER = 8
     RCV_RST = 9
-    BACK_TO_LISTEN = 10  # a RST, or a second SYN, in SYN-RECEIVED after a passive open
+    BACK_TO_LISTEN = 10  # a RST, a second SYN or a hard ICMP error in a passive SYN-RECEIVED
     ABORT = 11
     TIMEOUT = 12  # R2 reached, or nobody left to wait for the peer's FIN
+    RCV_ICMP = 13  # a hard error about our SYN
 
 
 class ImpossibleTransitionError(AssertionError):
@@ -61,11 +63,13 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.SYN_SENT, Cause.RCV_SYN_ACK): State.ESTABLISHED,
     (State.SYN_SENT, Cause.CLOSE): State.CLOSED,
     (State.SYN_SENT, Cause.RCV_RST): State.CLOSED,
+    (State.SYN_SENT, Cause.RCV_ICMP): State.CLOSED,
     (State.SYN_SENT, Cause.ABORT): State.CLOSED,
     (State.SYN_SENT, Cause.TIMEOUT): State.CLOSED,
     (State.SYN_RECEIVED, Cause.RCV_ACK_OF_SYN): State.ESTABLISHED,
     (State.SYN_RECEIVED, Cause.CLOSE): State.FIN_WAIT_1,
     (State.SYN_RECEIVED, Cause.RCV_RST): State.CLOSED,  # after an active open
+    (State.SYN_RECEIVED, Cause.RCV_ICMP): State.CLOSED,  # after an active open
     (State.SYN_RECEIVED, Cause.BACK_TO_LISTEN): State.LISTEN,
     (State.SYN_RECEIVED, Cause.ABORT): State.CLOSED,
     (State.SYN_RECEIVED, Cause.TIMEOUT): State.CLOSED,

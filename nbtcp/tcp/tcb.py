@@ -1,21 +1,35 @@
 """The transmission control block: every variable of a connection, under the RFC's name (RFC 9293
 3.3.1).
 
-All sequence variables are positions (wire/seq.py): 0 is the SYN. SND.NXT is `tcb.snd.nxt`.
+All sequence variables are positions (wire/seq.py): 0 is the SYN. SND.NXT is `tcb.snd.nxt`. Windows
+are integers of any size (REC-1).
 """
 
 from ..config import Config
-from ..wire.segment import MAX_WSCALE
+from ..wire import ip
+from ..wire.segment import HEADER_LENGTH, MAX_WSCALE
 
 MAX_RAW_WINDOW = 65535
 TICK = 1_000_000  # ns: what a timestamp counts
+TIMESTAMPS_LENGTH = 12  # the option with its padding, in every segment
 
 
 class SendVariables:
     """The send sequence variables."""
 
     __slots__ = (
-        *("iss", "max_wnd", "mss", "nxt", "reduced", "say_cwr", "sent_at", "shift", "sml"),
+        *(
+            "iss",
+            "max_wnd",
+            "mss",
+            "nxt",
+            "path_mss",
+            "reduced",
+            "say_cwr",
+            "sent_at",
+            "shift",
+            "sml",
+        ),
         *("una", "up", "wl1", "wl2", "wnd"),
     )
 
@@ -29,6 +43,7 @@ class SendVariables:
         self.wl2 = 0  # seg.ack at the last window update
         self.max_wnd = 0  # the largest window the peer has offered (RFC 9293 3.8.6.2.1)
         self.mss = mss  # Eff.snd.MSS: octets of data in a full-sized segment (RFC 9293 3.7.1)
+        self.path_mss = mss  # the same with TCP options, as far as our end of the path knows
         self.shift = 0  # Snd.Wind.Shift: what the peer's windows are shifted by (RFC 7323)
         self.sent_at = 0  # when data was last sent, ns
         self.reduced = 0  # SND.NXT when an ECE last made us send less (RFC 3168 6.1.2)
@@ -41,7 +56,7 @@ class ReceiveVariables:
 
     `promise` is the right edge the receive buffer can hold. The window field counts in units of
     2**shift and is rounded up, so that the promise is kept whole; `edge` is the furthest right edge
-    that came of it, and what lies before it is taken (RFC 7323 2.4, RFC 9293 SHLD-14).
+    that came of it, and what lies before it is taken (RFC 7323 2.4, RFC 9293 SHLD-14, L-19).
     """
 
     __slots__ = (
@@ -128,3 +143,13 @@ class TCB:
 def window_shift(buffer: int) -> int:
     """The smallest shift with which the window field can offer a whole `buffer` (RFC 7323 2.3)."""
     return min(MAX_WSCALE, max(0, (buffer // (MAX_RAW_WINDOW + 1)).bit_length()))
+
+
+def headers_length(flow: bytes) -> int:
+    """Octets of IP and TCP header without options."""
+    return HEADER_LENGTH + (ip.HEADER_LENGTH if len(flow) == 12 else ip.IPV6_HEADER_LENGTH)
+
+
+def default_mss(flow: bytes) -> int:
+    """The send MSS of a peer that says nothing of it (RFC 9293 MUST-15)."""
+    return 536 if len(flow) == 12 else 1220

@@ -19,7 +19,8 @@ class Timer(Labelled):
     PERSIST = 3  # the window is closed, or too small to send into (RFC 9293 3.8.6)
     DELAYED_ACK = 4  # an acknowledgment was held back (RFC 9293 3.8.6.3)
     KEEPALIVE = 5  # the peer was silent for long (RFC 9293 3.8.4)
-    TIME_WAIT = 6  # two maximum segment lifetimes, or an abandoned FIN-WAIT-2
+    PACING = 6  # the next segment may leave (pacing.py); has no rows in the log
+    TIME_WAIT = 7  # two maximum segment lifetimes, or an abandoned FIN-WAIT-2
 
 
 class Timers:

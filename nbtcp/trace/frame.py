@@ -131,7 +131,7 @@ def connections(log: "EventLog") -> pd.DataFrame:
         rows.append(
             {
                 "conn": record.number,
-                "host": local,
+                "host": log.hosts[record.host],
                 "local": local,
                 "local_port": local_port,
                 "remote": remote,
@@ -168,8 +168,15 @@ def describe(log: "EventLog") -> str:
     plural = "" if count == 1 else "s"
     return (
         f"<EventLog: {count} connection{plural}; segments: {sent} sent, {received} received, "
-        f"{dropped} dropped; {len(log.events)} events>"
+        f"{dropped} dropped; {len(log.events)} events{_reservations(log)}>"
     )
+
+
+def _reservations(log: "EventLog") -> str:
+    """What to know of a log that was read from a capture."""
+    inferred = {True: ["reasons and RTTs inferred"], "rtt": ["RTTs inferred"]}
+    notes = [*inferred.get(log.meta.get("inferred"), []), *log.meta.get("problems", [])]
+    return "".join(f"; {note}" for note in notes)
 
 
 # --- helpers ---

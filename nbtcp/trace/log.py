@@ -10,6 +10,7 @@ from pathlib import Path
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
+from ..errors import NbtcpError
 from ..tcp.state import Cause, State
 from ..why import Event, Why
 from ..wire import ip
@@ -33,12 +34,14 @@ _ROWS = {
         time:q conn:I seq:q ack:q raw_seq:I raw_ack:I len:I window:I tsval:I tsecr:I
         snd_una:q snd_nxt:q snd_wnd:I rcv_nxt:q rcv_wnd:q cwnd:q ssthresh:q inflight:I
         srtt:q rttvar:q rto:q
-        mss:H host:H event:B why:B state:B flags:B wscale:B present:B""",
+        mss:H host:H event:B why:B state:B flags:B wscale:B present:B
+        raw_window:H urgent:H tos:B""",
     "events": "time:q conn:I value:d old:I new:I why:I host:H event:B",
     "samples": "time:q conn:I start:q end:q sent:q rtt:q srtt:q rttvar:q rto:q host:H kept:B why:B",
 }
 FIELDS = {name: [tuple(field.split(":")) for field in row.split()] for name, row in _ROWS.items()}
-HAS_TIMESTAMPS, HAS_MSS, HAS_WSCALE, HAS_TCB = 1, 2, 4, 8  # bits of `present`
+# Bits of `present`.
+HAS_TIMESTAMPS, HAS_MSS, HAS_WSCALE, HAS_TCB, HAS_SACK_PERMITTED = 1, 2, 4, 8, 16
 LAYOUTS = {
     name: Struct("<" + "".join(code for _, code in fields)) for name, fields in FIELDS.items()
 }
@@ -55,8 +58,13 @@ _ENDS = {
     Cause.ABORT.label: "abort",
     Cause.CLOSE.label: "close",
     Cause.TIMEOUT.label: "timeout",
+    Cause.RCV_ICMP.label: "ICMP",
 }
 _ENDED = frozenset({State.CLOSED, State.TIME_WAIT, State.LISTEN})
+
+
+class LogFileError(NbtcpError, ValueError):
+    """The file is no log that nbtcp saved, or no capture."""
 
 
 @dataclass(slots=True)
@@ -66,7 +74,7 @@ class ConnectionRecord:
     number: int
     host: int
     flow: bytes  # of the segments this host sends
-    opened: str  # "active" or "passive"
+    opened: str  # "active" or "passive"; "unseen" when a capture began later: iss is a guess then
     began: int
     iss: int
     irs: int | None = None
@@ -126,7 +134,7 @@ class EventLog:
         record: ConnectionRecord = conn.log_entry
         event = SENT if sent else RECEIVED
         columns = _tcb_columns(conn)
-        self._add(event, record.host, record.number, conn.state, columns, segment, now)
+        self.add(event, record.host, record.number, conn.state, columns, segment, now)
 
     def event(
         self, conn: "Connection", event: Event, now: int, old: str, new: str, value: float, why: str
@@ -163,11 +171,11 @@ class EventLog:
         if segment is None:
             segment = Segment(bytes(12), 0, 0, 0, 0)
         segment.why = why
-        self._add(RECEIVED, self._host(host), 0, NO_STATE, (), _raw(segment), now)
+        self.add(RECEIVED, self._host(host), 0, NO_STATE, (), _raw(segment), now)
 
     def replied(self, host: str, segment: Segment, now: int) -> None:
         """`host` sent a RST for nobody's segment."""
-        self._add(SENT, self._host(host), 0, NO_STATE, (), _raw(segment), now)
+        self.add(SENT, self._host(host), 0, NO_STATE, (), _raw(segment), now)
 
     def dropped(self, packet: bytes, why: Why, now: int) -> None:
         """A link dropped a packet; `host` of the row, and the TCB if ours, are its sender's."""
@@ -181,16 +189,16 @@ class EventLog:
         receiver = self._live.get(reverse_flow(segment.flow))
         if sender is not None:
             snd, rcv = sender.tcb.snd, sender.tcb.rcv
-            _place(segment, snd.iss, snd.nxt, rcv.irs, rcv.nxt, rcv.shift)
+            place(segment, snd.iss, snd.nxt, rcv.irs, rcv.nxt, rcv.shift)
             number = sender.log_entry.number
-            self._add(DROPPED, host, number, sender.state, _tcb_columns(sender), segment, now)
+            self.add(DROPPED, host, number, sender.state, _tcb_columns(sender), segment, now)
             return
         if receiver is not None:
             snd, rcv = receiver.tcb.snd, receiver.tcb.rcv
             irs = rcv.irs if receiver.state >= State.SYN_RECEIVED else segment.raw_seq
-            _place(segment, irs, rcv.nxt, snd.iss, snd.nxt, snd.shift)
+            place(segment, irs, rcv.nxt, snd.iss, snd.nxt, snd.shift)
         number = receiver.log_entry.number if receiver is not None else 0
-        self._add(DROPPED, host, number, NO_STATE, (), segment if number else _raw(segment), now)
+        self.add(DROPPED, host, number, NO_STATE, (), segment if number else _raw(segment), now)
 
     # --- the tables ---
 
@@ -228,14 +236,23 @@ class EventLog:
 
     def save(self, path: str | Path) -> Path:
         """Write everything to a Parquet file, whose rows are those of `segments`."""
-        from .capture import save
+        from .parquet import save
 
         return save(self, Path(path))
+
+    def to_pcapng(self, path: str | Path, host: str | None = None) -> Path:
+        """Write the segments that `host` (None: all hosts) sent and received, for Wireshark.
+
+        The reasons are packet comments; capture.py says what else is in the file.
+        """
+        from .capture import write_pcapng
+
+        return write_pcapng(self, Path(path), host)
 
     @classmethod
     def load(cls, path: str | Path) -> "EventLog":
         """Read a file that `save` wrote; LogFileError when it is none."""
-        from .capture import load
+        from .parquet import load
 
         return load(Path(path))
 
@@ -269,7 +286,7 @@ class EventLog:
             self.names.append(name)
         return self._name_numbers[name]
 
-    def _add(
+    def add(
         self,
         event: int,
         host: int,
@@ -279,6 +296,7 @@ class EventLog:
         segment: Segment,
         now: int,
     ) -> None:
+        """Pack one row of `segments`."""
         present = HAS_TCB if tcb_columns else 0
         if segment.tsval is not None:
             present |= HAS_TIMESTAMPS
@@ -286,6 +304,8 @@ class EventLog:
             present |= HAS_MSS
         if segment.wscale is not None:
             present |= HAS_WSCALE
+        if segment.sack_permitted:
+            present |= HAS_SACK_PERMITTED
         rows = self._segment_rows
         if segment.blocks:
             self.sack[len(rows) // LAYOUTS["segments"].size] = segment.blocks
@@ -309,6 +329,9 @@ class EventLog:
             segment.flags,
             segment.wscale or 0,
             present,
+            segment.raw_window,
+            segment.urgent,
+            segment.tos,
         )
 
 
@@ -340,7 +363,7 @@ def _raw(segment: Segment) -> Segment:
     return segment
 
 
-def _place(segment: Segment, iss: int, near_seq: int, irs: int, near_ack: int, shift: int) -> None:
+def place(segment: Segment, iss: int, near_seq: int, irs: int, near_ack: int, shift: int) -> None:
     """Give a segment that a link saw the positions which its connection would give it."""
     segment.seq = unwrap(segment.raw_seq, iss, near_seq)
     segment.ack = unwrap(segment.raw_ack, irs, near_ack) if segment.flags & ACK else 0

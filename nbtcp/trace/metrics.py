@@ -5,8 +5,9 @@ whoever made them. This module never imports the stack, so a saved log or anybod
 same statistics as a live one.
 
 Each direction of a connection is looked at from one place, its *vantage point*: the sender when the
-log holds what that host sent, otherwise the receiver. Numbers from the two places differ (a lost
-segment was sent but did not arrive), so they are never mixed in one count.
+log holds what that host sent, otherwise the receiver; in a capture, whose segments count as sent,
+the place where it was made. Numbers from two places differ (a lost segment was sent but did not
+arrive), so they are never mixed in one count.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+
+from ..wire.segment import format_endpoint
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -43,6 +46,12 @@ RTT_COLUMNS = (
 DAMAGED = ("bad-checksum", "malformed")
 """What `why` says of segments that arrived but were thrown away unread."""
 
+REPEATED = (
+    *("fast-retransmit", "partial-ack", "timeout", "go-back-n"),
+    *("sack-hole", "rack", "packet-too-big"),
+)
+"""What `why` says of segments that are inferred to have been sent before."""
+
 UNHEARD = (*DAMAGED, "unacceptable", "ack-unsent", "paws", "options-missing", "not-syn")
 """What `why` says of segments whose ACK was not taken."""
 
@@ -53,13 +62,14 @@ def summary(
     """Statistics, one row per connection and direction; the units are also in `.attrs["units"]`.
 
     conn, direction      the connection, and "sender:port > receiver:port"
-    vantage              "sender" or "receiver": the end whose view the row gives
+    vantage              "sender" or "receiver": the end whose view the row gives; or "capture"
     segments             segments of this direction seen there, pure ACKs included
     data_segments        those with payload
     bytes                B of payload, repeated bytes included
     unique_bytes         B of payload, each position counted once
     retransmitted        segments of which some part (payload, SYN or FIN) had been seen before, or
-                         was known to be dropped on the way
+                         was known to be dropped on the way; in a capture also those that fill a
+                         hole for one of the reasons to send again
     retransmitted_bytes  B, bytes - unique_bytes
     dropped              segments lost on the way, or discarded for a bad checksum
     duplicate_acks       duplicate ACKs for this direction's data, seen at the vantage point
@@ -129,8 +139,11 @@ def flows(segments: pd.DataFrame, connections: pd.DataFrame) -> Flows:
     # may have no arrivals at all, and then they count where they were sent.
     ends_seen = arrives[flow] | arrives[opposite]
     back = ~by_sender[flow] | (by_sender[opposite] & ends_seen)
+    table = _directions(ends, by_sender[:-1])
+    if segments.attrs.get("inferred") is True:
+        table["vantage"] = "capture"
     return Flows(
-        table=_directions(ends, by_sender[:-1]),
+        table=table,
         flow=flow,
         own=known & ~corrupt & np.where(by_sender[flow], sent, arrived),
         answer=known & ~ignored & np.where(back, arrived, sent),
@@ -156,6 +169,8 @@ def resent(segments: pd.DataFrame, ways: Flows) -> Bools:
     end = payload(rows)[1] + has_flag(rows, "F")
     again = np.zeros(len(segments), bool)
     again[seen] = first_seen(ways.flow[seen], start, end) < end - start
+    if (ways.table["vantage"] == "capture").any():  # it may have missed the first transmission
+        again |= segments["why"].isin(REPEATED).to_numpy(bool)
     return again & ways.own
 
 
@@ -214,17 +229,13 @@ def _directions(ends: pd.DataFrame, by_sender: Bools) -> pd.DataFrame:
     rows = []
     columns = ["conn", "local", "local_port", "remote", "remote_port"]
     for conn, local, local_port, remote, remote_port in ends[columns].to_numpy(object).tolist():
-        here, there = _socket(local, local_port), _socket(remote, remote_port)
+        here, there = format_endpoint(local, local_port), format_endpoint(remote, remote_port)
         rows.append((conn, local, remote, f"{here} > {there}"))
         rows.append((conn, remote, local, f"{there} > {here}"))
     table = pd.DataFrame(rows, columns=["conn", "sender", "receiver", "direction"])
     table["conn"] = table["conn"].astype(np.int64)
     table["vantage"] = np.where(by_sender, "sender", "receiver")
     return table
-
-
-def _socket(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _volume(segments: pd.DataFrame, ways: Flows) -> dict[str, Ints]:

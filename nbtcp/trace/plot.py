@@ -198,7 +198,8 @@ class Plots:
         if data.empty:
             raise ValueError(f"nothing to plot: no segments {way.direction} in the log")
         data = _cut(data, between)
-        title = f"Connection {way.conn}: {way.direction}, seen by the {way.vantage}"
+        seen = "in" if way.vantage == "capture" else "by"
+        title = f"Connection {way.conn}: {way.direction}, seen {seen} the {way.vantage}"
         if ax is None:
             ax = Figure(figsize=(9, 5), dpi=100, layout="constrained").add_subplot()
         _draw(ax, data)

@@ -7,7 +7,7 @@ wire/segment.py. scapy is imported when they are first called, and nowhere else 
 from typing import TYPE_CHECKING, Any
 
 from . import ip
-from .segment import MAX_HEADER_LENGTH, SYN, Segment, pack_flow
+from .segment import MAX_HEADER_LENGTH, SYN, Segment, addresses, pack_flow
 from .segment import parse as check
 
 if TYPE_CHECKING:
@@ -15,29 +15,39 @@ if TYPE_CHECKING:
 
 
 def parse(packet: bytes) -> Segment:
-    """The segment in an IPv4 packet, its fields read by scapy. Raises WireError and nothing else.
+    """The segment in an IP packet, its fields read by scapy. Raises WireError and nothing else.
 
     scapy takes anything: whether a packet may be used at all, checksums and lengths, is decided in
     one place for both codecs. A segment that scapy's dissectors fail on is taken as read there.
     """
     from scapy.layers.inet import IP, TCP
+    from scapy.layers.inet6 import IPv6
 
     checked = check(packet)
     try:
-        header = IP(packet)
+        header: Any
+        if packet[0] >> 4 == 4:
+            header = IP(packet)
+            start, end = header.ihl * 4, header.len
+        else:
+            packet = ip.without_extensions(packet)
+            header = IPv6(packet)
+            start, end = ip.IPV6_HEADER_LENGTH, ip.IPV6_HEADER_LENGTH + header.plen
         tcp = header[TCP]
-        return _from_scapy(header, tcp, packet[(header.ihl + tcp.dataofs) * 4 : header.len])
+        return _from_scapy(header, tcp, packet[start + tcp.dataofs * 4 : end])
     except Exception:  # they raise whatever their fields do
         return checked
 
 
 def build(segment: Segment) -> bytes:
-    """The IPv4 packet that carries `segment`, checksums made by scapy.
+    """The IP packet that carries `segment`, checksums made by scapy.
 
     Raises ValueError when data or options do not fit, as the other codec does.
     """
     packet = bytes(to_scapy(segment))
-    if len(packet) > ip.HEADER_LENGTH + MAX_HEADER_LENGTH + len(segment.data):
+    is_ipv4 = len(addresses(segment.flow)[0]) == ip.IPV4_ADDRESS
+    header = ip.HEADER_LENGTH if is_ipv4 else ip.IPV6_HEADER_LENGTH
+    if len(packet) > header + MAX_HEADER_LENGTH + len(segment.data):
         raise ValueError("the options do not fit into a TCP header")
     return packet
 
@@ -45,10 +55,15 @@ def build(segment: Segment) -> bytes:
 def to_scapy(segment: Segment) -> "Packet":
     """`segment` as a scapy packet; checksums are filled in when it is built."""
     from scapy.layers.inet import IP, TCP
-    from scapy.packet import Raw
+    from scapy.layers.inet6 import IPv6
+    from scapy.packet import Packet, Raw
 
     (source, sport), (destination, dport) = segment.source, segment.destination
-    header = IP(src=source, dst=destination, id=0, flags="DF", ttl=segment.ttl, tos=segment.tos)
+    header: Packet
+    if ":" in source:
+        header = IPv6(src=source, dst=destination, hlim=segment.ttl, tc=segment.tos)
+    else:
+        header = IP(src=source, dst=destination, id=0, flags="DF", ttl=segment.ttl, tos=segment.tos)
     header /= TCP(
         sport=sport,
         dport=dport,
@@ -65,7 +80,11 @@ def to_scapy(segment: Segment) -> "Packet":
 def _from_scapy(header: Any, tcp: Any, data: bytes) -> Segment:
     flow = pack_flow((header.src, tcp.sport), (header.dst, tcp.dport))
     segment = Segment(flow, int(tcp.flags) & 0xFF, tcp.seq, tcp.ack, tcp.window, data)
-    segment.urgent, segment.tos, segment.ttl = tcp.urgptr, header.tos, header.ttl
+    segment.urgent = tcp.urgptr
+    if header.version == 4:
+        segment.tos, segment.ttl = header.tos, header.ttl
+    else:
+        segment.tos, segment.ttl = header.tc, header.hlim
     for name, value in tcp.options:
         match name, value:
             case "MSS", int():

@@ -1,10 +1,11 @@
-"""TCP segments: an IPv4 packet's bytes <-> `Segment` (RFC 9293 3.1, RFC 7323, RFC 2018).
+"""TCP segments: an IP packet's bytes <-> `Segment` (RFC 9293 3.1, RFC 7323, RFC 2018, RFC 8200).
 
-`parse` and `build` are the two functions every packet passes through, so both unpack the IPv4 and
-the TCP header with one precompiled struct. Neither keeps state; any bytes give a `Segment` or a
+`parse` and `build` are the two functions every packet passes through, so both unpack the IP and the
+TCP header with one precompiled struct. Neither keeps state; any bytes give a `Segment` or a
 `WireError`.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct, error
@@ -23,18 +24,26 @@ FLAG_LETTERS = "FSRPAUEC"  # as scapy writes them, lowest bit first
 HEADER_LENGTH = 20  # octets of TCP header without options
 MAX_HEADER_LENGTH = 60  # octets of TCP header with all options it can hold
 _LENGTH = ip.HEADER_LENGTH + HEADER_LENGTH  # both headers, without options
+_LENGTH6 = ip.IPV6_HEADER_LENGTH + HEADER_LENGTH  # the same with IPv6
+_FLOW4 = 12  # octets of a flow of IPv4; 36 with IPv6
 MAX_WSCALE = 14  # RFC 7323 2.3
 
 # IPv4 and TCP in one: version+IHL, TOS, length, id, fragment, TTL, protocol, checksum, flow; then
 # sequence, acknowledgment, data offset, flags, window, checksum, urgent pointer.
 _HEADERS = Struct("!BBHHHBBH12sLLBBHHH")
-_FIELDS = Struct("!xBH2xHBB2x12sLLBBH2xH")  # those that parse looks at one by one
+_FIELDS = Struct("!xBH2xHBB2x12sLLBBH2xH")  # those that parse looks at one by one; MUST-1: H
+_PROTOCOL_AT = 9  # in an IPv4 header
+_MOST_DATA = 1 << 18  # octets in one captured packet; devices take less from their host
+# IPv6 and TCP: version+traffic class+flow label, payload length, next header, hop limit; the rest
+# as above.
+_HEADERS6 = Struct("!LHBB36sLLBBHHH")
+_FIELDS6 = Struct("!LHxB36sLLBBH2xH")
 _TIMESTAMPS_ONLY = Struct("!LLL")
 _NOP_NOP_TIMESTAMPS = 0x0101080A
 
 
 class Option:
-    """Option kinds (RFC 9293 3.2, RFC 7323, RFC 2018)."""
+    """Option kinds (RFC 9293 3.2: MUST-4, RFC 7323, RFC 2018)."""
 
     END, NOP, MSS, WSCALE, SACK_PERMITTED, SACK, TIMESTAMPS = 0, 1, 2, 3, 4, 5, 8
 
@@ -43,11 +52,12 @@ class Option:
 class Segment:
     """One TCP segment with what matters of its IP header.
 
-    `flow` is the 12 octets that name a direction of a connection: source address, destination
-    address, source port, destination port, as they stand in the packet. `raw_seq`, `raw_ack` and
-    `raw_window` are the fields on the wire, and so is `sack`; `seq`, `ack`, `blocks` (positions,
-    see wire/seq.py) and `window` (octets) are filled in by the connection, the only one who can,
-    and so is `why`: what it was sent for, or what was done with it.
+    `flow` is the octets that name a direction of a connection: source address, destination address,
+    source port, destination port, as they stand in the packet; 12 with IPv4, 36 with IPv6, whose
+    traffic class is `tos` and whose hop limit is `ttl`. `raw_seq`, `raw_ack` and `raw_window` are
+    the fields on the wire, and so is `sack`; `seq`, `ack`, `blocks` (positions, see wire/seq.py)
+    and `window` (octets) are filled in by the connection, the only one who can, and so is `why`:
+    what it was sent for, or what was done with it.
     """
 
     flow: bytes
@@ -94,22 +104,42 @@ class Segment:
 
 
 def pack_flow(source: tuple[str, int], destination: tuple[str, int]) -> bytes:
-    """The flow from `source` to `destination`, each (address, port)."""
-    addresses = ip.pack_address(source[0]) + ip.pack_address(destination[0])
-    return addresses + source[1].to_bytes(2, "big") + destination[1].to_bytes(2, "big")
+    """The flow from `source` to `destination`, each (address, port), of one family."""
+    here, there = ip.pack_address(source[0]), ip.pack_address(destination[0])
+    if len(here) != len(there):
+        raise ValueError(f"{source[0]} and {destination[0]} are not both IPv4 or both IPv6")
+    return here + there + source[1].to_bytes(2, "big") + destination[1].to_bytes(2, "big")
+
+
+def addresses(flow: bytes) -> tuple[bytes, bytes]:
+    """The octets of the source address, and of the destination address."""
+    size = len(flow) // 2 - 2
+    return flow[:size], flow[size:-4]
 
 
 def reverse_flow(flow: bytes) -> bytes:
     """The flow of the answers."""
-    return flow[4:8] + flow[:4] + flow[10:12] + flow[8:10]
+    size = len(flow) // 2 - 2
+    return flow[size:-4] + flow[:size] + flow[-2:] + flow[-4:-2]
 
 
 def endpoints(flow: bytes) -> tuple[tuple[str, int], tuple[str, int]]:
     """((address, port) of the source, (address, port) of the destination)."""
+    source, destination = addresses(flow)
     return (
-        (ip.format_address(flow[:4]), int.from_bytes(flow[8:10], "big")),
-        (ip.format_address(flow[4:8]), int.from_bytes(flow[10:12], "big")),
+        (ip.format_address(source), int.from_bytes(flow[-4:-2], "big")),
+        (ip.format_address(destination), int.from_bytes(flow[-2:], "big")),
     )
+
+
+def flow_of(packet: bytes) -> bytes:
+    """The flow of a packet that was built here, which has no IP options."""
+    return packet[12:24] if packet[0] >> 4 == 4 else packet[8:44]
+
+
+def format_endpoint(address: str, port: int) -> str:
+    """As in a URL: 192.0.2.1:80, [2001:db8::1]:80."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def format_flags(flags: int) -> str:
@@ -118,8 +148,10 @@ def format_flags(flags: int) -> str:
 
 
 def parse(packet: bytes) -> Segment:
-    """The segment in an IPv4 packet, its checksums verified. Raises WireError and nothing else."""
+    """The segment in an IP packet, its checksums verified. Raises WireError and nothing else."""
     if packet[:1] != b"\x45":
+        if packet and packet[0] >> 4 == 6:
+            return _parse_ipv6(packet)
         packet = ip.without_options(packet)
     try:
         tos, total, fragment, ttl, protocol, flow, seq, ack, offset, flags, window, urgent = (
@@ -149,9 +181,105 @@ def parse(packet: bytes) -> Segment:
     return segment
 
 
+def parse_captured(packet: bytes, length: int) -> Segment:
+    """The segment in an IP packet of which a capture holds at least the TCP header's start.
+
+    Checksums are not looked at: a host captures its own packets before the device makes them. The
+    data is zeros, as many as there were; `length` is what the capture says of the packet, and
+    counts where the header says 0, as in packets that the device is to cut up. Raises WireError.
+    """
+    if packet and packet[0] >> 4 == 6:
+        return _parse_captured_ipv6(packet, length)
+    at = (packet[0] & 15) * 4 if packet else 0
+    if at != ip.HEADER_LENGTH:
+        packet = packet[: ip.HEADER_LENGTH] + packet[at:]
+    try:
+        tos, total, fragment, ttl, protocol, flow, seq, ack, offset, flags, window, urgent = (
+            _FIELDS.unpack_from(packet)
+        )
+    except error:
+        if len(packet) > _PROTOCOL_AT and packet[_PROTOCOL_AT] != ip.PROTOCOL_TCP:
+            raise WireError(Why.NOT_TCP, f"IP protocol {packet[_PROTOCOL_AT]}") from None
+        raise WireError(Why.MALFORMED, f"{len(packet)} octets hold no TCP header") from None
+    if protocol != ip.PROTOCOL_TCP:
+        raise WireError(Why.NOT_TCP, f"IP protocol {protocol}")
+    if fragment & ip.FRAGMENT_MASK:
+        raise WireError(Why.FRAGMENT, "an IP fragment")
+    header = (offset >> 4) * 4
+    size = (total or length) - at - header
+    if header < HEADER_LENGTH or at < ip.HEADER_LENGTH or not 0 <= size < _MOST_DATA:
+        raise WireError(Why.MALFORMED, f"headers of {at} and {header} in {total or length} octets")
+    segment = Segment(flow, flags, seq, ack, window, _zeros(size))
+    segment.urgent, segment.tos, segment.ttl = urgent, tos, ttl
+    with suppress(WireError):  # the snaplen may cut options off
+        _parse_options(packet[_LENGTH : ip.HEADER_LENGTH + header], segment)
+    return segment
+
+
+def _parse_captured_ipv6(packet: bytes, length: int) -> Segment:
+    """The same for an IPv6 packet."""
+    if packet[6:7] != b"\x06":
+        whole = ip.IPV6_HEADER_LENGTH + int.from_bytes(packet[4:6], "big")
+        packet = ip.without_extensions(packet.ljust(whole, b"\0"))
+        if packet[6] != ip.PROTOCOL_TCP:
+            raise WireError(Why.NOT_TCP, f"IP protocol {packet[6]}")
+    try:
+        word, payload, ttl, flow, seq, ack, offset, flags, window, urgent = _FIELDS6.unpack_from(
+            packet
+        )
+    except error:
+        raise WireError(Why.MALFORMED, f"{len(packet)} octets hold no TCP header") from None
+    header = (offset >> 4) * 4
+    size = (payload or length - ip.IPV6_HEADER_LENGTH) - header
+    if header < HEADER_LENGTH or not 0 <= size < _MOST_DATA:
+        raise WireError(Why.MALFORMED, f"a header of {header} in {payload or length} octets")
+    segment = Segment(flow, flags, seq, ack, window, _zeros(size))
+    segment.urgent, segment.tos, segment.ttl = urgent, word >> 20 & 0xFF, ttl
+    with suppress(WireError):
+        _parse_options(packet[_LENGTH6 : ip.IPV6_HEADER_LENGTH + header], segment)
+    return segment
+
+
+@lru_cache(maxsize=512)
+def _zeros(size: int) -> bytes:
+    return bytes(size)
+
+
+def _parse_ipv6(packet: bytes) -> Segment:
+    """The same for an IPv6 packet, which has no checksum of its own."""
+    if packet[6:7] != b"\x06":
+        packet = ip.without_extensions(packet)
+        if packet[6] != ip.PROTOCOL_TCP:
+            raise WireError(Why.NOT_TCP, f"IP protocol {packet[6]}")
+    try:
+        word, length, ttl, flow, seq, ack, offset, flags, window, urgent = _FIELDS6.unpack_from(
+            packet
+        )
+    except error:
+        raise WireError(Why.MALFORMED, f"{len(packet)} octets hold no TCP header") from None
+    total = ip.IPV6_HEADER_LENGTH + length
+    data_at = ip.IPV6_HEADER_LENGTH + (offset >> 4) * 4
+    if not _LENGTH6 <= data_at <= total <= len(packet):
+        raise WireError(
+            Why.MALFORMED, f"data at {data_at}, total length {total}, {len(packet)} octets"
+        )
+    # The pseudo-header of RFC 8200 8.1 but for protocol and length, then the segment.
+    if (ip.ones_sum(packet[8:total]) + ip.PROTOCOL_TCP + length) % 65535:
+        raise WireError(Why.BAD_CHECKSUM, "TCP segment")
+    segment = Segment(flow, flags, seq, ack, window, packet[data_at:total])
+    segment.urgent, segment.tos, segment.ttl = urgent, word >> 20 & 0xFF, ttl
+    if data_at > _LENGTH6:
+        _parse_options(packet[_LENGTH6:data_at], segment)
+    return segment
+
+
 def build(segment: Segment) -> bytes:
-    """The IPv4 packet that carries `segment`, checksums made, don't-fragment set (RFC 1191)."""
+    """The IP packet that carries `segment`, checksums made (RFC 9293 MUST-2); IPv4's
+    don't-fragment is set (RFC 1191).
+    """
     flow = segment.flow
+    if len(flow) != _FLOW4:
+        return _build_ipv6(segment)
     addresses_sum, flow_sum = _flow_sums(flow)
     options = _build_options(segment)
     data = segment.data
@@ -182,6 +310,31 @@ def build(segment: Segment) -> bytes:
     return b"".join((headers, options, data))
 
 
+def _build_ipv6(segment: Segment) -> bytes:
+    """The same with IPv6. The flow label is 0, as of a flow that asks routers for nothing (RFC
+    6437).
+    """
+    options = _build_options(segment)
+    data = segment.data
+    offset = HEADER_LENGTH + len(options)
+    length = offset + len(data)
+    total = (
+        _flow_sums(segment.flow)[1]
+        + ip.PROTOCOL_TCP
+        + length
+        + segment.raw_seq
+        + segment.raw_ack
+        + (offset << 10 | segment.flags)
+        + segment.raw_window
+        + segment.urgent
+        + ip.ones_sum(options + data)
+    )
+    tcp = (segment.raw_seq, segment.raw_ack, offset << 2, segment.flags, segment.raw_window)
+    ipv6 = (6 << 28 | segment.tos << 20, length, ip.PROTOCOL_TCP, segment.ttl)
+    headers = _HEADERS6.pack(*ipv6, segment.flow, *tcp, -total % 65535, segment.urgent)
+    return b"".join((headers, options, data))
+
+
 @lru_cache(maxsize=1024)
 def _flow_sums(flow: bytes) -> tuple[int, int]:
     """What the addresses, and addresses and ports, add to a checksum."""
@@ -201,7 +354,10 @@ def _too_short(packet: bytes) -> WireError:
 
 
 def _parse_options(options: bytes, segment: Segment) -> None:
-    """Read TCP options into `segment`; unknown ones are skipped by their length (MUST-6)."""
+    """Read TCP options into `segment`, whatever its flags (RFC 9293 MUST-5) and wherever they begin
+    (MUST-64); unknown ones are skipped by their length (MUST-6), which all but two kinds have
+    (MUST-68).
+    """
     if len(options) == _TIMESTAMPS_ONLY.size:  # RFC 7323 appendix A: what nearly all segments carry
         kind, tsval, tsecr = _TIMESTAMPS_ONLY.unpack(options)
         if kind == _NOP_NOP_TIMESTAMPS:
@@ -242,7 +398,7 @@ def _read_option(kind: int, value: bytes, segment: Segment) -> None:
 
 def _build_options(segment: Segment) -> bytes:
     """The options of `segment`, padded to whole words, in the order that Linux uses."""
-    if segment.flags & SYN:
+    if segment.flags & SYN:  # the only one with an MSS (RFC 9293 MUST-65)
         return _build_syn_options(segment)
     if segment.tsval is None:
         options = b""
@@ -266,4 +422,4 @@ def _build_syn_options(segment: Segment) -> bytes:
         options += (segment.tsecr or 0).to_bytes(4, "big")
     if segment.wscale is not None:
         options += bytes((Option.NOP, Option.WSCALE, 3, segment.wscale))
-    return options + b"\0" * (-len(options) % 4)
+    return options + b"\0" * (-len(options) % 4)  # RFC 9293 MUST-69

@@ -30,10 +30,9 @@ class Rack(Sack):
         super().__init__()
         self.min_rtt: int | None = None
         self._rtt = 0  # RACK.rtt: of the segment sent last among those that have arrived
-        self._sent = (
-            0  # its place among all transmissions, for RACK.xmit_ts and RACK.end_seq: in one
-        )
-        # instant new data may leave before what is lost, and sequence numbers would not tell
+        # Its place among all transmissions, for RACK.xmit_ts and RACK.end_seq: in one instant new
+        # data may leave before what is lost, and sequence numbers would not tell.
+        self._sent = 0
         self._fack = 0  # the highest position that has arrived
         self._seen = False  # RACK.reordering_seen
         self._reo_wnd_mult = 1

@@ -1,0 +1,109 @@
+"""CUBIC: the window as a cubic function of the time since the last loss (RFC 9438).
+
+cwnd rises fast towards W_max, the window of the last loss, is careful around it, and then looks for
+more, faster and faster; and it is never behind what Reno would have (4.3). Windows are octets where
+the RFC has segments, times are nanoseconds; the integers make it the same on every machine.
+
+Not there: the cwnd of one SMSS that ECN may lead to (4.6); undoing a reduction that proved needless
+(4.9) is the connection's, which puts a copy of the whole object back.
+"""
+
+from ..ack import Ack
+from ..rtt import SECOND
+from .hystart import HyStart
+
+# beta_cubic = 0.7 (RFC 9438 4.6), C = 0.4 segments / s^3 (5.1),
+# alpha_cubic = 3 * (1 - beta_cubic) / (1 + beta_cubic) = 9 / 17 (4.3)
+
+
+class Cubic(HyStart):
+    """CUBIC, with HyStart++ for its first slow start (RFC 9438 4.10)."""
+
+    __slots__ = ("_begun", "_est_left", "_heard_at", "_k", "_left", "_prior", "_w_est", "_w_max")
+
+    def __init__(self, initial_window: int, mss: int) -> None:
+        super().__init__(initial_window, mss)
+        self._begun: int | None = None  # t_epoch: when this stage of congestion avoidance began
+        self._heard_at = 0  # when the last ACK of it came
+        self._w_max = 0  # W_max; 0: take the cwnd with which the stage begins
+        self._k = 0  # K: how long the curve takes from there to W_max
+        self._prior = 0  # cwnd_prior: cwnd when ssthresh was set last
+        self._w_est = 0  # W_est: what Reno would have
+        self._left = self._est_left = 0  # remainders of the divisions by cwnd
+
+    def acked(self, ack: Ack) -> None:
+        if self.cwnd < self.ssthresh:
+            self._begun = None
+            super().acked(ack)
+            return
+        used = self._is_used(ack)
+        if self._begun is None:
+            self._begin_stage()
+        begun = ack.now if self._begun is None else self._begun + self._unused(ack, used)
+        self._begun, self._heard_at = begun, ack.now
+        if used:
+            self._grow(ack, ack.now - begun)
+
+    def lost(self, flight: int, now: int) -> None:
+        # RFC 9438 4.7, fast convergence: W_max = cwnd * (1 + beta_cubic) / 2 if cwnd < W_max
+        self._w_max = self.cwnd * 17 // 20 if self.cwnd < self._w_max else self.cwnd
+        self._reduce(self._at_loss(flight))
+        self.cwnd = self.ssthresh
+
+    def timed_out(self, flight: int, again: bool, now: int) -> None:
+        if not again:
+            self._reduce(flight)
+        self._w_max = 0  # RFC 9438 4.8: K = 0, W_max = cwnd at the beginning of the next stage
+        self.cwnd = self._per_ack = self._mss
+
+    def _reduce(self, flight: int) -> None:
+        self._prior = self.cwnd
+        # RFC 9438 figure 5: ssthresh = flight_size * beta_cubic, at least 2 SMSS
+        self.ssthresh = max(flight * 7 // 10, 2 * self._mss)
+        self._per_ack = 2 * self._mss
+        self._begun = None
+
+    def _begin_stage(self) -> None:
+        self._w_est = self.cwnd
+        self._left = self._est_left = 0
+        self._per_ack = 2 * self._mss
+        self._prior = self._prior or self.cwnd  # HyStart++ ended slow start without a loss (4.10)
+        if self._w_max < self.cwnd:
+            self._w_max = self.cwnd
+        # RFC 9438 figure 2: K = cubic_root((W_max - cwnd_epoch) / C)
+        self._k = _cube_root((self._w_max - self.cwnd) * 10 * SECOND**3 // (4 * self._mss))
+
+    def _unused(self, ack: Ack, used: bool) -> int:
+        """How much of the time since the last ACK does not count (RFC 9438 4.2, 5.8)."""
+        # All of it; or the idle time until what is acknowledged now was sent, if that was later.
+        until = ack.done[0].sent if used and ack.done else ack.now
+        return max(0, until - self._heard_at)
+
+    def _grow(self, ack: Ack, t: int) -> None:
+        # figure 4: W_est = W_est + alpha_cubic * segments_acked / cwnd, alpha_cubic = 1 from
+        # cwnd_prior on
+        alpha = 9 if self._w_est < self._prior else 17
+        self._est_left += alpha * ack.octets * self._mss
+        grown, self._est_left = divmod(self._est_left, 17 * self.cwnd)
+        self._w_est += grown
+        if self._w_cubic(t) < self._w_est:  # 4.3, the Reno-friendly region
+            self.cwnd = max(self.cwnd, self._w_est)
+            return
+        # 4.2: target = W_cubic(t + RTT), between cwnd and 1.5 * cwnd
+        target = min(max(self._w_cubic(t + (ack.srtt or 0)), self.cwnd), self.cwnd * 3 // 2)
+        # 4.4, 4.5: cwnd increases by (target - cwnd) / cwnd for each segment acknowledged
+        self._left += (target - self.cwnd) * ack.octets
+        grown, self._left = divmod(self._left, self.cwnd)
+        self.cwnd += grown
+
+    def _w_cubic(self, t: int) -> int:
+        """RFC 9438 figure 1: W_cubic(t) = C * (t - K)^3 + W_max."""
+        return self._w_max + 4 * self._mss * (t - self._k) ** 3 // (10 * SECOND**3)
+
+
+def _cube_root(n: int) -> int:
+    """The largest integer whose cube is at most `n`, by Newton's method from above."""
+    root, better = 1 << (n.bit_length() + 2) // 3, 0
+    while n and (better := (2 * root + n // root**2) // 3) < root:
+        root = better
+    return root if n else 0

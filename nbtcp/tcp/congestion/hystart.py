@@ -1,0 +1,70 @@
+"""HyStart++: slow start that ends before the queue overflows (RFC 9406).
+
+The queue at the bottleneck shows in the round-trip time. When the least of a round is clearly more
+than that of the round before, slow start becomes conservative (CSS); if the time falls again it was
+jitter, and slow start goes on; if not, it ends after five rounds. Only the first slow start is so
+(4.3): a later one ends at the ssthresh that was found.
+"""
+
+from ..ack import Ack
+from .base import INFINITE
+from .reno import Reno
+
+MIN_RTT_THRESH = 4_000_000  # ns; all of these: RFC 9406 4.3
+MAX_RTT_THRESH = 16_000_000  # ns
+MIN_RTT_DIVISOR = 8
+N_RTT_SAMPLE = 8
+CSS_GROWTH_DIVISOR = 4
+CSS_ROUNDS = 5
+L = 8  # for a sender that does not pace
+
+
+class HyStart(Reno):
+    """Reno with HyStart++. Times in nanoseconds; INFINITE where there is none yet."""
+
+    __slots__ = ("_baseline", "_css_rounds", "_last_rtt", "_rtt", "_samples")
+
+    def __init__(self, initial_window: int, mss: int) -> None:
+        super().__init__(initial_window, mss)
+        self._last_rtt = INFINITE  # lastRoundMinRTT
+        self._rtt = INFINITE  # currentRoundMinRTT
+        self._samples = 0  # rttSampleCount
+        self._baseline = INFINITE  # cssBaselineMinRtt; INFINITE outside CSS
+        self._css_rounds = 0
+
+    def acked(self, ack: Ack) -> None:
+        if self.ssthresh < INFINITE:
+            super().acked(ack)
+            return
+        used = self._is_used(ack)
+        self._measure(ack)
+        if used:
+            # RFC 9406 4.2: cwnd = cwnd + min(N, L * SMSS), in CSS divided by CSS_GROWTH_DIVISOR
+            growth = min(ack.octets, L * self._mss)
+            self.cwnd += growth if self._baseline == INFINITE else growth // CSS_GROWTH_DIVISOR
+        if self._css_rounds > CSS_ROUNDS:
+            self.ssthresh = self.cwnd  # congestion avoidance begins
+
+    def _begin_round(self, ack: Ack) -> None:
+        super()._begin_round(ack)
+        self._last_rtt, self._rtt = self._rtt, INFINITE
+        self._samples = 0
+        self._css_rounds += self._baseline < INFINITE
+
+    def _measure(self, ack: Ack) -> None:
+        """Does the least round-trip time of this round tell of a queue? (RFC 9406 4.2)."""
+        if ack.rtt is None:
+            return
+        self._samples += 1
+        self._rtt = min(self._rtt, ack.rtt)
+        if self._samples < N_RTT_SAMPLE:
+            return
+        if self._baseline < INFINITE:
+            if self._rtt < self._baseline:  # it was jitter: resume slow start
+                self._baseline = INFINITE
+            return
+        # RttThresh = max(MIN_RTT_THRESH, min(lastRoundMinRTT / MIN_RTT_DIVISOR, MAX_RTT_THRESH))
+        threshold = max(MIN_RTT_THRESH, min(self._last_rtt // MIN_RTT_DIVISOR, MAX_RTT_THRESH))
+        if self._rtt >= self._last_rtt + threshold:  # never while there is no last round
+            self._baseline = self._rtt
+            self._css_rounds = 1  # a round of which CSS has only a part counts too
