@@ -45,11 +45,12 @@ class Point(NamedTuple):
     recovery: str = "rack"
     kernel: str = "reno"  # the kernel's congestion control
     timestamps: bool = True
+    congestion: str = "cubic"  # ours
 
     @property
     def path(self) -> nbtcp.Path:
         settings = self._asdict()
-        for name in ("role", "mtu", "recovery", "kernel", "timestamps"):
+        for name in ("role", "mtu", "recovery", "kernel", "timestamps", "congestion"):
             del settings[name]
         return nbtcp.Path(**settings, seed=1)
 
@@ -80,6 +81,7 @@ def grid() -> list[Point]:
         itertools.cycle(("rack", "sack", "rack", "newreno", "reno", "rack", "tahoe")),
         itertools.cycle(("reno",) * 8 + ("cubic",) * 8 + ("bbr",) * 8 + ("reno",)),
         itertools.cycle((True,) * 10 + (False,)),
+        itertools.cycle(("cubic",) * 5 + ("reno",) * 4 + ("bbr",) * 4),
         strict=False,
     )
     return [
@@ -93,7 +95,7 @@ SAMPLE = [
     Point(0.0, 0.0, 0.0, 0.0, 0.0, None, None, "client"),
     Point(0.0, 0.01, 0.0, 0.0, 0.0, None, None, "server", mtu=9000),
     Point(0.05, 0.01, 0.0, 0.0, 0.0, None, None, "client"),
-    Point(0.05, 0.01, 0.0, 0.0, 0.0, None, None, "server", recovery="sack"),
+    Point(0.05, 0.01, 0.0, 0.0, 0.0, None, None, "server", recovery="sack", congestion="bbr"),
     Point(0.0, 0.01, 0.1, 0.0, 0.0, None, None, "client"),
     Point(0.0, 0.01, 0.0, 0.05, 0.0, None, None, "server", mtu=576),
     Point(0.0, 0.01, 0.0, 0.0, 0.02, None, None, "client"),
@@ -229,7 +231,8 @@ RESULTS: dict[Point, str] = {}
 def test_every_octet_arrives_both_ways_and_the_kernel_sees_no_error(point: Point) -> None:
     began = time.monotonic()
     RESULTS[point] = "failed"
-    config = nbtcp.Config(recovery=point.recovery, timestamps=point.timestamps, time_wait=0.5)
+    names = ("recovery", "timestamps", "congestion")
+    config = nbtcp.Config(time_wait=0.5, **{name: getattr(point, name) for name in names})
     with nbtcp.Lab(
         point.path, mtu=point.mtu, kernel_congestion=point.kernel, config=config, seed=1
     ) as lab:
