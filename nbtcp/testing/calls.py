@@ -6,7 +6,8 @@ Every stream's octets are numbered: what is written is `content`, and what is re
 import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from inspect import Parameter, signature
+from typing import Any, get_origin
 
 from ..config import Config
 from ..stack import Stack
@@ -97,12 +98,11 @@ class Calls:
         if call.name not in _CALLS:
             known = ", ".join(sorted(_CALLS))
             raise SettingError(f"there is no call {call.name} here; calls are {known}")
-        carry_out, *kinds = _CALLS[call.name]
         try:
-            return carry_out(self, *self._arguments(call, kinds)) or 0, ""
+            return _CALLS[call.name](self, *self._arguments(call)) or 0, ""
         except OSError as error:
             return -1, errno.errorcode[error.errno or errno.EIO]
-        except (ValueError, TypeError) as problem:
+        except (ValueError, TypeError, LookupError) as problem:
             raise SettingError(str(problem)) from None
 
     @property
@@ -117,23 +117,23 @@ class Calls:
 
     # --- inside ---
 
-    def _arguments(self, call: Call, kinds: list[type]) -> list[Any]:
-        """The arguments of a call that takes such: a Socket for the number of a socket."""
-        if len(call.arguments) < len(kinds):
+    def _arguments(self, call: Call) -> list[Any]:
+        """The arguments of a call, as the method that carries it out declares them."""
+        _, *parameters = signature(_CALLS[call.name]).parameters.values()
+        if len(call.arguments) < sum(p.default is Parameter.empty for p in parameters):
             raise SettingError(f"{call.name} has too few arguments")
         arguments: list[Any] = []
-        for place, (value, kind) in enumerate(zip(call.arguments, kinds, strict=False), start=1):
-            if kind is Socket and isinstance(value, int):
-                if value not in self.sockets:
-                    raise OSError(errno.EBADF, "no such file descriptor")
-                arguments.append(self.sockets[value])
-            elif isinstance(value, kind):
-                arguments.append(value)
-            elif kind is frozenset and value == 0:
+        for place, (value, parameter) in enumerate(zip(call.arguments, parameters), start=1):
+            kind = get_origin(parameter.annotation) or parameter.annotation
+            if kind is frozenset and value == 0:
                 arguments.append(frozenset())
+            elif not isinstance(value, int if kind is Socket else kind):
+                what = "a name" if kind is frozenset else "a list" if kind is list else "a number"
+                raise SettingError(f"argument {place} of {call.name} must be {what}")
+            elif kind is Socket and value not in self.sockets:
+                raise OSError(errno.EBADF, "no such file descriptor")
             else:
-                what = f"argument {place} of {call.name} must be {_KINDS[kind]}"
-                raise SettingError(what)
+                arguments.append(self.sockets[value] if kind is Socket else value)
         return arguments
 
     def _new(self, sock: Socket) -> int:
@@ -169,28 +169,30 @@ class Calls:
 
     # --- opening and closing ---
 
-    def _socket(self, _: object, kind: Names) -> int:
+    def do_socket(self, _: object, kind: Names) -> int:
         if "SOCK_STREAM" not in kind:
             raise SettingError("only socket(..., SOCK_STREAM, IPPROTO_TCP) is known here")
         return self._new(Socket("SOCK_NONBLOCK" in kind))
 
-    def _bind(self, sock: Socket, address: object) -> None:
+    def do_bind(self, sock: Socket, address: object) -> None:
         sock.port = self._address(address, "", self._settings.bind_port)[1]
 
-    def _listen(self, sock: Socket, backlog: int) -> None:
+    def do_listen(self, sock: Socket, backlog: int) -> None:
         sock.listener = self._stack.listen(sock.port or self._settings.bind_port, backlog)
         self.configure_stack()
 
-    def _accept(self, sock: Socket, *more: Any) -> int:
+    def do_accept(
+        self, sock: Socket, _: object = ..., __: object = ..., flags: Names = frozenset()
+    ) -> int:
         if sock.listener is None:
             raise OSError(errno.EINVAL, "not listening")
         conn = sock.listener.accept()
         if conn is None:
             raise sock.wait()
-        nonblocking = bool(more) and "SOCK_NONBLOCK" in more[-1]
+        nonblocking = "SOCK_NONBLOCK" in flags
         return self._new(Socket(nonblocking, dict(sock.options), conn=conn, connected=True))
 
-    def _connect(self, sock: Socket, address: object) -> None:
+    def do_connect(self, sock: Socket, address: object) -> None:
         first = sock.conn is None
         if first:
             remote = self._address(address, self._settings.remote_ip, self._settings.connect_port)
@@ -208,14 +210,14 @@ class Calls:
             raise OSError(errno.ECONNABORTED, "closed")
         sock.connected = True
 
-    def _shutdown(self, sock: Socket, how: Names) -> None:
+    def do_shutdown(self, sock: Socket, how: Names) -> None:
         if sock.conn is None or sock.conn.state is State.CLOSED:
             raise OSError(errno.ENOTCONN, "not connected")
         sock.read_shut = sock.read_shut or bool(how & {"SHUT_RD", "SHUT_RDWR"})
         if how & {"SHUT_WR", "SHUT_RDWR"}:
             sock.conn.shutdown(self._now)
 
-    def _close(self, sock: Socket) -> None:
+    def do_close(self, sock: Socket) -> None:
         del self.sockets[self._call.arguments[0]]
         if sock.listener is not None:
             self._stack.close_listener(sock.listener, self._now)
@@ -226,7 +228,7 @@ class Calls:
 
     # --- data ---
 
-    def _write(self, sock: Socket, _: object, size: int, flags: Names = frozenset()) -> int:
+    def do_write(self, sock: Socket, _: object, size: int, flags: Names = frozenset()) -> int:
         conn = sock.opened(errno.EPIPE)
         if conn.state in _OPENING:
             raise sock.wait(flags)
@@ -243,7 +245,7 @@ class Calls:
         done, sock.taken = sock.taken, 0
         return done
 
-    def _read(self, sock: Socket, _: object, size: int, flags: Names = frozenset()) -> int:
+    def do_read(self, sock: Socket, _: object, size: int, flags: Names = frozenset()) -> int:
         conn = sock.opened(errno.ENOTCONN)
         data = conn.recv(max(0, size), self._now)
         if not (data or conn.eof or sock.read_shut or not size):
@@ -253,26 +255,27 @@ class Calls:
             raise Mismatch(f"octets {start}:{sock.read} are not those that were sent")
         return len(data)
 
-    def _poll(self, entries: list[Any], _: int, timeout: int) -> int:
-        if not all(isinstance(e, dict) and isinstance(e.get("fd"), int) for e in entries):
+    def do_poll(self, entries: list[Any], _: int, timeout: int) -> int:
+        if not all(
+            isinstance(e, dict) and e.keys() >= {"fd", "events", "revents"} for e in entries
+        ):
             raise SettingError("poll takes [{fd=4, events=POLLIN, revents=POLLIN}], ...")
-        found: list[Names] = []
-        for entry in entries:
-            sock, asked = self.sockets.get(entry["fd"]), entry.get("events") or frozenset()
-            holds = {"POLLNVAL"} if sock is None else sock.events()
-            found.append(frozenset(holds & ({"POLLNVAL", "POLLERR", "POLLHUP"} | asked)))
+        always = {"POLLERR", "POLLHUP"}
+        found = [
+            self.sockets[e["fd"]].events() & (always | (e["events"] or set())) for e in entries
+        ]
         ready = sum(map(bool, found))
         ends = self._began + timeout * 1_000_000
         if not ready and (timeout < 0 or self._now < ends):
             raise WouldBlock(None if timeout < 0 else ends)
-        for entry, events in zip(entries, found, strict=True):
-            if (expected := entry.get("revents", ANY)) not in (ANY, events or 0, events):
-                raise Mismatch(f"revents is {_shown(events)}, not {_shown(expected)}")
+        for entry, events in zip(entries, map(frozenset, found), strict=True):
+            if entry["revents"] not in (ANY, events or 0):
+                raise Mismatch(f"revents is {_shown(events)}, not {_shown(entry['revents'])}")
         return ready
 
     # --- options ---
 
-    def _setsockopt(self, sock: Socket, _: object, names: Names, value: Any) -> None:
+    def do_setsockopt(self, sock: Socket, _: object, names: Names, value: object) -> None:
         (name, *_), conn = names, sock.conn
         if name not in _OPTIONS and name not in _OTHER_OPTIONS:
             known = ", ".join(sorted([*_OPTIONS, *_OTHER_OPTIONS]))
@@ -288,7 +291,7 @@ class Calls:
             conn.reassembly.capacity = config.receive_buffer
             conn.handle_timer(self._now)  # nothing is due; it may have something to send now
 
-    def _getsockopt(self, sock: Socket, _: object, names: Names, expected: Any) -> None:
+    def do_getsockopt(self, sock: Socket, _: object, names: Names, expected: object) -> None:
         (name, *_), conn = names, sock.conn
         expected = expected[0] if isinstance(expected, list) and expected else expected
         value: Any = sock.options.get(name)
@@ -308,45 +311,25 @@ class Calls:
         if expected is not ANY and expected != value:
             raise Mismatch(f"{name} is {_shown(value)}, not {_shown(expected)}")
 
-    def _fcntl(self, sock: Socket, command: Names) -> int:
+    def do_fcntl(self, sock: Socket, command: Names, flags: Names = frozenset()) -> int:
         if command == {"F_GETFL"}:
             return _O_RDWR | _O_NONBLOCK * sock.nonblocking
-        sock.nonblocking = "O_NONBLOCK" in _shown(self._call.arguments[-1])
+        sock.nonblocking = "O_NONBLOCK" in flags
         return 0
 
-    def _ioctl(self, sock: Socket, request: Names, expected: Any) -> None:
+    def do_ioctl(self, sock: Socket, request: Names, expected: object) -> None:
         conn = sock.opened(errno.ENOTCONN)
-        sizes = {"SIOCINQ": conn.reassembly.size, "SIOCOUTQ": len(conn.queue.data)}
-        size = sizes.get(_shown(request))
-        if size is None:
-            raise SettingError(f"ioctl {_shown(request)} is not known here")
+        size = {"SIOCINQ": conn.reassembly.size, "SIOCOUTQ": len(conn.queue.data)}[_shown(request)]
         if expected not in (ANY, [size]):
             raise Mismatch(f"{_shown(request)} is {size}")
 
 
-# What carries a call out, and what it takes.
-_CALLS: dict[str, tuple[Any, ...]] = {
-    "socket": (Calls._socket, object, frozenset),
-    "bind": (Calls._bind, Socket, object),
-    "listen": (Calls._listen, Socket, int),
-    "accept": (Calls._accept, Socket),
-    "accept4": (Calls._accept, Socket, object, object, frozenset),
-    "connect": (Calls._connect, Socket, object),
-    "write": (Calls._write, Socket, object, int),
-    "send": (Calls._write, Socket, object, int, frozenset),
-    "sendto": (Calls._write, Socket, object, int, frozenset),
-    "read": (Calls._read, Socket, object, int),
-    "recv": (Calls._read, Socket, object, int, frozenset),
-    "recvfrom": (Calls._read, Socket, object, int, frozenset),
-    "shutdown": (Calls._shutdown, Socket, frozenset),
-    "close": (Calls._close, Socket),
-    "poll": (Calls._poll, list, int, int),
-    "setsockopt": (Calls._setsockopt, Socket, object, frozenset, object),
-    "getsockopt": (Calls._getsockopt, Socket, object, frozenset, object),
-    "fcntl": (Calls._fcntl, Socket, frozenset),
-    "ioctl": (Calls._ioctl, Socket, frozenset, object),
+_CALLS: dict[str, Callable[..., int | None]] = {
+    **{name[3:]: method for name, method in vars(Calls).items() if name.startswith("do_")},
+    "accept4": Calls.do_accept,
+    **dict.fromkeys(("send", "sendto"), Calls.do_write),
+    **dict.fromkeys(("recv", "recvfrom"), Calls.do_read),
 }
-_KINDS = {Socket: "a number", int: "a number", frozenset: "a name", list: "a list"}
 
 # Socket option -> Config setting, its value from the option's, and back as getsockopt tells it.
 _OPTIONS: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {

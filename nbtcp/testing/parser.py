@@ -8,10 +8,9 @@ import ast
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 from types import CodeType, EllipsisType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ..errors import NbtcpError
 from ..wire.segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG
@@ -46,8 +45,7 @@ class ScriptError(NbtcpError, ValueError):
     """A script that says nothing, or asks for what nbtcp does not have: "file:line: what"."""
 
 
-@dataclass(frozen=True, slots=True)
-class Time:
+class Time(NamedTuple):
     """When an event happens, in ns: at `begin`, or in `begin`..`end`; relative to the event before
     if `relative`. Neither is set for "any time". `until` is when a call that blocks returns.
     """
@@ -58,8 +56,7 @@ class Time:
     until: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """A segment, numbers as the script has them. None: not said, so not looked at in one that is
     expected; for `options`, "<...>". They are {"mss": 1460, "TS": (val, ecr)}, without padding.
     """
@@ -83,8 +80,7 @@ class Packet:
         return text + (f" {option_text(self.options)}" if self.options else "")
 
 
-@dataclass(frozen=True, slots=True)
-class Icmp:
+class Icmp(NamedTuple):
     """An ICMP error that quotes our octets start..end; None: the oldest in flight."""
 
     kind: str
@@ -93,8 +89,7 @@ class Icmp:
     quoted: tuple[int, int] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """A system call. Values are int, str, list, dict, ANY, or a set of names for A|B."""
 
     name: str
@@ -103,22 +98,19 @@ class Call:
     errno: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """Shell commands, in backquotes."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(NamedTuple):
     """Python between %{ and }%."""
 
     compiled: CodeType
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One event. `when` and `text` are what the script says, each on one line."""
 
     line: int
@@ -128,8 +120,7 @@ class Event:
     action: Packet | Icmp | Call | Command | Code
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(NamedTuple):
     """`options` are (line, name, value)."""
 
     name: str
@@ -170,13 +161,11 @@ class _Parser:
 
     def _try(self, pattern: str) -> re.Match[str] | None:
         """What `pattern` matches here, if it does, and go on behind it; " " is any blanks in it."""
-        found = re.compile(pattern.replace(" ", r"\s*"), re.ASCII | re.DOTALL).match(
-            self._source, self._at
-        )
+        compiled = re.compile(pattern.replace(" ", r"\s*"), re.ASCII | re.DOTALL)
+        found = compiled.match(self._source, self._at)
         if found is not None:
             self._end = found.end()
-            blanks = _BLANKS.match(self._source, self._end)
-            self._at = blanks.end() if blanks is not None else self._end
+            self._at = next(_BLANKS.finditer(self._source, self._end)).end()
         return found
 
     def _take(self, pattern: str, expected: str) -> re.Match[str]:
@@ -185,10 +174,10 @@ class _Parser:
     def _numbers(self, pattern: str, expected: str, below: int = MODULUS) -> list[int]:
         """The numbers in what must match `pattern`."""
         found = self._take(pattern, expected)
-        for digits in re.finditer(r"\d+", found[0], re.ASCII):
-            if len(digits[0]) > 10 or int(digits[0]) >= below:
-                self._fail(f"{expected} below {below}", found.start() + digits.start())
-        return [int(digits) for digits in re.findall(r"\d+", found[0], re.ASCII)]
+        numbers = [int(digits[:11]) for digits in re.findall(r"\d+", found[0])]
+        if max(numbers, default=0) >= below:
+            self._fail(f"{expected} below {below}", found.start())
+        return numbers
 
     def _line(self, at: int) -> int:
         return self._source.count("\n", 0, at) + 1

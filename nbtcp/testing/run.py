@@ -5,7 +5,7 @@ our SYN, the peer's are on the wire as they are written.
 """
 
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
 from typing import Any, NamedTuple, NoReturn
@@ -172,19 +172,26 @@ class _Runner:
 
     def _advance(self, until: int) -> None:
         """Let time pass."""
-        while (due := self._deadline()) is not None and due <= until:
-            self._step(due)
+        while self._step(until):
+            pass
         self.now = max(self.now, until)
 
-    def _deadline(self) -> int | None:
-        """When something happens by itself: a timer, or the end of a poll."""
-        dues = [self.stack.deadline(), *(waiting.due for waiting in self.waiting)]
-        return min((due for due in dues if due is not None), default=None)
+    def _await(self, latest: int) -> bool:
+        """True when there is a segment by `latest`; until then time passes."""
+        while not self.sent and self._step(latest):
+            pass
+        return bool(self.sent)
 
-    def _step(self, due: int) -> None:
+    def _step(self, latest: int) -> bool:
+        """On to what happens next by itself, if by `latest`: a timer, or the end of a poll."""
+        dues = [self.stack.deadline(), *(waiting.due for waiting in self.waiting)]
+        due = min((due for due in dues if due is not None), default=LATEST)
+        if due > latest:
+            return False
         self.now = max(self.now, due)
         self.stack.handle_timer(self.now)
         self._flush()
+        return True
 
     def _flush(self) -> None:
         """Take what the stack sends, and let calls that wait go on, until nothing changes."""
@@ -228,9 +235,9 @@ class _Runner:
             reached = (position + len(segment.data)) % MODULUS
             last = not segment.data or not 0 < (packet.end - reached) % MODULUS < HALF
             flags = packet.flags if position == packet.start else packet.flags & ~CWR
-            part = replace(packet, start=position, flags=flags)
+            part = packet._replace(start=position, flags=flags)
             if not last:
-                part = replace(part, end=reached, flags=flags & ~(PSH | FIN))
+                part = part._replace(end=reached, flags=flags & ~(PSH | FIN))
             if packet.flags & segment.flags & SYN and flow.base is None:
                 flow.base = packet.start
             if problems := self._differences(flow, part, segment):
@@ -241,15 +248,6 @@ class _Runner:
             self.transcript.append(str(sent))
             position = reached
         return sent.at
-
-    def _await(self, latest: int) -> bool:
-        """True when there is a segment by `latest`; until then time passes."""
-        while not self.sent:
-            due = self._deadline()
-            if due is None or due > latest:
-                return False
-            self._step(due)
-        return True
 
     def _differences(self, flow: Flow, expected: Packet, segment: Segment) -> list[str]:
         """What about `segment` is not as `expected`."""
