@@ -120,7 +120,7 @@ def test_a_packet_with_everything() -> None:
     )
     assert packet == Packet(
         True, PSH | ACK | 64, 1001, 2001, 5, 257, 9,
-        {"mss": 1460, "sackOK": True, "TS": (100, 0), "wscale": 7,
+        {"mss": 1460, "sack_permitted": True, "tsval": 100, "tsecr": 0, "wscale": 7,
          "sack": ((1, 1001), (2001, 3001))},
         (3,),
     )  # fmt: skip
@@ -442,6 +442,17 @@ def test_a_wrong_option_in_a_syn_fails() -> None:
     message = fails("", HEAD + SERVER.replace("<mss 1460>", "<mss 1460,sackOK>"))
     assert "options are <mss 1460>, not <mss 1460,sackOK>" in message
     assert "options are <mss 1460>, not <>" in fails("", HEAD + SERVER.replace("<mss 1460>", ""))
+
+
+def test_an_option_of_0_is_an_option() -> None:
+    head = HEAD.replace(
+        "window_scale=False", "window_scale=True,receive_buffer=60000,autotune=False"
+    )
+    syn = SERVER.replace("<mss 1000>", "<mss 1000,wscale 0>").replace("win 65535 <mss 1460>", "{}")
+    passes("", head + syn.format("<mss 1460,wscale 0>"))
+    assert "options are <mss 1460,wscale 0>, not <mss 1460>" in fails(
+        "", head + syn.format("<mss 1460>")
+    )
 
 
 def test_the_message_shows_line_and_transcript() -> None:

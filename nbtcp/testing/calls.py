@@ -103,7 +103,7 @@ class Calls:
         except OSError as error:
             return -1, errno.errorcode[error.errno or errno.EIO]
         except (ValueError, TypeError, LookupError) as problem:
-            raise SettingError(str(problem)) from None
+            raise SettingError(str(problem)) from problem
 
     @property
     def port(self) -> int:
@@ -123,7 +123,8 @@ class Calls:
         if len(call.arguments) < sum(p.default is Parameter.empty for p in parameters):
             raise SettingError(f"{call.name} has too few arguments")
         arguments: list[Any] = []
-        for place, (value, parameter) in enumerate(zip(call.arguments, parameters), start=1):
+        pairs = zip(call.arguments, parameters, strict=False)  # what else there is does not matter
+        for place, (value, parameter) in enumerate(pairs, start=1):
             kind = get_origin(parameter.annotation) or parameter.annotation
             if kind is frozenset and value == 0:
                 arguments.append(frozenset())
@@ -256,19 +257,17 @@ class Calls:
         return len(data)
 
     def do_poll(self, entries: list[Any], _: int, timeout: int) -> int:
-        if not all(
-            isinstance(e, dict) and e.keys() >= {"fd", "events", "revents"} for e in entries
-        ):
-            raise SettingError("poll takes [{fd=4, events=POLLIN, revents=POLLIN}], ...")
-        always = {"POLLERR", "POLLHUP"}
-        found = [
-            self.sockets[e["fd"]].events() & (always | (e["events"] or set())) for e in entries
-        ]
+        found: list[Names] = []
+        for entry in entries:
+            if not (isinstance(entry, dict) and entry.keys() >= {"fd", "events", "revents"}):
+                raise SettingError("poll takes [{fd=4, events=POLLIN, revents=POLLIN}], ...")
+            asked = {"POLLERR", "POLLHUP"} | (entry["events"] or set())
+            found.append(frozenset(self.sockets[entry["fd"]].events() & asked))
         ready = sum(map(bool, found))
         ends = self._began + timeout * 1_000_000
         if not ready and (timeout < 0 or self._now < ends):
             raise WouldBlock(None if timeout < 0 else ends)
-        for entry, events in zip(entries, map(frozenset, found), strict=True):
+        for entry, events in zip(entries, found, strict=True):
             if entry["revents"] not in (ANY, events or 0):
                 raise Mismatch(f"revents is {_shown(events)}, not {_shown(entry['revents'])}")
         return ready

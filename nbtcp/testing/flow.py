@@ -53,20 +53,16 @@ class Flow:
         start = (segment.raw_seq - self.raw_seq(0)) % MODULUS
         if segment.flags & (RST | ACK) == RST | ACK and segment.raw_seq == 0:
             start = 0  # nobody's: it is 0 on the wire (RFC 9293 3.10.7.1)
-        first, raw = next(iter(self.named.items()), (0, 0))
-        val = ((segment.tsval or 0) - raw + first) % MODULUS
-        options = {
-            "mss": segment.mss,
-            "wscale": segment.wscale,
-            "sackOK": segment.sack_permitted or None,
-            "sack": segment.sack or None,
-            "TS": None if segment.tsval is None else (val, segment.tsecr),
-        }
+        numbers = {name: getattr(segment, name) for name in ("mss", "wscale", "tsval", "tsecr")}
+        options = {name: value for name, value in numbers.items() if value is not None}
+        options |= {"sack_permitted": True} if segment.sack_permitted else {}
+        options |= {"sack": segment.sack} if segment.sack else {}
+        if segment.tsval is not None:
+            first, raw = next(iter(self.named.items()), (0, 0))
+            options["tsval"] = (segment.tsval - raw + first) % MODULUS
         return Packet(
             False, segment.flags, start, (start + len(segment.data)) % MODULUS,
-            segment.raw_ack, segment.raw_window, segment.urgent,
-            {name: value for name, value in options.items() if value is not None},
-            (segment.tos & 3,),
+            segment.raw_ack, segment.raw_window, segment.urgent, options, (segment.tos & 3,),
         )  # fmt: skip
 
     def position(self, segment: Segment) -> int:
@@ -82,14 +78,11 @@ class Flow:
         segment.data = content(at, at + (packet.end - packet.start) % MODULUS)
         segment.urgent = packet.urg or 0
         segment.tos = packet.ecn[0] if packet.ecn else 0
-        options = packet.options or {}
-        segment.mss, segment.wscale = options.get("mss"), options.get("wscale")
-        segment.sack_permitted = "sackOK" in options
-        blocks = options.get("sack", ())
-        segment.sack = tuple((self.raw_seq(a), self.raw_seq(b)) for a, b in blocks)
-        if "TS" in options:
-            segment.tsval, ecr = options["TS"]
-            segment.tsecr = self.raw_timestamp(ecr)
+        for name, value in (packet.options or {}).items():
+            setattr(segment, name, value)
+        segment.sack = tuple((self.raw_seq(a), self.raw_seq(b)) for a, b in segment.sack)
+        if segment.tsecr is not None:
+            segment.tsecr = self.raw_timestamp(segment.tsecr)
         return segment
 
     def quoted(self, message: Icmp) -> Segment:

@@ -22,19 +22,24 @@ MAX_DATA = 65535 - 40  # octets in one packet
 LONGEST = 10**8  # s, three years
 ANY: EllipsisType = ...  # "..." in a script
 
-# TCP option -> what follows, below which its numbers are, what is said if not, and its value.
-_OPTIONS: dict[str, tuple[str, int, str, Callable[[list[int]], Any]]] = {
-    "mss": (r"\d+", 65536, "an MSS", lambda numbers: numbers[0]),
-    "wscale": (r"\d+", 256, "a shift", lambda numbers: numbers[0]),
-    "sackOK": ("", 1, "", lambda _: True),
+# TCP option -> what follows, below which its numbers are, what is said if not, and from the numbers
+# the attributes of a Segment.
+_OPTIONS: dict[str, tuple[str, int, str, Callable[[list[int]], dict[str, Any]]]] = {
+    "mss": (r"\d+", 65536, "an MSS", lambda n: {"mss": n[0]}),
+    "wscale": (r"\d+", 256, "a shift", lambda n: {"wscale": n[0]}),
+    "sackOK": ("", 1, "", lambda _: {"sack_permitted": True}),
     "sack": (
         r"\d+:\d+(?: \d+:\d+){0,3}",
         *(MODULUS, "1 to 4 blocks such as 1001:2001"),
-        lambda edges: tuple(zip(edges[::2], edges[1::2], strict=True)),
+        lambda n: {"sack": tuple(zip(n[::2], n[1::2], strict=True))},
     ),
-    "TS": (r"val \d+ ecr \d+", MODULUS, "a timestamp such as val 100 ecr 0", tuple),
-    "nop": ("", 1, "", lambda _: None),
-    "eol": ("", 1, "", lambda _: None),
+    "TS": (
+        r"val \d+ ecr \d+",
+        *(MODULUS, "a timestamp such as val 100 ecr 0"),
+        lambda n: {"tsval": n[0], "tsecr": n[1]},
+    ),
+    "nop": ("", 1, "", lambda _: {}),
+    "eol": ("", 1, "", lambda _: {}),
 }
 _NOT_PYTHON = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
 _BLANKS = re.compile(r"(?:\s|//[^\n]*|#[^\n]*|/\*.*?\*/)*", re.DOTALL)
@@ -58,7 +63,7 @@ class Time(NamedTuple):
 
 class Packet(NamedTuple):
     """A segment, numbers as the script has them. None: not said, so not looked at in one that is
-    expected; for `options`, "<...>". They are {"mss": 1460, "TS": (val, ecr)}, without padding.
+    expected; for `options`, "<...>". They have the names of a Segment's attributes.
     """
 
     incoming: bool
@@ -141,12 +146,11 @@ def flag_letters(flags: int) -> str:
 
 def option_text(options: dict[str, Any]) -> str:
     """TCP options as a script has them, always in the same order."""
-    parts = [f"{name} {options[name]}" for name in ("mss", "wscale") if name in options]
-    parts += ["sackOK"] if "sackOK" in options else []
-    parts += ["TS val {} ecr {}".format(*options["TS"])] if "TS" in options else []
-    if "sack" in options:
-        parts.append("sack " + " ".join(f"{left}:{right}" for left, right in options["sack"]))
-    return f"<{','.join(parts)}>"
+    forms = {"mss": "mss {mss}", "wscale": "wscale {wscale}", "sack_permitted": "sackOK"}
+    forms |= {"tsval": "TS val {tsval} ecr {tsecr}", "sack": "sack {blocks}"}
+    blocks = " ".join(f"{left}:{right}" for left, right in options.get("sack", ()))
+    parts = (form for name, form in forms.items() if name in options)
+    return f"<{','.join(parts)}>".format(**options, blocks=blocks)
 
 
 class _Parser:
@@ -299,9 +303,9 @@ class _Parser:
             known = ", ".join(_OPTIONS)
             name = self._take(rf"(?:{'|'.join(_OPTIONS)})\b", f"one of {known}")[0]
             pattern, below, expected, value = _OPTIONS[name]
-            options[name] = value(self._numbers(pattern, expected, below))
+            options |= value(self._numbers(pattern, expected, below))
             self._take(",|(?=>)", "a comma or >")
-        return {name: value for name, value in options.items() if value is not None}
+        return options
 
     # --- calls ---
 

@@ -130,13 +130,14 @@ class _Runner:
     def _do(self, event: Event) -> None:
         time, action = event.time, event.action
         offset = self.base if time.relative else 0
-        at = None if time.begin is None else time.begin + offset
+        at, end, until = (
+            None if t is None else t + offset for t in (time.begin, time.end, time.until)
+        )
         if at is not None and not self.base <= at < LATEST:
             raise SettingError(f"{at / SECOND} s is before the last event, or too late for the log")
         if isinstance(action, Packet) and not action.incoming:
-            end = at if time.end is None else time.end + offset
-            sent = self._expect(event, action, at, end)
-            self.base = at if at is not None and time.end is None else sent
+            sent = self._expect(event, action, at, end or at)
+            self.base = sent if at is None or end is not None else at
             return
         assert at is not None  # the parser sees to it
         self._advance(at)
@@ -148,7 +149,7 @@ class _Runner:
         self.base = at
         self._overdue(self.now - self.tolerance)
         if isinstance(action, Call):
-            self._call(event, action, None if time.until is None else time.until + offset)
+            self._call(event, action, until)
         else:
             self._note(event.text)
             self._act(event)
@@ -242,8 +243,8 @@ class _Runner:
                 flow.base = packet.start
             if problems := self._differences(flow, part, segment):
                 self._fail(event, "; ".join(problems), sent)
-            if packet.options and "TS" in packet.options and segment.tsval is not None:
-                flow.named[packet.options["TS"][0]] = segment.tsval
+            if packet.options and "tsval" in packet.options and segment.tsval is not None:
+                flow.named[packet.options["tsval"]] = segment.tsval
             self.sent.popleft()
             self.transcript.append(str(sent))
             position = reached
@@ -253,13 +254,12 @@ class _Runner:
         """What about `segment` is not as `expected`."""
         seen = flow.written(segment)
         assert seen.options is not None and seen.ecn is not None
-        options, (ecn,) = dict(seen.options), seen.ecn
-        if "TS" in options and expected.options and "TS" in expected.options:
-            val, should = options["TS"][0], expected.options["TS"][0]
-            slack = self.settings.tolerance_usecs // max(1, self.settings.tcp_ts_tick_usecs)
-            off = abs((val - should + HALF) % MODULUS - HALF)
-            if not (self.settings.tcp_ts_tick_usecs and flow.named) or off <= slack:
-                options["TS"] = should, options["TS"][1]
+        options, (ecn,), tick = dict(seen.options), seen.ecn, self.settings.tcp_ts_tick_usecs
+        if "tsval" in options and expected.options and "tsval" in expected.options:
+            val = expected.options["tsval"]
+            off = abs((options["tsval"] - val + HALF) % MODULUS - HALF)
+            if not (tick and flow.named) or off * tick <= self.settings.tolerance_usecs:
+                options["tsval"] = val
         should_ecn = ecn if expected.ecn is None or ecn in expected.ecn else expected.ecn[0]
         push = PSH if self.settings.push == "ignore" else 0
         checks: list[tuple[str, Any, Any]] = [
