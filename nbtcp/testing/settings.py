@@ -72,13 +72,13 @@ class Settings:
         program = command.rpartition("/")[2]
         if program in ("sysctl", "set_sysctls.py"):
             for word in arguments:
-                if word[0] not in "->":
+                if word[:1] not in "->":  # no option, nor where the output goes
                     name, _, value = word.partition("=")
                     self._sysctl(name.replace("/", ".").rpartition(".")[2], value)
         elif program == "defaults.sh":  # of the scripts that come with packetdrill and Linux
             self.change(receive_buffer=15 << 20, send_buffer=4 << 20)
-        elif program == "nbtcp" and arguments[0] == "flow" and arguments[-1].isdecimal():
-            self.flow = int(arguments[-1])
+        elif program == "nbtcp" and arguments[:1] == ("flow",):
+            self.flow = _converted("flow", _up_to(999), arguments[-1])
         elif program not in _HARMLESS and not program.startswith("sysctl_restore"):
             raise SettingError(f"unknown command {command}: it cannot be carried out here")
 
@@ -117,7 +117,7 @@ def _setting(text: str) -> tuple[str, Any]:
 def _converted(name: str, convert: Callable[[str], Any], value: str) -> Any:
     try:
         return convert(value)
-    except (ValueError, LookupError):
+    except (ValueError, LookupError, OverflowError):
         raise SettingError(f"{name} cannot be {value!r}") from None
 
 
