@@ -517,9 +517,21 @@ def test_what_cannot_be_carried_out_is_said(script: str, complaint: str) -> None
     assert complaint in message
 
 
-def test_an_unknown_socket_option_is_said() -> None:
-    message = wrong(HEAD + SERVER + "+0 setsockopt(4, SOL_TCP, TCP_WHAT, [1], 4) = 0")
-    assert "there is no socket option TCP_WHAT here" in message
+@pytest.mark.parametrize(
+    ("call", "complaint"),
+    [
+        ("setsockopt(4, SOL_TCP, TCP_WHAT, [1], 4) = 0", "there is no socket option TCP_WHAT here"),
+        ("setsockopt(4, SOL_TCP, TCP_KEEPCNT, [0], 4) = 0", "keepalive_probes=0 must lie between"),
+        ("setsockopt(4, SOL_SOCKET, SO_SNDBUF, [A], 4) = 0", "setsockopt: int() argument must be"),
+        ("recv(4, ..., 9, MSG_PEEK) = 9", "recv: MSG_PEEK is not known here"),
+        ("ioctl(4, SIOCWHAT, [0]) = 0", "ioctl: 'SIOCWHAT' is not known here"),
+        ("fcntl(4, F_GETFD) = 0", "fcntl: 'F_GETFD' is not known here"),
+        ("poll([{fd=9, events=POLLIN, revents=0}], 1, 0) = 0", "poll: 9 is not known here"),
+        ("poll([3], 1, 0) = 0", "poll takes [{fd=4, events=POLLIN, revents=POLLIN}], ..."),
+    ],
+)
+def test_what_a_call_cannot_do_is_said(call: str, complaint: str) -> None:
+    assert complaint in wrong(HEAD + SERVER + "+0 " + call)
 
 
 # --- ICMP, the command ---

@@ -102,8 +102,12 @@ class Calls:
             return _CALLS[call.name](self, *self._arguments(call)) or 0, ""
         except OSError as error:
             return -1, errno.errorcode[error.errno or errno.EIO]
-        except (ValueError, TypeError, LookupError) as problem:
-            raise SettingError(str(problem)) from problem
+        except SettingError:
+            raise
+        except LookupError as name:
+            raise SettingError(f"{call.name}: {name} is not known here") from name
+        except (ValueError, TypeError) as problem:
+            raise SettingError(f"{call.name}: {problem}") from problem
 
     @property
     def port(self) -> int:
@@ -230,6 +234,7 @@ class Calls:
     # --- data ---
 
     def do_write(self, sock: Socket, _: object, size: int, flags: Names = frozenset()) -> int:
+        _check(flags)
         conn = sock.opened(errno.EPIPE)
         if conn.state in _OPENING:
             raise sock.wait(flags)
@@ -247,6 +252,7 @@ class Calls:
         return done
 
     def do_read(self, sock: Socket, _: object, size: int, flags: Names = frozenset()) -> int:
+        _check(flags)
         conn = sock.opened(errno.ENOTCONN)
         data = conn.recv(max(0, size), self._now)
         if not (data or conn.eof or sock.read_shut or not size):
@@ -311,10 +317,10 @@ class Calls:
             raise Mismatch(f"{name} is {_shown(value)}, not {_shown(expected)}")
 
     def do_fcntl(self, sock: Socket, command: Names, flags: Names = frozenset()) -> int:
-        if command == {"F_GETFL"}:
-            return _O_RDWR | _O_NONBLOCK * sock.nonblocking
-        sock.nonblocking = "O_NONBLOCK" in flags
-        return 0
+        if command == {"F_SETFL"}:
+            sock.nonblocking = "O_NONBLOCK" in flags
+            return 0
+        return {"F_GETFL": _O_RDWR | _O_NONBLOCK * sock.nonblocking}[_shown(command)]
 
     def do_ioctl(self, sock: Socket, request: Names, expected: object) -> None:
         conn = sock.opened(errno.ENOTCONN)
@@ -343,6 +349,11 @@ _OPTIONS: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = {
 }
 _OTHER_OPTIONS = {"SO_KEEPALIVE", "TCP_KEEPIDLE", "SO_LINGER"}
 _OTHER_OPTIONS |= {"SO_REUSEADDR", "SO_REUSEPORT", "SO_PRIORITY", "IP_TOS"}  # without effect
+
+
+def _check(flags: Names) -> None:
+    for name in sorted(flags - {"MSG_DONTWAIT", "MSG_NOSIGNAL"}):
+        raise LookupError(name)
 
 
 def _shown(value: Any) -> str:

@@ -60,10 +60,10 @@ class Flow:
         if segment.tsval is not None:
             first, raw = next(iter(self.named.items()), (0, 0))
             options["tsval"] = (segment.tsval - raw + first) % MODULUS
+        end, win = (start + len(segment.data)) % MODULUS, segment.raw_window
         return Packet(
-            False, segment.flags, start, (start + len(segment.data)) % MODULUS,
-            segment.raw_ack, segment.raw_window, segment.urgent, options, (segment.tos & 3,),
-        )  # fmt: skip
+            False, segment.flags, start, end, segment.raw_ack, win, segment.urgent, options
+        )
 
     def position(self, segment: Segment) -> int:
         """Where in the stream the octets of a segment of ours belong."""
