@@ -19,7 +19,7 @@ _CODES = {  # of unreachable, from 0 on
 def error_about(about: Segment, kind: str, code: str, mtu: int, sender: str) -> bytes:
     """The IP packet of an ICMP error of `kind` from `sender`; `mtu` counts where it is too big."""
     family = "ipv6" if ":" in sender else "ipv4"
-    codes = dict(zip(_CODES[family].split(), range(256), strict=False))
+    codes = dict(zip(_CODES[family].split(), range(256), strict=False)) | {"ttl_exceeded": 0}
     numbers = _number("type_", kind, _TYPES[family]), _number("code_", code, codes)
     return build_icmp(sender, build(about), *numbers, mtu=mtu)
 
