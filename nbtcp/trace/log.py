@@ -109,10 +109,32 @@ class EventLog:
         return describe(self)
 
     def __bytes__(self) -> bytes:
-        """All that was recorded; equal for equal runs."""
+        """All that was recorded; equal for equal runs. `from_bytes` reads it."""
         records = [{**asdict(record), "flow": record.flow.hex()} for record in self.records]
-        head = json.dumps([self.meta, self.hosts, self.names, records], default=plain)
-        return b"\n".join([head.encode(), repr(self.sack).encode(), *self.rows.values()])
+        sack, sizes = list(self.sack.items()), [len(rows) for rows in self.rows.values()]
+        head = [self.meta, self.hosts, self.names, records, sack, sizes]
+        text = json.dumps(head, default=plain)
+        return b"".join([text.encode(), b"\n", *self.rows.values()])
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "EventLog":
+        """The log that `bytes` has written."""
+        head, _, rows = content.partition(b"\n")
+        meta, hosts, names, records, sack, sizes = json.loads(head)
+        log = cls(**meta)
+        log.hosts += hosts
+        for record in records:
+            record["flow"] = bytes.fromhex(record["flow"])
+            log.records.append(ConnectionRecord(**record))
+        for row, blocks in sack:
+            log.sack[row] = tuple(map(tuple, blocks))
+        for name, size in zip(FIELDS, sizes, strict=True):
+            log.rows[name] += rows[:size]
+            rows = rows[size:]
+        for name in names:
+            log._number(name)
+        log._last_number = max((record.number for record in log.records), default=0)
+        return log
 
     # --- the doors: what stacks and links call ---
 
@@ -255,12 +277,6 @@ class EventLog:
         from .parquet import load
 
         return load(Path(path))
-
-    def restore_names(self, names: list[str]) -> None:
-        """The names that the numbers in loaded rows stand for."""
-        for name in names:
-            self._number(name)
-        self._last_number = max((record.number for record in self.records), default=0)
 
     # --- inside ---
 
