@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ..tcp.connection import Connection
     from ..tcp.sendqueue import Span
+    from .inference import Way
     from .plot import Plots
 
 SENT, RECEIVED, DROPPED = 1, 2, 3
@@ -34,14 +35,12 @@ _ROWS = {
         time:q conn:I seq:q ack:q raw_seq:I raw_ack:I len:I window:I tsval:I tsecr:I
         snd_una:q snd_nxt:q snd_wnd:I rcv_nxt:q rcv_wnd:q cwnd:q ssthresh:q inflight:I
         srtt:q rttvar:q rto:q
-        mss:H host:H event:B why:B state:B flags:B wscale:B present:B
+        mss:H host:I event:B why:B state:B flags:B wscale:B present:B
         raw_window:H urgent:H tos:B""",
-    "events": "time:q conn:I value:d old:I new:I why:I host:H event:B",
-    "samples": "time:q conn:I start:q end:q sent:q rtt:q srtt:q rttvar:q rto:q host:H kept:B why:B",
+    "events": "time:q conn:I value:d old:I new:I why:I host:I event:B",
+    "samples": "time:q conn:I start:q end:q sent:q rtt:q srtt:q rttvar:q rto:q host:I kept:B why:B",
 }
 FIELDS = {name: [tuple(field.split(":")) for field in row.split()] for name, row in _ROWS.items()}
-# Bits of `present`.
-HAS_TIMESTAMPS, HAS_MSS, HAS_WSCALE, HAS_TCB, HAS_SACK_PERMITTED = 1, 2, 4, 8, 16
 LAYOUTS = {
     name: Struct("<" + "".join(code for _, code in fields)) for name, fields in FIELDS.items()
 }
@@ -61,6 +60,12 @@ _ENDS = {
     Cause.RCV_ICMP.label: "ICMP",
 }
 _ENDED = frozenset({State.CLOSED, State.TIME_WAIT, State.LISTEN})
+
+
+class Has:
+    """Bits of `present`: what a segment or its row has, and is not just 0."""
+
+    TIMESTAMPS, MSS, WSCALE, TCB, SACK_PERMITTED = 1, 2, 4, 8, 16
 
 
 class LogFileError(NbtcpError, ValueError):
@@ -177,7 +182,7 @@ class EventLog:
                 record.ended, record.end = now, _ENDS[why]
 
     def rtt_sample(
-        self, conn: "Connection", span: "Span", rtt: int, kept: bool, why: Why, now: int
+        self, conn: "Connection | Way", span: "Span", rtt: int, kept: bool, why: Why, now: int
     ) -> None:
         """One measurement of the round-trip time, kept or rejected."""
         record: ConnectionRecord = conn.log_entry
@@ -313,15 +318,15 @@ class EventLog:
         now: int,
     ) -> None:
         """Pack one row of `segments`."""
-        present = HAS_TCB if tcb_columns else 0
+        present = Has.TCB if tcb_columns else 0
         if segment.tsval is not None:
-            present |= HAS_TIMESTAMPS
+            present |= Has.TIMESTAMPS
         if segment.mss is not None:
-            present |= HAS_MSS
+            present |= Has.MSS
         if segment.wscale is not None:
-            present |= HAS_WSCALE
+            present |= Has.WSCALE
         if segment.sack_permitted:
-            present |= HAS_SACK_PERMITTED
+            present |= Has.SACK_PERMITTED
         rows = self._segment_rows
         if segment.blocks:
             self.sack[len(rows) // LAYOUTS["segments"].size] = segment.blocks

@@ -25,7 +25,6 @@ _SACK = pa.list_(pa.list_(pa.int64()))
 def save(log: EventLog, path: Path) -> Path:
     """Write `log` to `path`; OSError when it cannot be written."""
     segments = log.segments
-    segments.attrs = {}
     table = pa.Table.from_pandas(segments.drop(columns="sack"), preserve_index=False)
     blocks = pa.array(segments["sack"], _SACK)
     table = table.add_column(segments.columns.get_loc("sack"), "sack", blocks)
@@ -43,16 +42,13 @@ def load(path: Path) -> EventLog:
     """Read a log; OSError when the file cannot be read, LogFileError when it is something else."""
     content = path.read_bytes()
     try:
-        head = (pq.read_metadata(io.BytesIO(content)).metadata or {}).get(_KEY)
-    except (pa.ArrowException, OSError, ValueError):
-        reason = "it is no Parquet file" if content else "it is empty"
-        raise LogFileError(f"{path} is no log saved by nbtcp: {reason}") from None
-    if head is None:
-        raise LogFileError(f"{path} is a Parquet file, but not one that nbtcp saved")
-    try:
-        saved: dict[str, Any] = json.loads(head)
+        metadata = pq.read_metadata(io.BytesIO(content)).metadata
+        if not metadata or _KEY not in metadata:
+            raise ValueError("it is a Parquet file, but not one that nbtcp saved")
+        saved: dict[str, Any] = json.loads(metadata[_KEY])
         if saved["version"] != VERSION:
             raise ValueError(f"it is of version {saved['version']}, and this nbtcp reads {VERSION}")
         return EventLog.from_bytes(lzma.decompress(base64.b64decode(saved["log"])))
-    except (ValueError, KeyError, TypeError, lzma.LZMAError) as problem:
-        raise LogFileError(f"{path} is a damaged log, or one of another nbtcp: {problem}") from None
+    except (pa.ArrowException, lzma.LZMAError, OSError, ValueError, KeyError, TypeError) as problem:
+        reason = " ".join(str(problem).split())
+        raise LogFileError(f"{path} is no log saved by nbtcp, or damaged: {reason}") from None
