@@ -1101,7 +1101,7 @@ def parquet_with_our_key(head: bytes) -> bytes:
 
 
 NO_LOGS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "an empty file": (lambda: b"", "is empty"),
+    "an empty file": (lambda: b"", "0 bytes"),
     "a text": (lambda: b"Dear Sir or Madam,\n" * 20, "no log"),
     "a short text": (lambda: b"x", "no log"),
     "zeros": (lambda: bytes(1000), "no log"),

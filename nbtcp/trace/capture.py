@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import make_dataclass
 from datetime import datetime
 from itertools import pairwise
-from operator import attrgetter
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..wire.ip import WireError
 from ..wire.segment import Segment, build, parse_captured, reverse_flow
 from ..wire.seq import wrap_blocks
 from . import pcap
-from .inference import Sighting, Tracker
+from .inference import Tracker
 from .log import DROPPED, FIELDS, LAYOUTS, NO_SAMPLE, SENT, EventLog, Has, LogFileError, plain
 
 _APPLICATION = "nbtcp"
@@ -65,11 +65,9 @@ def write_pcapng(log: EventLog, path: Path, host: str | None = None) -> Path:
                 continue
             flow = end.flow if (row.host == end.host) == sent else reverse_flow(end.flow)
             packet = build(_segment(row, flow, log.sack.get(number, ())))
-            data = packet[: len(packet) - row.len]
+            time, data, comment = row.time + shift, packet[: len(packet) - row.len], _comment(row)
             interface, outbound = (0, None) if foreign else (interfaces.index(name), sent)
-            frame = pcap.Frame(
-                row.time + shift, pcap.RAW_IP, data, len(packet), outbound, _comment(row)
-            )
+            frame = pcap.Frame(time, pcap.RAW_IP, data, len(packet), outbound, comment)
             file.write(pcap.packet(interface, frame))
     return path
 
@@ -141,13 +139,13 @@ def read_capture(path: str | Path) -> EventLog:
         found, left_out = _sightings(reader)
     except LogFileError as problem:
         raise LogFileError(f"{path} is no capture: {problem}") from None
-    backwards = sum(later.time < earlier.time for earlier, later in pairwise(found))
+    backwards = sum(later[0] < earlier[0] for earlier, later in pairwise(found))
     log = EventLog()
     with suppress(ValueError, TypeError, RecursionError):  # of a run, when nbtcp wrote the file
         log = EventLog(**json.loads(reader.comment))
     tracker = Tracker(log)
-    for sighting in sorted(found, key=attrgetter("time")):
-        tracker.take(sighting)
+    for sighting in sorted(found, key=itemgetter(0)):
+        tracker.take(*sighting)
     log.hosts += tracker.hosts
     problems = {
         reader.damage: reader.damage != "",
@@ -155,7 +153,7 @@ def read_capture(path: str | Path) -> EventLog:
         f"{tracker.missed} octets were acknowledged but not captured": tracker.missed > 0,
         "no TCP segment in it": not found,
     }
-    own = found and all(sighting.outbound is not None for sighting in found)
+    own = found and all(outbound is not None for _, _, outbound in found)
     packets = len(found) + left_out.total()
     log.meta["inferred"] = "rtt" if own else True
     log.meta["capture"] = {"file": path.name, "packets": packets, "left out": dict(left_out)}
@@ -163,21 +161,24 @@ def read_capture(path: str | Path) -> EventLog:
     return log
 
 
-def _sightings(reader: pcap.CaptureReader) -> tuple[list[Sighting], Counter[str]]:
+_Sighting = tuple[int, Segment, bool | None]  # time, and direction if nbtcp wrote the file
+
+
+def _sightings(reader: pcap.CaptureReader) -> tuple[list[_Sighting], Counter[str]]:
     """The segments in a capture, and how many packets were left out, by kind."""
-    found: list[Sighting] = []
+    found: list[_Sighting] = []
     left_out: Counter[str] = Counter()
     for frame in reader:
         try:
             packet = pcap.ip_packet(frame.link, frame.data)
             segment = parse_captured(packet, frame.length - len(frame.data) + len(packet))
-        except LookupError as problem:
-            left_out[str(problem.args[0])] += 1
+        except pcap.NotIP as problem:
+            left_out[str(problem)] += 1
         except WireError as problem:
             left_out[problem.why.label] += 1
         else:
-            ours = reader.application.startswith(_APPLICATION) and frame.outbound is not None
-            why = _WHYS.get(frame.comment.partition(";")[0]) if ours else None
-            time = min(max(frame.time, 0), _LAST_TIME)
-            found.append(Sighting(time, segment, frame.outbound if ours else None, why))
+            outbound = frame.outbound if reader.application.startswith(_APPLICATION) else None
+            if outbound is not None:
+                segment.why = _WHYS.get(frame.comment.partition(";")[0], Why.NO_CONNECTION)
+            found.append((min(max(frame.time, 0), _LAST_TIME), segment, outbound))
     return found, left_out

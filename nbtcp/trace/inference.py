@@ -8,7 +8,6 @@ measured from there to the receiver of the data and back.
 
 from bisect import bisect_left, bisect_right
 from operator import attrgetter
-from typing import NamedTuple
 
 from ..tcp.rtt import SECOND, RoundTripTime
 from ..tcp.sendqueue import Span
@@ -22,15 +21,6 @@ _MIN_RTO, _MAX_RTO = SECOND // 5, 60 * SECOND  # as in Config
 _OPENED = {SYN: "active", SYN | ACK: "passive"}
 
 
-class Sighting(NamedTuple):
-    """A segment that was captured; of what nbtcp wrote, direction and reason are known."""
-
-    time: int
-    segment: Segment
-    outbound: bool | None
-    why: Why | None
-
-
 class Tracker:
     """Gives segments their connections, positions and reasons, and puts them into a log."""
 
@@ -41,9 +31,8 @@ class Tracker:
         self.hosts: dict[str, int] = {}
         self.missed = 0  # octets that were acknowledged but not captured
 
-    def take(self, sighting: Sighting) -> None:
-        """Log one segment."""
-        now, segment, outbound, why = sighting
+    def take(self, now: int, segment: Segment, outbound: bool | None) -> None:
+        """Log one segment; `outbound` is its direction, if nbtcp wrote the capture."""
         sent, flags = outbound is not False, segment.flags
         place_seen = b"" if outbound is None else wire.addresses(segment.flow)[not sent]
         way = self._ways.get((place_seen, segment.flow))
@@ -66,7 +55,8 @@ class Tracker:
             rule = Why.FIRST_TRANSMISSION if kept else Why.KARN
             self._log.rtt_sample(opposite, span, rtt, kept, rule, now)
         inferred = way.why(segment, now)
-        segment.why = inferred if why is None else why
+        if segment.why is Why.NO_CONNECTION:  # the capture did not say
+            segment.why = inferred
         event, host = (SENT, record.host) if sent else (RECEIVED, opposite.log_entry.host)
         self._log.add(event, host, record.number, NO_STATE, (), segment, now)
         way.note_end(flags, now)
@@ -167,17 +157,15 @@ class Way:
             why = Why.SYN_ACK if segment.flags & ACK else Why.SYN
         if start < self.nxt and end > self.una:
             low = bisect_right(spans, start, key=_end)
-            seen = spans[low : bisect_left(spans, end, key=_start)]
-            if seen:
-                why = self._cause(start, max(span.sent for span in seen), now, why)
-                for span in seen:
-                    span.times, span.sent = span.times + 1, now
-            else:  # it lies in a hole that the capture shows
-                since = spans[low].sent if low < len(spans) else now
-                why = self._cause(start, since, now, Why.OUT_OF_ORDER)
-                span = Span(start, min(end, self.nxt), now)
-                span.times += why is not Why.OUT_OF_ORDER
-                spans.insert(low, span)
+            again = spans[low : bisect_left(spans, end, key=_start)]
+            usual = why if again else Why.OUT_OF_ORDER  # into a hole that the capture shows
+            since = max((span.sent for span in again or spans[low : low + 1]), default=now)
+            why = self._cause(start, since, now, usual)
+            if not again:
+                again = [Span(start, min(end, self.nxt), now)]
+                spans[low:low] = again
+            for span in again:
+                span.times, span.sent = span.times + (why is not Why.OUT_OF_ORDER), now
         if end > self.nxt:
             spans.append(Span(max(start, self.nxt), end, now))
             self.nxt = end

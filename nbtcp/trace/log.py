@@ -6,6 +6,7 @@ nothing is interpreted here. frame.py makes DataFrames of the rows.
 
 import json
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from struct import Struct
 from typing import TYPE_CHECKING, Any
@@ -124,18 +125,16 @@ class EventLog:
     @classmethod
     def from_bytes(cls, content: bytes) -> "EventLog":
         """The log that `bytes` has written."""
-        head, _, rows = content.partition(b"\n")
-        meta, hosts, names, records, sack, sizes = json.loads(head)
+        file = BytesIO(content)
+        meta, hosts, names, records, sack, sizes = json.loads(file.readline())
         log = cls(**meta)
         log.hosts += hosts
         for record in records:
             record["flow"] = bytes.fromhex(record["flow"])
             log.records.append(ConnectionRecord(**record))
-        for row, blocks in sack:
-            log.sack[row] = tuple(map(tuple, blocks))
+        log.sack = {row: tuple(map(tuple, blocks)) for row, blocks in sack}
         for name, size in zip(FIELDS, sizes, strict=True):
-            log.rows[name] += rows[:size]
-            rows = rows[size:]
+            log.rows[name] += file.read(size)
         for name in names:
             log._number(name)
         log._last_number = max((record.number for record in log.records), default=0)

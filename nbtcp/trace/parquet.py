@@ -29,10 +29,7 @@ def save(log: EventLog, path: Path) -> Path:
     blocks = pa.array(segments["sack"], _SACK)
     table = table.add_column(segments.columns.get_loc("sack"), "sack", blocks)
     packed = base64.b64encode(lzma.compress(bytes(log), preset=1)).decode()
-    with (
-        path.open("wb") as file,
-        pq.ParquetWriter(file, table.schema, compression="zstd") as writer,
-    ):
+    with pq.ParquetWriter(path, table.schema, compression="zstd") as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({_KEY: json.dumps({"version": VERSION, "log": packed})})
     return path

@@ -26,7 +26,6 @@ _PCAPNG = b"\n\r\r\n"
 _ORDERS = {b"\x4d\x3c\x2b\x1a": "<", b"\x1a\x2b\x3c\x4d": ">"}
 _SECTION, _INTERFACE, _OLD_PACKET, _SIMPLE_PACKET, _PACKET = 0x0A0D0D0A, 1, 2, 3, 6
 _COMMENT, _NAME, _FLAGS, _APPLICATION, _RESOLUTION, _OFFSET = 1, 2, 2, 4, 9, 14
-_INBOUND, _OUTBOUND = 1, 2
 
 RAW_IP = 101
 # The link layers people have: BSD loopback, Ethernet, raw IP (by four numbers), OpenBSD loopback,
@@ -50,17 +49,21 @@ class Frame(NamedTuple):
     comment: str = ""
 
 
+class NotIP(Exception):
+    """A frame holds no IP packet."""
+
+
 def ip_packet(link: int, frame: bytes) -> bytes:
-    """The IP packet in a frame; LookupError says what there is instead."""
+    """The IP packet in a frame; NotIP says what there is instead."""
     if link not in _LINKS:
-        raise LookupError(f"link type {link}")
+        raise NotIP(f"link type {link}")
     at, where = _LINKS[link]
     kind = _IP[0] if where is None else frame[where : where + 2]
     while kind in _VLAN:
         kind = frame[at + 2 : at + 4]
         at += 4
     if kind not in _IP or frame[at : at + 1] == b"" or frame[at] >> 4 not in (4, 6):
-        raise LookupError("not IP")
+        raise NotIP("not IP")
     return frame[at:]
 
 
@@ -107,8 +110,7 @@ class CaptureReader:
         return self._content[at : at + size]
 
     def _read_pcap(self, order: str, unit: int) -> Iterator[Frame]:
-        [link] = unpack_from(order + "L", self._octets(0, 24), 20)
-        link &= 0xFFFF  # above: the frame check sequence
+        link = unpack_from(order + "20xL", self._octets(0, 24))[0] & 0xFFFF  # above it: of the FCS
         header, self._at = Struct(order + "4L"), 24
         while self._at < len(self._content):
             seconds, fraction, captured, length = header.unpack(self._octets(self._at, 16))
@@ -131,10 +133,8 @@ class CaptureReader:
             body = self._octets(self._at, size)[8:-4]
             if kind == _SECTION:
                 options = _options(order, body, 16)
-                self.application, self.comment = (
-                    _text(options, _APPLICATION),
-                    _text(options, _COMMENT),
-                )
+                self.application = _text(options, _APPLICATION)
+                self.comment = _text(options, _COMMENT)
             elif kind == _INTERFACE:
                 interfaces.append(_interface(order, body))
             elif kind == _SIMPLE_PACKET:  # it has no time
@@ -166,7 +166,7 @@ def _packet(layout: str, body: bytes, interfaces: list[tuple[int, int, int]]) ->
     time = (high << 32 | low) * SECOND // units + offset
     options = _options(order, body, end + -end % 4)
     [flags] = unpack_from(order + "L", options.get(_FLAGS, bytes(4)))
-    outbound = {_INBOUND: False, _OUTBOUND: True}.get(flags & 3)
+    outbound = {1: False, 2: True}.get(flags & 3)
     return Frame(time, link, body[20:end], length, outbound, _text(options, _COMMENT))
 
 
@@ -204,7 +204,7 @@ def packet(interface: int, frame: Frame) -> bytes:
     """A packet that passed the interface of that number, the first one being 0."""
     time, data, outbound = max(frame.time, 0), frame.data, frame.outbound
     head = pack("<5L", interface, time >> 32, time & 0xFFFFFFFF, len(data), frame.length)
-    flags = b"" if outbound is None else pack("<L", _OUTBOUND if outbound else _INBOUND)
+    flags = b"" if outbound is None else pack("<L", 2 if outbound else 1)
     options = {_COMMENT: frame.comment.encode(), _FLAGS: flags}
     return _block(_PACKET, head + data + bytes(-len(data) % 4), options)
 
