@@ -982,6 +982,7 @@ def test_a_saved_log_is_loaded_as_it_was(tmp_path: FilePath, name: str) -> None:
     loaded = EventLog.load(log.save(tmp_path / "log.parquet"))
     for table, _ in TABLES.values():
         same(table(loaded), table(log))
+    assert bytes(loaded) == bytes(log)
     assert loaded.meta == log.meta
     assert repr(loaded) == repr(log)
     same(loaded.summary(), log.summary())

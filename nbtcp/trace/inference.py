@@ -96,8 +96,10 @@ class Way:
         self.timer_set = 0  # when the retransmission timer began anew (RFC 6298 5.3, 5.6)
         self.rtt = RoundTripTime(SECOND, _MIN_RTO, _MAX_RTO)
         self.finished = False
-        self._recover = self._entered = 0  # until the first one is acknowledged, what is sent
-        self._repair = Why.DATA  # again is sent for this; una was the second one at the beginning
+        # In recovery, until `_recover` is acknowledged, segments are sent again for `_repair`;
+        # `_entered` was `una` when it began.
+        self._recover = self._entered = 0
+        self._repair = Why.DATA
 
     def learn(self, segment: Segment) -> None:
         """Its positions, and what a segment of this way tells of numbers and windows."""
