@@ -631,8 +631,9 @@ def test_a_file_cut_off_anywhere_gives_what_is_whole(tmp_path: File) -> None:
     packets = [*handshake(), packet(CLIENT, ACK, 101, 501, 10)]
     made = pcap(tmp_path / "a.pcap", packets)
     ng = read_capture(made).to_pcapng(tmp_path / "a.pcapng")
-    for path, head in ((made, 24), (ng, 28)):
+    for path in (made, ng):
         content = path.read_bytes()
+        head = 24 if path is made else int.from_bytes(content[4:8], "little")
         counts = []
         for size in range(head, len(content) + 1):
             path.write_bytes(content[:size])
@@ -664,8 +665,8 @@ NO_CAPTURES = {
     "an empty file": (b"", "it is empty"),
     "a text": (b"Dear Sir or Madam,\n" * 20, "neither pcap nor pcapng"),
     "a Parquet file": (b"PAR1" + bytes(50), "neither pcap nor pcapng"),
-    "half a header": (b"\xd4\xc3\xb2\xa1" + bytes(6), "inside its first header"),
-    "half a header of pcapng": (b"\n\r\r\n" + bytes(6), "inside its first header"),
+    "half a header": (b"\xd4\xc3\xb2\xa1" + bytes(6), "first header is damaged or cut off"),
+    "half a header of pcapng": (b"\n\r\r\n" + bytes(6), "first header is damaged or cut off"),
     "a bad byte order": (b"\n\r\r\n" + bytes(60), "damaged"),
     "half a compressed file": (b"\x1f\x8b\x08", "it is empty"),
     "a compressed text": (gzip.compress(b"text"), "neither"),
@@ -741,7 +742,6 @@ def test_pcapng_of_other_kinds(tmp_path: File) -> None:
         section() + block(1, b""),
         section() + b"\x06\0\0\0\x03\0\0\0" + bytes(20),
         section() + interface() + block(6, bytes(4)),
-        section() + interface() + block(3, b"\xff\xff\0\0"),
         section() + interface(options=struct.pack("<HH", 9, 0)),
         section() + b"\n\r\r\n\x1c\0\0\0" + bytes(20),
     ],

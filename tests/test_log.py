@@ -982,6 +982,7 @@ def test_a_saved_log_is_loaded_as_it_was(tmp_path: FilePath, name: str) -> None:
     loaded = EventLog.load(log.save(tmp_path / "log.parquet"))
     for table, _ in TABLES.values():
         same(table(loaded), table(log))
+    assert bytes(loaded) == bytes(log)
     assert loaded.meta == log.meta
     assert repr(loaded) == repr(log)
     same(loaded.summary(), log.summary())
@@ -1101,7 +1102,7 @@ def parquet_with_our_key(head: bytes) -> bytes:
 
 
 NO_LOGS: dict[str, tuple[Callable[[], bytes], str]] = {
-    "an empty file": (lambda: b"", "is empty"),
+    "an empty file": (lambda: b"", "0 bytes"),
     "a text": (lambda: b"Dear Sir or Madam,\n" * 20, "no log"),
     "a short text": (lambda: b"x", "no log"),
     "zeros": (lambda: bytes(1000), "no log"),

@@ -7,37 +7,26 @@ times are inferred in both cases ("rtt" then), as a capture holds no samples.
 
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import make_dataclass
 from datetime import datetime
+from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from ..tcp.state import State
 from ..why import Why
 from ..wire.ip import WireError
-from ..wire.segment import Segment, build, endpoints, parse_captured, reverse_flow
-from ..wire.seq import wrap
-from .inference import MOST_HOSTS, Sighting, Tracker
-from .log import (
-    FIELDS,
-    HAS_MSS,
-    HAS_SACK_PERMITTED,
-    HAS_TCB,
-    HAS_TIMESTAMPS,
-    HAS_WSCALE,
-    LAYOUTS,
-    NO_SAMPLE,
-    RECEIVED,
-    SENT,
-    EventLog,
-    LogFileError,
-    plain,
-)
-from .pcap import LAST_TIME, RAW_IP, SECOND, CaptureReader, CaptureWriter, Frame, network_layer
+from ..wire.segment import Segment, build, parse_captured, reverse_flow
+from ..wire.seq import wrap_blocks
+from . import pcap
+from .inference import Tracker
+from .log import DROPPED, FIELDS, LAYOUTS, NO_SAMPLE, SENT, EventLog, Has, LogFileError, plain
 
 _APPLICATION = "nbtcp"
 _WHYS = {why.label: why for why in Why}
-_STATES = {state.value: state.label for state in State}
+_LAST_TIME = 1 << 62  # ns; later ones are damage, and would not fit into a row
 
 
 # --- writing ---
@@ -62,88 +51,65 @@ def write_pcapng(log: EventLog, path: Path, host: str | None = None) -> Path:
 
     if host is not None and host not in log.hosts:
         raise ValueError(f"no host {host!r} in the log, which has {', '.join(log.hosts)}")
-    flows = _flows(log)
-    rows = [_Row(*row) for row in LAYOUTS["segments"].iter_unpack(log.rows["segments"])]
-    shift = _time_of_day(log, rows)
     foreign = log.meta.get("inferred") is True
+    interfaces = ["capture"] if foreign else [host] if host else log.hosts or ["none"]
+    ends = {record.number: record for record in reversed(log.records)}  # the first of the two
+    rows = [_Row(*row) for row in LAYOUTS["segments"].iter_unpack(log.rows["segments"])]
+    shift = _shift(log, rows)
     with path.open("wb") as file:
         about = json.dumps(log.meta, default=plain)
-        writer = CaptureWriter(file, f"{_APPLICATION} {__version__}", about)
-        writer.interface("capture" if foreign else host or next(iter(log.hosts), "none"))
+        file.write(pcap.header(f"{_APPLICATION} {__version__}", about, interfaces))
         for number, row in enumerate(rows):
-            flow = flows.get((row.conn, row.host))
-            name = log.hosts[row.host]
-            if flow is None or row.event not in (SENT, RECEIVED) or host not in (None, name):
+            end, name, sent = ends.get(row.conn), log.hosts[row.host], row.event == SENT
+            if end is None or row.event == DROPPED or host not in (None, name):
                 continue
-            sent = row.event == SENT
-            segment = _segment(row, flow if sent else reverse_flow(flow), log.sack.get(number, ()))
-            packet = build(segment)
-            data = packet[: len(packet) - row.len]
-            interface, outbound = ("capture", None) if foreign else (name, sent)
-            time, comment = row.time + shift, _comment(row)
-            writer.packet(Frame(time, RAW_IP, data, len(packet), interface, outbound, comment))
+            flow = end.flow if (row.host == end.host) == sent else reverse_flow(end.flow)
+            packet = build(_segment(row, flow, log.sack.get(number, ())))
+            time, data, comment = row.time + shift, packet[: len(packet) - row.len], _comment(row)
+            interface, outbound = (0, None) if foreign else (interfaces.index(name), sent)
+            frame = pcap.Frame(time, pcap.RAW_IP, data, len(packet), outbound, comment)
+            file.write(pcap.packet(interface, frame))
     return path
 
 
 _Row: Any = make_dataclass("_Row", [name for name, _ in FIELDS["segments"]], slots=True)
 
 
-def _flows(log: EventLog) -> dict[tuple[int, int], bytes]:
-    """By connection and host: the flow of what it sends; also of ends without a record."""
-    flows = {(record.number, record.host): record.flow for record in log.records}
-    numbers = {name: number for number, name in enumerate(log.hosts)}
-    for record in log.records:
-        peer = numbers.get(endpoints(record.flow)[1][0], -1)
-        flows.setdefault((record.number, peer), reverse_flow(record.flow))
-    return flows
-
-
-def _time_of_day(log: EventLog, rows: list[Any]) -> int:
+def _shift(log: EventLog, rows: list[Any]) -> int:
     """What to add to the times of the rows, ns; a capture's are times of day already."""
-    if not rows or "began" not in log.meta or "capture" in log.meta:
-        return 0
-    try:
-        began = datetime.fromisoformat(log.meta["began"])
-    except (TypeError, ValueError):
-        return 0
-    return round(began.timestamp() * 1000) * (SECOND // 1000) - int(rows[0].time)
+    with suppress(IndexError, KeyError, TypeError, ValueError):
+        began = datetime.fromisoformat(log.meta["began"]).timestamp()
+        if "capture" not in log.meta:
+            return round(began * 1000) * 1_000_000 - int(rows[0].time)
+    return 0
 
 
 def _segment(row: Any, flow: bytes, blocks: tuple[tuple[int, int], ...]) -> Segment:
     """The segment of a row, with zeros for data."""
-    present = row.present
-    stamped = present & HAS_TIMESTAMPS
-    initial = row.raw_ack - row.ack  # of the numbers that SACK blocks are
-    return Segment(
-        flow,
-        row.flags,
-        row.raw_seq,
-        row.raw_ack,
-        row.raw_window,
-        bytes(row.len),
-        tsval=row.tsval if stamped else None,
-        tsecr=row.tsecr if stamped else None,
-        mss=row.mss if present & HAS_MSS else None,
-        wscale=row.wscale if present & HAS_WSCALE else None,
-        sack_permitted=bool(present & HAS_SACK_PERMITTED),
-        sack=tuple((wrap(left, initial), wrap(right, initial)) for left, right in blocks),
-        urgent=row.urgent,
-        tos=row.tos,
-    )
+    segment = Segment(flow, row.flags, row.raw_seq, row.raw_ack, row.raw_window, bytes(row.len))
+    segment.urgent, segment.tos = row.urgent, row.tos
+    segment.sack_permitted = row.present & Has.SACK_PERMITTED != 0
+    segment.sack = wrap_blocks(blocks, row.raw_ack - row.ack)
+    if row.present & Has.TIMESTAMPS:
+        segment.tsval, segment.tsecr = row.tsval, row.tsecr
+    if row.present & Has.MSS:
+        segment.mss = row.mss
+    if row.present & Has.WSCALE:
+        segment.wscale = row.wscale
+    return segment
 
 
 def _comment(row: Any) -> str:
     """The reason, then the TCB: "data; ESTABLISHED; cwnd 14480; ...; rto 0.204000 s"."""
-    words = [Why(row.why).label]
-    if row.present & HAS_TCB:
-        words += [_STATES.get(row.state, "?"), f"cwnd {row.cwnd}"]
-        if row.ssthresh < LAST_TIME:
-            words.append(f"ssthresh {row.ssthresh}")
-        words.append(f"in flight {row.inflight}")
+    text = Why(row.why).label
+    if row.present & Has.TCB:
+        text += f"; {State(row.state).label}; cwnd {row.cwnd}; in flight {row.inflight}"
+        if row.ssthresh < _LAST_TIME:
+            text += f"; ssthresh {row.ssthresh}"
         if row.srtt != NO_SAMPLE:
-            words.append(f"srtt {row.srtt / SECOND:.6f} s")
-        words.append(f"rto {row.rto / SECOND:.6f} s")
-    return "; ".join(words)
+            text += f"; srtt {row.srtt / pcap.SECOND:.6f} s"
+        text += f"; rto {row.rto / pcap.SECOND:.6f} s"
+    return text
 
 
 # --- reading ---
@@ -168,70 +134,51 @@ def read_capture(path: str | Path) -> EventLog:
     Raises LogFileError when the file is no capture, OSError when it cannot be read.
     """
     path = Path(path)
-    content = path.read_bytes()
     try:
-        reader = CaptureReader(content)
+        reader = pcap.CaptureReader(path.read_bytes())
+        found, left_out = _sightings(reader)
     except LogFileError as problem:
         raise LogFileError(f"{path} is no capture: {problem}") from None
-    sightings, left_out, backwards = _sightings(reader)
-    log = EventLog(**_own_meta(reader))
-    own = bool(sightings) and all(sighting.vantage for sighting in sightings)
-    packets = len(sightings) + sum(left_out.values())
-    problems = [reader.damage] if reader.damage else []
-    if backwards:
-        problems.append(f"times go backwards at {backwards} packets: sorted by time")
-        sightings.sort(key=lambda sighting: sighting.time)
+    backwards = sum(later[0] < earlier[0] for earlier, later in pairwise(found))
+    log = EventLog()
+    with suppress(ValueError, TypeError, RecursionError):  # of a run, when nbtcp wrote the file
+        log = EventLog(**json.loads(reader.comment))
     tracker = Tracker(log)
-    for sighting in sightings:
-        tracker.take(sighting)
-    if tracker.beyond:
-        problems.append(f"{tracker.beyond} segments of more than {MOST_HOSTS} hosts left out")
-    if tracker.missed:
-        problems.append(f"{tracker.missed} octets were acknowledged but not captured")
-    if not sightings:
-        problems.append("no TCP segment in it")
+    for sighting in sorted(found, key=itemgetter(0)):
+        tracker.take(*sighting)
+    log.hosts += tracker.hosts
+    problems = {
+        reader.damage: reader.damage != "",
+        f"times go backwards at {backwards} packets: sorted by time": backwards > 0,
+        f"{tracker.missed} octets were acknowledged but not captured": tracker.missed > 0,
+        "no TCP segment in it": not found,
+    }
+    own = found and all(outbound is not None for _, _, outbound in found)
+    packets = len(found) + left_out.total()
     log.meta["inferred"] = "rtt" if own else True
     log.meta["capture"] = {"file": path.name, "packets": packets, "left out": dict(left_out)}
-    log.meta["problems"] = problems
+    log.meta["problems"] = [text for text, applies in problems.items() if applies]
     return log
 
 
-def _sightings(reader: CaptureReader) -> tuple[list[Sighting], Counter[str], int]:
-    """The segments in a capture, what was left out, and how often time goes backwards."""
-    found: list[Sighting] = []
+_Sighting = tuple[int, Segment, bool | None]  # time, and direction if nbtcp wrote the file
+
+
+def _sightings(reader: pcap.CaptureReader) -> tuple[list[_Sighting], Counter[str]]:
+    """The segments in a capture, and how many packets were left out, by kind."""
+    found: list[_Sighting] = []
     left_out: Counter[str] = Counter()
-    backwards = last = 0
     for frame in reader:
-        at = network_layer(frame.link, frame.data)
-        if at is None:
-            left_out[f"link type {frame.link}"] += 1
-            continue
-        packet = frame.data[at:] if at >= 0 else b""
-        version = packet[0] >> 4 if packet else 0
-        if version not in (4, 6):
-            left_out["not IP"] += 1
-            continue
         try:
-            segment = parse_captured(packet, frame.length - at)
+            packet = pcap.ip_packet(frame.link, frame.data)
+            segment = parse_captured(packet, frame.length - len(frame.data) + len(packet))
+        except pcap.NotIP as problem:
+            left_out[str(problem)] += 1
         except WireError as problem:
             left_out[problem.why.label] += 1
-            continue
-        time = min(max(frame.time, 0), LAST_TIME)
-        backwards += time < last
-        last = time
-        ours = frame.outbound is not None and reader.application.startswith(_APPLICATION)
-        why = _WHYS.get(frame.comment.partition(";")[0]) if ours else None
-        vantage = frame.interface if ours else ""
-        found.append(Sighting(time, segment, vantage, frame.outbound is not False, why))
-    return found, left_out, backwards
-
-
-def _own_meta(reader: CaptureReader) -> dict[str, Any]:
-    """The settings of the run, if nbtcp wrote the capture."""
-    if not reader.application.startswith(_APPLICATION):
-        return {}
-    try:
-        meta = json.loads(reader.comment)
-    except (ValueError, RecursionError):
-        return {}
-    return meta if isinstance(meta, dict) else {}
+        else:
+            outbound = frame.outbound if reader.application.startswith(_APPLICATION) else None
+            if outbound is not None:
+                segment.why = _WHYS.get(frame.comment.partition(";")[0], Why.NO_CONNECTION)
+            found.append((min(max(frame.time, 0), _LAST_TIME), segment, outbound))
+    return found, left_out

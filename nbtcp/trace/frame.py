@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..why import Event, Why
 from ..wire.segment import endpoints, format_flags
-from .log import FIELDS, HAS_MSS, HAS_TCB, HAS_TIMESTAMPS, HAS_WSCALE, NO_SAMPLE
+from .log import FIELDS, NO_SAMPLE, Has
 
 if TYPE_CHECKING:
     from .log import EventLog
@@ -42,7 +42,7 @@ def segments(log: "EventLog") -> pd.DataFrame:
     """
     rows = _rows(log, "segments")
     present = rows["present"]
-    has_tcb = (present & HAS_TCB) != 0
+    has_tcb = (present & Has.TCB) != 0
     columns: dict[str, Any] = {
         "time": _seconds(log, rows["time"]),
         "host": _hosts(log, rows),
@@ -61,8 +61,8 @@ def segments(log: "EventLog") -> pd.DataFrame:
     columns["raw_seq"], columns["raw_ack"] = rows["raw_seq"], rows["raw_ack"]
     for name in TCB_COLUMNS:
         columns[name] = _nullable(rows[name], has_tcb)
-    options = {"tsval": HAS_TIMESTAMPS, "tsecr": HAS_TIMESTAMPS, "mss": HAS_MSS}
-    for name, bit in {**options, "wscale": HAS_WSCALE}.items():
+    options = {"tsval": Has.TIMESTAMPS, "tsecr": Has.TIMESTAMPS, "mss": Has.MSS}
+    for name, bit in {**options, "wscale": Has.WSCALE}.items():
         columns[name] = _nullable(rows[name], (present & bit) != 0)
     measured = has_tcb & (rows["srtt"] != NO_SAMPLE)
     for name, known in (("srtt", measured), ("rttvar", measured), ("rto", has_tcb)):

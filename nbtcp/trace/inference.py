@@ -1,34 +1,24 @@
 """What a capture does not say: connections, positions, and why each segment was sent.
 
 Segments go in one by one, in order of time, and rows of a log come out. The rules for reasons are
-in `_Way.why` and the functions it calls; they see what passed the place of the capture and nothing
+in `Way.why` and the functions it calls; they see what passed the place of the capture and nothing
 else, so they presume what a sender by RFC 5681 and RFC 6298 would have meant. Round-trip times are
 measured from there to the receiver of the data and back.
 """
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
 from operator import attrgetter
-from typing import NamedTuple
 
 from ..tcp.rtt import SECOND, RoundTripTime
+from ..tcp.sendqueue import Span
 from ..why import Why
-from ..wire.segment import ACK, FIN, MAX_WSCALE, RST, SYN, Segment, endpoints, reverse_flow
+from ..wire import segment as wire
+from ..wire.segment import ACK, FIN, RST, SYN, Segment
 from ..wire.seq import MODULUS
-from .log import LAYOUTS, NO_SAMPLE, NO_STATE, RECEIVED, SENT, ConnectionRecord, EventLog, place
+from .log import NO_STATE, RECEIVED, SENT, ConnectionRecord, EventLog, place
 
-MOST_HOSTS = 1 << 16  # a row has 16 bits for its host
 _MIN_RTO, _MAX_RTO = SECOND // 5, 60 * SECOND  # as in Config
-
-
-class Sighting(NamedTuple):
-    """A segment that was captured."""
-
-    time: int
-    segment: Segment
-    vantage: str  # in what nbtcp wrote the host whose interface it is, else ""
-    sent: bool
-    why: Why | None  # what nbtcp wrote
+_OPENED = {SYN: "active", SYN | ACK: "passive"}
 
 
 class Tracker:
@@ -36,225 +26,171 @@ class Tracker:
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
-        self._ways: dict[tuple[str, bytes], tuple[_Way, _Way]] = {}  # this one and the opposite
+        self._ways: dict[tuple[bytes, bytes], Way] = {}  # by where they were seen, and flow
         self._numbers: dict[tuple[bytes, int], int] = {}  # by ports and the first SYN's number
-        self._hosts: dict[str, int] = {}
-        self.beyond = 0  # segments of too many hosts
+        self.hosts: dict[str, int] = {}
         self.missed = 0  # octets that were acknowledged but not captured
 
-    def take(self, sighting: Sighting) -> None:
-        """Log one segment."""
-        now, segment, vantage, sent, why = sighting
-        ways = self._ways.get((vantage, segment.flow))
-        if ways is None or _begins_another(segment, ways[0]):
-            if len(self._hosts) + 3 > MOST_HOSTS:
-                self.beyond += 1
-                return
-            ways = self._open(segment, vantage)
-        way, opposite = ways
+    def take(self, now: int, segment: Segment, outbound: bool | None) -> None:
+        """Log one segment; `outbound` is its direction, if nbtcp wrote the capture."""
+        sent, flags = outbound is not False, segment.flags
+        place_seen = b"" if outbound is None else wire.addresses(segment.flow)[not sent]
+        way = self._ways.get((place_seen, segment.flow))
+        if way is None or (flags & SYN and way.initial not in (None, segment.raw_seq)):
+            way = self._open(segment, place_seen)
+        opposite, record = way.opposite, way.log_entry
         way.learn(segment)
-        if segment.flags & ACK and opposite.initial is None:
-            opposite.begin(segment.raw_ack - 1, 1)
-        iss = segment.raw_seq - 1 if way.initial is None else way.initial
-        irs = opposite.initial or 0
-        place(segment, iss, way.nxt, irs, opposite.una, way.shift(opposite))
-        if sent and way.record is None and not segment.flags & RST:
-            self._enter(way, segment, now)
-        done, unseen = way.answer(opposite, segment, now)
-        self.missed += unseen
-        if done and not (vantage and sent):
-            self._sample(opposite, done, now)
-        inferred = way.why(opposite, segment, now)
-        segment.why = inferred if why is None else why
-        event = SENT if sent else RECEIVED
-        host = way.host if sent else self._host(vantage)
-        self._log.add(event, host, way.number, NO_STATE, (), segment, now)
-        _note_end(way, opposite, segment, now)
+        if sent and not record.opened and not flags & RST:
+            record.began, record.iss = now, way.initial or 0
+            record.opened = _OPENED.get(flags & (SYN | ACK), "unseen")
+            self._log.records.append(record)
+        done, missed = opposite.acknowledged(segment, now)
+        self.missed += missed
+        if done and outbound is not True:  # our own ACKs of what we received measure nothing
+            # Karn's rule (RFC 6298 3): any repetition among them spoils the sample.
+            span = ([span for span in done if span.times > 1] or done)[-1]
+            kept, rtt = span.times == 1, now - span.sent
+            if kept:
+                opposite.rtt.sample(rtt)
+            rule = Why.FIRST_TRANSMISSION if kept else Why.KARN
+            self._log.rtt_sample(opposite, span, rtt, kept, rule, now)
+        inferred = way.why(segment, now)
+        if segment.why is Why.NO_CONNECTION:  # the capture did not say
+            segment.why = inferred
+        event, host = (SENT, record.host) if sent else (RECEIVED, opposite.log_entry.host)
+        self._log.add(event, host, record.number, NO_STATE, (), segment, now)
+        way.note_end(flags, now)
 
-    def _open(self, segment: Segment, vantage: str) -> "tuple[_Way, _Way]":
-        flow, back, initial = segment.flow, reverse_flow(segment.flow), -1
+    def _open(self, segment: Segment, place_seen: bytes) -> "Way":
+        flow, back, initial = segment.flow, wire.reverse_flow(segment.flow), -1
         if segment.flags & SYN:
             acks = segment.flags & ACK
             initial = (segment.raw_ack - 1) % MODULUS if acks else segment.raw_seq
         number = self._numbers.setdefault((min(flow, back), initial), len(self._numbers) + 1)
-        (source, port), (destination, other_port) = endpoints(flow)
+        (source, port), (destination, other_port) = wire.endpoints(flow)
         if source == destination:  # on a loopback device; the tables tell the ends apart by name
             source, destination = f"{source}:{port}", f"{destination}:{other_port}"
-        ways = _Way(flow, number, self._host(source)), _Way(back, number, self._host(destination))
-        self._ways[vantage, back] = ways[::-1]
-        self._ways[vantage, flow] = ways
-        return ways
-
-    def _host(self, address: str) -> int:
-        if address not in self._hosts:
-            self._hosts[address] = len(self._hosts)
-            self._log.hosts.append(address)
-        return self._hosts[address]
-
-    def _enter(self, way: "_Way", segment: Segment, now: int) -> None:
-        """The connection as the sender of `segment` has it."""
-        opened = "unseen"
-        if segment.flags & SYN:
-            opened = "passive" if segment.flags & ACK else "active"
-        iss = way.initial or 0
-        way.record = ConnectionRecord(way.number, way.host, way.flow, opened, now, iss)
-        way.record.state = "unknown"
-        self._log.records.append(way.record)
-
-    def _sample(self, way: "_Way", done: "list[_Span]", now: int) -> None:
-        """A round-trip time by the newest segment acknowledged; Karn's rule (RFC 6298 3)."""
-        suspects = [span for span in done if span.times > 1]
-        span, kept = (suspects or done)[-1], not suspects
-        rtt, state = now - span.sent, way.rtt
-        if kept:
-            state.sample(rtt)
-        why = Why.FIRST_TRANSMISSION if kept else Why.KARN
-        srtt = NO_SAMPLE if state.srtt is None else state.srtt
-        times = span.sent, rtt, srtt, state.rttvar, state.rto
-        self._log.rows["samples"] += LAYOUTS["samples"].pack(
-            now, way.number, span.start, span.end, *times, way.host, kept, why
-        )
-
-
-def _begins_another(segment: Segment, way: "_Way") -> bool:
-    """It is a SYN, and not the one with which its connection began."""
-    return bool(segment.flags & SYN) and way.initial not in (None, segment.raw_seq)
-
-
-def _note_end(way: "_Way", opposite: "_Way", segment: Segment, now: int) -> None:
-    way.finished |= bool(segment.flags & FIN)
-    reset = bool(segment.flags & RST)
-    for record, other in ((way.record, opposite), (opposite.record, way)):
-        if record is not None:
-            record.irs = other.initial
-            if record.ended is None and (reset or (way.finished and opposite.finished)):
-                record.ended, record.end = now, "RST" if reset else "FIN"
-
-
-@dataclass(slots=True)
-class _Span:
-    """A piece of sequence space in flight."""
-
-    start: int
-    end: int
-    sent: int  # the last time
-    times: int = 1
+        hosts = [self.hosts.setdefault(name, len(self.hosts)) for name in (source, destination)]
+        way, opposite = Way(number, hosts[0], flow), Way(number, hosts[1], back)
+        way.opposite, opposite.opposite = opposite, way
+        self._ways[place_seen, flow], self._ways[place_seen, back] = way, opposite
+        return way
 
 
 _start, _end = attrgetter("start"), attrgetter("end")
 
 
-class _Way:
+class Way:
     """One direction of a connection, as far as the capture shows it."""
 
-    def __init__(self, flow: bytes, number: int, host: int) -> None:
-        self.flow = flow
-        self.number = number
-        self.host = host
-        self.record: ConnectionRecord | None = None
+    opposite: "Way"
+
+    def __init__(self, number: int, host: int, flow: bytes) -> None:
+        self.log_entry = ConnectionRecord(number, host, flow, "", 0, 0, state="unknown")
         self.initial: int | None = None
-        self.wscale: int | None = None
+        self.wscale = -1  # of its SYN
         self.nxt = self.una = 0
         self.window = self.said = -1  # the window (raw) and the ACK of the last segment
-        self.spans: list[_Span] = []  # in order of sequence
+        self.spans: list[Span] = []  # in flight, in order of sequence
         self.duplicates = 0  # ACKs since the last new one
         self.timer_set = 0  # when the retransmission timer began anew (RFC 6298 5.3, 5.6)
         self.rtt = RoundTripTime(SECOND, _MIN_RTO, _MAX_RTO)
         self.finished = False
-        self._recover = self._entered = 0  # recovery lasts until the first one is acknowledged
-        self._after_timeout = False
-
-    def begin(self, initial: int, position: int) -> None:
-        """Positions count from `initial`; the first one of interest is `position`."""
-        self.initial = initial % MODULUS
-        self.nxt = self.una = position
+        # In recovery, until `_recover` is acknowledged, segments are sent again for `_repair`;
+        # `_entered` was `una` when it began.
+        self._recover = self._entered = 0
+        self._repair = Why.DATA
 
     def learn(self, segment: Segment) -> None:
-        """What a segment of this direction tells of its numbers and windows."""
-        syn = segment.flags & SYN != 0
+        """Its positions, and what a segment of this way tells of numbers and windows."""
+        opposite, syn = self.opposite, segment.flags & SYN != 0
         if self.initial is None and not segment.flags & RST:  # that of a refusal is 0
-            self.begin(segment.raw_seq - (not syn), int(not syn))
-        if syn:
-            self.wscale = segment.wscale
+            self._begin(segment.raw_seq - (not syn), int(not syn))
+        if opposite.initial is None and segment.flags & ACK:
+            opposite._begin(segment.raw_ack - 1, 1)
+        if syn and segment.wscale is not None:
+            self.wscale = min(segment.wscale, wire.MAX_WSCALE)
+        # RFC 7323 2.2: windows are scaled when both SYNs ask for it.
+        shift = self.wscale if self.wscale >= 0 and opposite.wscale >= 0 else 0
+        iss = segment.raw_seq - 1 if self.initial is None else self.initial
+        place(segment, iss, self.nxt, opposite.initial or 0, opposite.una, shift)
 
-    def shift(self, opposite: "_Way") -> int:
-        """Of the window; 0 unless both SYNs were seen and ask for scaling (RFC 7323 2.2)."""
-        if self.wscale is None or opposite.wscale is None:
-            return 0
-        return min(self.wscale, MAX_WSCALE)
+    def _begin(self, initial: int, position: int) -> None:
+        """Positions count from `initial`; the first one of interest is `position`."""
+        self.initial = self.opposite.log_entry.irs = initial % MODULUS
+        self.nxt = self.una = position
 
-    def answer(self, opposite: "_Way", segment: Segment, now: int) -> tuple[list[_Span], int]:
-        """What a segment is the first to acknowledge, and how much of that was not captured."""
-        ack, una, spans = segment.ack, opposite.una, opposite.spans
+    def acknowledged(self, segment: Segment, now: int) -> tuple[list[Span], int]:
+        """What the opposite's segment is the first to acknowledge; how much was not captured."""
+        ack, una, spans = segment.ack, self.una, self.spans
         if not segment.flags & ACK or segment.flags & RST or ack <= una:
             return [], 0
         count = bisect_right(spans, ack, key=_end)
-        done, partly = spans[:count], spans[count : count + 1]
-        seen = sum(max(0, min(span.end, ack) - max(span.start, una)) for span in done + partly)
+        done = spans[:count]
+        seen = (min(span.end, ack) - max(span.start, una) for span in spans[: count + 1])
+        missed = ack - una - sum(size for size in seen if size > 0)
         del spans[:count]
-        opposite.una, opposite.duplicates, opposite.timer_set = ack, 0, now
-        return done, ack - una - seen
+        self.una, self.duplicates, self.timer_set = ack, 0, now
+        return done, missed
 
-    def why(self, opposite: "_Way", segment: Segment, now: int) -> Why:
+    def why(self, segment: Segment, now: int) -> Why:
         """What this segment was sent for, presumably."""
         if segment.flags & RST:
             return Why.RST
+        opposite = self.opposite
         same = segment.raw_window == self.window
         again = segment.ack == self.said == opposite.una
         self.window, self.said = segment.raw_window, segment.ack
-        closed = opposite.window == 0
+        probes = opposite.window == 0 and (len(segment.data) == 1 or segment.seq == self.una - 1)
         if segment.len:
             why = self._transmit(segment, now)
-            return Why.WINDOW_PROBE if closed and len(segment.data) == 1 else why
+            return Why.WINDOW_PROBE if probes else why
         if again and opposite.spans and (same or segment.sack):
             opposite.duplicates += 1  # RFC 5681 2, or RFC 6675 2
             return Why.DUPLICATE_ACK
         if again and not same:
             return Why.WINDOW_UPDATE
-        return Why.WINDOW_PROBE if closed and segment.seq == self.una - 1 else Why.ACK
+        return Why.WINDOW_PROBE if probes else Why.ACK
 
     def _transmit(self, segment: Segment, now: int) -> Why:
-        start, end = segment.seq, segment.seq + segment.len
-        why = Why.DATA
+        start, end, spans = segment.seq, segment.seq + segment.len, self.spans
+        why = Why.DATA if segment.data else Why.FIN
         if segment.flags & SYN:
             why = Why.SYN_ACK if segment.flags & ACK else Why.SYN
-        elif not segment.data:
-            why = Why.FIN
-        if start < self.nxt:
-            why = self._transmit_again(start, end, now, why)
+        if start < self.nxt and end > self.una:
+            low = bisect_right(spans, start, key=_end)
+            again = spans[low : bisect_left(spans, end, key=_start)]
+            usual = why if again else Why.OUT_OF_ORDER  # into a hole that the capture shows
+            since = max((span.sent for span in again or spans[low : low + 1]), default=now)
+            why = self._cause(start, since, now, usual)
+            if not again:
+                again = [Span(start, min(end, self.nxt), now)]
+                spans[low:low] = again
+            for span in again:
+                span.times, span.sent = span.times + (why is not Why.OUT_OF_ORDER), now
         if end > self.nxt:
-            self.spans.append(_Span(max(start, self.nxt), end, now))
+            spans.append(Span(max(start, self.nxt), end, now))
             self.nxt = end
-        return why
-
-    def _transmit_again(self, start: int, end: int, now: int, why: Why) -> Why:
-        """A segment whose beginning was sent before, or lies in a hole that the capture shows."""
-        low = bisect_right(self.spans, start, key=_end)
-        seen = self.spans[low : bisect_left(self.spans, end, key=_start)]
-        if seen:
-            why = self._cause(start, max(span.sent for span in seen), now, why)
-            for span in seen:
-                span.times, span.sent = span.times + 1, now
-        elif end > self.una:
-            since = self.spans[low].sent if low < len(self.spans) else now
-            why = self._cause(start, since, now, Why.OUT_OF_ORDER)
-            times = 1 if why is Why.OUT_OF_ORDER else 2
-            self.spans.insert(low, _Span(start, min(end, self.nxt), now, times))
         return why
 
     def _cause(self, start: int, sent: int, now: int, otherwise: Why) -> Why:
         """Why a segment of `sent` was sent again, or `otherwise` when nothing tells."""
-        recovering = start < self._recover
-        if self.duplicates >= 3 and not recovering:
-            self._recover, self._entered, self._after_timeout = self.nxt, self.una, False
+        if self.duplicates >= 3 and start >= self._recover:
+            self._recover, self._entered, self._repair = self.nxt, self.una, Why.FAST_RETRANSMIT
             return Why.FAST_RETRANSMIT
-        silence = now - max(sent, self.timer_set)
-        if silence >= self.rtt.rto * 9 // 10:  # our estimate is not quite the sender's
-            self._recover, self._after_timeout, self.timer_set = self.nxt, True, now
+        if now - max(sent, self.timer_set) >= self.rtt.rto * 9 // 10:  # nearly the sender's RTO
+            self._recover = self._entered = self.nxt
+            self._repair, self.timer_set = Why.GO_BACK_N, now
             return Why.TIMEOUT
-        if recovering and self._after_timeout:
-            return Why.GO_BACK_N
-        if recovering:
-            partial = start == self.una > self._entered
-            return Why.PARTIAL_ACK if partial else Why.FAST_RETRANSMIT
+        if start < self._recover:
+            return Why.PARTIAL_ACK if start == self.una > self._entered else self._repair
         return Why.DUPLICATE_SYN if otherwise is Why.SYN_ACK else otherwise
+
+    def note_end(self, flags: int, now: int) -> None:
+        """The connection is over when both ways are finished, or by a reset."""
+        self.finished |= bool(flags & FIN)
+        ends = self.log_entry, self.opposite.log_entry
+        if flags & RST or (self.finished and self.opposite.finished):
+            for record in ends:
+                if record.ended is None:
+                    record.ended, record.end = now, "RST" if flags & RST else "FIN"

@@ -6,6 +6,7 @@ nothing is interpreted here. frame.py makes DataFrames of the rows.
 
 import json
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from struct import Struct
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..tcp.connection import Connection
     from ..tcp.sendqueue import Span
+    from .inference import Way
     from .plot import Plots
 
 SENT, RECEIVED, DROPPED = 1, 2, 3
@@ -34,14 +36,12 @@ _ROWS = {
         time:q conn:I seq:q ack:q raw_seq:I raw_ack:I len:I window:I tsval:I tsecr:I
         snd_una:q snd_nxt:q snd_wnd:I rcv_nxt:q rcv_wnd:q cwnd:q ssthresh:q inflight:I
         srtt:q rttvar:q rto:q
-        mss:H host:H event:B why:B state:B flags:B wscale:B present:B
+        mss:H host:I event:B why:B state:B flags:B wscale:B present:B
         raw_window:H urgent:H tos:B""",
-    "events": "time:q conn:I value:d old:I new:I why:I host:H event:B",
-    "samples": "time:q conn:I start:q end:q sent:q rtt:q srtt:q rttvar:q rto:q host:H kept:B why:B",
+    "events": "time:q conn:I value:d old:I new:I why:I host:I event:B",
+    "samples": "time:q conn:I start:q end:q sent:q rtt:q srtt:q rttvar:q rto:q host:I kept:B why:B",
 }
 FIELDS = {name: [tuple(field.split(":")) for field in row.split()] for name, row in _ROWS.items()}
-# Bits of `present`.
-HAS_TIMESTAMPS, HAS_MSS, HAS_WSCALE, HAS_TCB, HAS_SACK_PERMITTED = 1, 2, 4, 8, 16
 LAYOUTS = {
     name: Struct("<" + "".join(code for _, code in fields)) for name, fields in FIELDS.items()
 }
@@ -61,6 +61,12 @@ _ENDS = {
     Cause.RCV_ICMP.label: "ICMP",
 }
 _ENDED = frozenset({State.CLOSED, State.TIME_WAIT, State.LISTEN})
+
+
+class Has:
+    """Bits of `present`: what a segment or its row has, and is not just 0."""
+
+    TIMESTAMPS, MSS, WSCALE, TCB, SACK_PERMITTED = 1, 2, 4, 8, 16
 
 
 class LogFileError(NbtcpError, ValueError):
@@ -109,10 +115,30 @@ class EventLog:
         return describe(self)
 
     def __bytes__(self) -> bytes:
-        """All that was recorded; equal for equal runs."""
+        """All that was recorded; equal for equal runs. `from_bytes` reads it."""
         records = [{**asdict(record), "flow": record.flow.hex()} for record in self.records]
-        head = json.dumps([self.meta, self.hosts, self.names, records], default=plain)
-        return b"\n".join([head.encode(), repr(self.sack).encode(), *self.rows.values()])
+        sack, sizes = list(self.sack.items()), [len(rows) for rows in self.rows.values()]
+        head = [self.meta, self.hosts, self.names, records, sack, sizes]
+        text = json.dumps(head, default=plain)
+        return b"".join([text.encode(), b"\n", *self.rows.values()])
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "EventLog":
+        """The log that `bytes` has written."""
+        file = BytesIO(content)
+        meta, hosts, names, records, sack, sizes = json.loads(file.readline())
+        log = cls(**meta)
+        log.hosts += hosts
+        for record in records:
+            record["flow"] = bytes.fromhex(record["flow"])
+            log.records.append(ConnectionRecord(**record))
+        log.sack = {row: tuple(map(tuple, blocks)) for row, blocks in sack}
+        for name, size in zip(FIELDS, sizes, strict=True):
+            log.rows[name] += file.read(size)
+        for name in names:
+            log._number(name)
+        log._last_number = max((record.number for record in log.records), default=0)
+        return log
 
     # --- the doors: what stacks and links call ---
 
@@ -155,7 +181,7 @@ class EventLog:
                 record.ended, record.end = now, _ENDS[why]
 
     def rtt_sample(
-        self, conn: "Connection", span: "Span", rtt: int, kept: bool, why: Why, now: int
+        self, conn: "Connection | Way", span: "Span", rtt: int, kept: bool, why: Why, now: int
     ) -> None:
         """One measurement of the round-trip time, kept or rejected."""
         record: ConnectionRecord = conn.log_entry
@@ -256,12 +282,6 @@ class EventLog:
 
         return load(Path(path))
 
-    def restore_names(self, names: list[str]) -> None:
-        """The names that the numbers in loaded rows stand for."""
-        for name in names:
-            self._number(name)
-        self._last_number = max((record.number for record in self.records), default=0)
-
     # --- inside ---
 
     def _frame(self, name: str) -> "pd.DataFrame":
@@ -297,15 +317,15 @@ class EventLog:
         now: int,
     ) -> None:
         """Pack one row of `segments`."""
-        present = HAS_TCB if tcb_columns else 0
+        present = Has.TCB if tcb_columns else 0
         if segment.tsval is not None:
-            present |= HAS_TIMESTAMPS
+            present |= Has.TIMESTAMPS
         if segment.mss is not None:
-            present |= HAS_MSS
+            present |= Has.MSS
         if segment.wscale is not None:
-            present |= HAS_WSCALE
+            present |= Has.WSCALE
         if segment.sack_permitted:
-            present |= HAS_SACK_PERMITTED
+            present |= Has.SACK_PERMITTED
         rows = self._segment_rows
         if segment.blocks:
             self.sack[len(rows) // LAYOUTS["segments"].size] = segment.blocks
