@@ -303,7 +303,8 @@ def _mark_ecn(conn: "Connection", seg: Segment, new: bool) -> None:
     if seg.flags & ACK and rcv.congested:
         seg.flags |= ECE
     if new and seg.data and seg.why is not Why.WINDOW_PROBE:
-        seg.tos |= ECT_0
+        if not conn.syn_lost:  # else we have sent a SYN without ECN too: MUST NOT (RFC 3168 6.1.1)
+            seg.tos |= ECT_0
         if snd.say_cwr:
             seg.flags |= CWR
             snd.say_cwr = False
