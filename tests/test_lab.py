@@ -144,9 +144,11 @@ def test_the_kernels_congestion_control_can_be_chosen(congestion: str) -> None:
 
 
 def test_a_small_mtu_gives_small_segments() -> None:
+    """RFC 9293 MUST-67."""
     with nbtcp.Lab(mtu=576) as lab:
         page = lab.fetch("/bytes/50000")
         assert page.log.segments["len"].max() == 576 - 52
+        assert page.log.segments.query("event == 'send'")["mss"].max() == 576 - 40
         assert len(page.content) == 50_000
 
 
@@ -270,7 +272,8 @@ def test_an_idle_connection_answers_in_the_background(lab: nbtcp.Lab) -> None:
         assert conn is not None
         _wait_until(lambda: conn.tcb.rcv.fin is not None)
         _wait_until(lambda: not conn.queue.spans)
-        assert len(log.segments[log.segments["flags"].str.contains("F")]) == 1
+        fins = log.segments[log.segments["flags"].str.contains("F")]
+        assert fins["seq"].nunique() == 1  # on a busy machine the kernel may repeat it
         assert len(sock.recv(65536)) > 1000
 
 

@@ -1,9 +1,10 @@
 """Closing: RFC 9293 3.6, 3.10.4, 3.10.5, and the eighth step of 3.10.7.4."""
 
 import itertools
+from typing import Any
 
 import pytest
-from peer import NANOSECOND, Peer, established, twice  # noqa: F401
+from peer import MODULUS, NANOSECOND, Peer, established, twice  # noqa: F401
 
 from nbtcp import State
 
@@ -11,7 +12,7 @@ from nbtcp import State
 
 
 def test_established_shutdown_goes_through_all_states_of_the_active_side() -> None:
-    """RFC 9293 figure 12."""
+    """RFC 9293 figure 12 (L-16, L-17)."""
     peer = established()
     peer.app_shuts_down()
     peer.expect("F. 1:1(0) ack 1 why fin")
@@ -28,7 +29,7 @@ def test_established_shutdown_goes_through_all_states_of_the_active_side() -> No
 
 
 def test_fin_wait_1_fin_that_acknowledges_ours_goes_to_time_wait() -> None:
-    """RFC 9293 3.10.7.4, eighth: if our FIN has been ACKed, perhaps in this segment."""
+    """RFC 9293 3.10.7.4, eighth: if our FIN has been ACKed, perhaps in this segment (L-17)."""
     peer = established()
     peer.app_shuts_down()
     peer.sends("F. 1:1(0) ack 2")
@@ -37,7 +38,7 @@ def test_fin_wait_1_fin_that_acknowledges_ours_goes_to_time_wait() -> None:
 
 
 def test_fin_wait_1_fin_without_ack_of_ours_goes_to_closing() -> None:
-    """RFC 9293 figure 13: simultaneous close."""
+    """RFC 9293 figure 13: simultaneous close (L-16, L-17)."""
     peer = established()
     peer.app_shuts_down()
     peer.sends("F. 1:1(0) ack 1")
@@ -65,7 +66,7 @@ def test_closing_other_segments_are_ignored() -> None:
 
 
 def test_established_fin_goes_through_all_states_of_the_passive_side() -> None:
-    """RFC 9293 figure 12, the other side."""
+    """RFC 9293 figure 12, the other side (L-16, L-17)."""
     peer = established()
     peer.sends("F. 1:1(0) ack 1")
     peer.expect(". 1:1(0) ack 2")
@@ -159,7 +160,7 @@ def test_fin_with_data_is_taken_with_it() -> None:
 
 
 def test_fin_behind_a_hole_waits_for_it() -> None:
-    """RFC 9293 3.10.7.4: segments are processed in sequence."""
+    """RFC 9293 3.10.7.4: segments are processed in sequence (L-17)."""
     peer = established()
     peer.sends("FP. 101:201(100) ack 1")
     peer.expect(". 1:1(0) ack 1 why duplicate-ack")
@@ -199,7 +200,7 @@ def test_text_behind_the_fin_is_ignored() -> None:
 
 
 def test_text_that_claims_to_lie_behind_the_fin_does_not_hide_it() -> None:
-    """RFC 9293 3.10.7.4: the FIN came first, so the stream ends there."""
+    """RFC 9293 3.10.7.4 (L-18): the FIN came first, so the stream ends there."""
     peer = established()
     peer.sends("F. 11:11(0) ack 1")
     peer.sends("P. 1:21(20) ack 1")
@@ -250,7 +251,7 @@ def test_second_shutdown_sends_no_second_fin() -> None:
 
 
 def test_time_wait_lasts_as_long_as_configured() -> None:
-    """RFC 9293 MUST-13."""
+    """RFC 9293 MUST-13, L-21."""
     peer = established(time_wait=240)
     peer.app_closes()
     peer.sends("F. 1:1(0) ack 2")
@@ -300,6 +301,109 @@ def test_time_wait_syn_gets_a_challenge_ack() -> None:
     peer.sends("S 5000:5000(0)")
     peer.expect(". 2:2(0) ack 2 why challenge-ack")
     assert peer.state is State.TIME_WAIT
+
+
+# --- TIME-WAIT is ended by a new connection ---
+
+
+def waiting(**options: Any) -> Peer:
+    """TIME-WAIT on a listening port; the peer's last sequence number was 1."""
+    peer = established(passive=True, **options)
+    peer.app_closes()
+    peer.sends("F. 1:1 ack 2")
+    assert peer.state is State.TIME_WAIT
+    peer.sent()
+    return peer
+
+
+@pytest.mark.parametrize(("ahead", "seq"), [(0, 5000), (1, 5000), (1, -5000), (1, 1)])
+def test_time_wait_syn_with_a_newer_timestamp_opens_anew(ahead: int, seq: int) -> None:
+    """RFC 6191 2 (SHLD-4): whatever its number; with the same timestamp the number decides."""
+    peer = waiting(tsval=1000)
+    old = peer.irs + 2
+    peer.sends(f"S {seq}:{seq} <mss 1000,TS val {1000 + ahead} ecr 0>")
+    (conn,) = peer.stack.connections
+    assert conn.state is State.SYN_RECEIVED
+    peer.expect(f"S. 0:0 ack {(seq + 1) % MODULUS}")
+    assert 0 < (peer.irs - old) % MODULUS < MODULUS // 2, "MAY-2: an ISN above all that was used"
+    peer.sends(f". {seq + 1}:{seq + 1} ack 1 <TS val 1001 ecr 0>")
+    assert conn.state is State.ESTABLISHED
+
+
+@pytest.mark.parametrize(("ahead", "seq"), [(0, -5000), (0, 1), (-1, 5000), (-1000, 5000)])
+def test_time_wait_syn_with_an_older_timestamp_changes_nothing(ahead: int, seq: int) -> None:
+    """RFC 6191 2 (SHLD-4)."""
+    peer = waiting(tsval=1000)
+    peer.sends(f"S {seq}:{seq} <mss 1000,TS val {1000 + ahead} ecr 0>")
+    peer.expect(". 2:2 ack 2 why challenge-ack")
+    assert peer.state is State.TIME_WAIT
+
+
+@pytest.mark.parametrize("tsval", [None, 1000])
+def test_time_wait_syn_with_a_newer_number_opens_anew(tsval: int | None) -> None:
+    """RFC 9293 MAY-2; RFC 6191 2: a SYN without timestamps, after a connection with or without."""
+    peer = waiting(tsval=tsval)
+    old = peer.irs + 2
+    peer.sends("S 5000:5000 <mss 1000>")
+    peer.expect("S. 0:0 ack 5001")
+    assert 0 < (peer.irs - old) % MODULUS < MODULUS // 2
+    peer.acks(1)
+    assert [conn.state for conn in peer.stack.connections] == [State.ESTABLISHED]
+
+
+def test_time_wait_syn_with_an_older_number_changes_nothing() -> None:
+    """RFC 9293 MAY-2."""
+    peer = waiting()
+    peer.sends("S -5000:-5000 <mss 1000>")
+    peer.expect(". 2:2 ack 2 why challenge-ack")
+    assert peer.state is State.TIME_WAIT
+
+
+def test_time_wait_new_isn_is_above_what_a_fast_connection_used() -> None:
+    """RFC 9293 MAY-2 (1): the clock alone would give a number within it."""
+    peer = established(passive=True, win=60_000, cwnd=60_000)
+    for end in range(50_001, 500_002, 50_000):
+        peer.app_writes(50_000)
+        peer.acks(end)
+    peer.app_closes()
+    peer.sends("F. 1:1 ack 500002")
+    peer.sent()
+    old = peer.irs + 500_002
+    peer.sends("S 5000:5000 <mss 1000>")
+    peer.expect("S. 0:0 ack 5001")
+    assert 0 < (peer.irs - old) % MODULUS < MODULUS // 2
+
+
+@pytest.mark.parametrize("flags", ["S.", "SR"])
+def test_time_wait_only_a_plain_syn_opens_anew(flags: str) -> None:
+    """RFC 9293 3.6.1."""
+    peer = waiting()
+    peer.sends(f"{flags} 5000:5000 ack 2")
+    assert peer.state is State.TIME_WAIT
+
+
+def test_time_wait_stays_when_the_listener_takes_nobody() -> None:
+    """RFC 9293 MAY-2: it is left to accept a SYN, not to drop one."""
+    peer = Peer()
+    peer.listens(backlog=1)
+    peer.sends("S 0:0 <mss 1000>")
+    peer.acks(1)
+    assert len(peer.listener) == 1, "nobody accepts it, so the queue is full"
+    peer.app_closes()
+    peer.sends("F. 1:1 ack 2")
+    peer.sent()
+    peer.sends("S 5000:5000 <mss 1000>")
+    assert peer.state is State.TIME_WAIT
+
+
+def test_time_wait_syn_that_has_timestamps_after_a_connection_without_opens_anew() -> None:
+    """RFC 6191 2 (SHLD-4): its number does not matter."""
+    peer = waiting()
+    peer.sends("S -5000:-5000 <mss 1000,TS val 5 ecr 0>")
+    assert [conn.state for conn in peer.stack.connections] == [State.SYN_RECEIVED]
+
+
+# --- FIN-WAIT-2 ---
 
 
 def test_fin_wait_2_after_close_does_not_wait_for_ever() -> None:
@@ -384,7 +488,7 @@ def test_close_after_reading_all_does_not_reset() -> None:
 
 @pytest.mark.parametrize("acked", [1, 2])
 def test_data_after_close_resets(acked: int) -> None:
-    """RFC 9293 SHLD-3: or new data arrives after CLOSE was called."""
+    """RFC 9293 SHLD-3: or new data arrives after CLOSE was called (MAY-1)."""
     peer = established()
     peer.app_closes()
     peer.acks(acked)

@@ -1,8 +1,15 @@
-"""Round-trip time and retransmission timeout (RFC 6298). All times are integer nanoseconds."""
+"""Round-trip time and retransmission timeout (RFC 6298; RFC 9293 MUST-18). All times are integer
+nanoseconds.
+"""
 
 SECOND = 1_000_000_000
 GRANULARITY = 1_000_000  # G of RFC 6298: a clock tick
 FALLBACK_RTO = 3 * SECOND  # after a SYN was sent more than once (RFC 6298 5.7)
+
+
+def ns(seconds: float) -> int:
+    """Seconds in nanoseconds; without end it is later than any clock."""
+    return round(min(seconds * SECOND, 1 << 62))
 
 
 class RoundTripTime:
@@ -32,7 +39,7 @@ class RoundTripTime:
         self.rto = min(max(rto, self._min_rto), self._max_rto)
 
     def back_off(self) -> None:
-        """The timer fired: (5.5) RTO <- RTO * 2. The next sample takes it back."""
+        """The timer fired: (5.5) RTO <- RTO * 2 (MUST-19). The next sample takes it back."""
         self.rto = min(2 * self.rto, self._max_rto)
 
     def fall_back(self) -> None:

@@ -292,6 +292,8 @@ class Calls:
         self.configure_stack()
         if conn is not None:
             conn.config = config
+            if config.keepalive != conn.keepalive:
+                conn.set_keepalive(config.keepalive, self._now)
             conn.queue.capacity = config.send_buffer
             conn.reassembly.capacity = config.receive_buffer
             conn.handle_timer(self._now)  # nothing is due; it may have something to send now

@@ -33,7 +33,7 @@ def tcp_info(conn: Connection, now: int) -> dict[str, int]:
     info = {
         "state": STATES[conn.state],
         "ca_state": _PHASES.index(phase) if phase in _PHASES else None,
-        "probes": conn._persists,
+        "probes": conn.persists,
         "options": options,
         "snd_wscale": snd.shift,
         "rcv_wscale": rcv.shift,

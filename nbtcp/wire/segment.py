@@ -31,7 +31,7 @@ MAX_WSCALE = 14  # RFC 7323 2.3
 # IPv4 and TCP in one: version+IHL, TOS, length, id, fragment, TTL, protocol, checksum, flow; then
 # sequence, acknowledgment, data offset, flags, window, checksum, urgent pointer.
 _HEADERS = Struct("!BBHHHBBH12sLLBBHHH")
-_FIELDS = Struct("!xBH2xHBB2x12sLLBBH2xH")  # those that parse looks at one by one
+_FIELDS = Struct("!xBH2xHBB2x12sLLBBH2xH")  # those that parse looks at one by one; MUST-1: H
 _PROTOCOL_AT = 9  # in an IPv4 header
 _MOST_DATA = 1 << 18  # octets in one captured packet; devices take less from their host
 # IPv6 and TCP: version+traffic class+flow label, payload length, next header, hop limit; the rest
@@ -43,7 +43,7 @@ _NOP_NOP_TIMESTAMPS = 0x0101080A
 
 
 class Option:
-    """Option kinds (RFC 9293 3.2, RFC 7323, RFC 2018)."""
+    """Option kinds (RFC 9293 3.2: MUST-4, RFC 7323, RFC 2018)."""
 
     END, NOP, MSS, WSCALE, SACK_PERMITTED, SACK, TIMESTAMPS = 0, 1, 2, 3, 4, 5, 8
 
@@ -274,8 +274,8 @@ def _parse_ipv6(packet: bytes) -> Segment:
 
 
 def build(segment: Segment) -> bytes:
-    """The IP packet that carries `segment`, checksums made; IPv4's don't-fragment is set (RFC
-    1191).
+    """The IP packet that carries `segment`, checksums made (RFC 9293 MUST-2); IPv4's
+    don't-fragment is set (RFC 1191).
     """
     flow = segment.flow
     if len(flow) != _FLOW4:
@@ -354,7 +354,10 @@ def _too_short(packet: bytes) -> WireError:
 
 
 def _parse_options(options: bytes, segment: Segment) -> None:
-    """Read TCP options into `segment`; unknown ones are skipped by their length (MUST-6)."""
+    """Read TCP options into `segment`, whatever its flags (RFC 9293 MUST-5) and wherever they begin
+    (MUST-64); unknown ones are skipped by their length (MUST-6), which all but two kinds have
+    (MUST-68).
+    """
     if len(options) == _TIMESTAMPS_ONLY.size:  # RFC 7323 appendix A: what nearly all segments carry
         kind, tsval, tsecr = _TIMESTAMPS_ONLY.unpack(options)
         if kind == _NOP_NOP_TIMESTAMPS:
@@ -395,7 +398,7 @@ def _read_option(kind: int, value: bytes, segment: Segment) -> None:
 
 def _build_options(segment: Segment) -> bytes:
     """The options of `segment`, padded to whole words, in the order that Linux uses."""
-    if segment.flags & SYN:
+    if segment.flags & SYN:  # the only one with an MSS (RFC 9293 MUST-65)
         return _build_syn_options(segment)
     if segment.tsval is None:
         options = b""
@@ -419,4 +422,4 @@ def _build_syn_options(segment: Segment) -> bytes:
         options += (segment.tsecr or 0).to_bytes(4, "big")
     if segment.wscale is not None:
         options += bytes((Option.NOP, Option.WSCALE, 3, segment.wscale))
-    return options + b"\0" * (-len(options) % 4)
+    return options + b"\0" * (-len(options) % 4)  # RFC 9293 MUST-69

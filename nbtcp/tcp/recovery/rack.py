@@ -7,7 +7,7 @@ reordered: not at all until reordering was seen, then min_RTT/4 or more.
 
 from ...why import Why
 from ..ack import Ack
-from ..rtt import SECOND, RoundTripTime
+from ..rtt import GRANULARITY, SECOND, RoundTripTime
 from ..sendqueue import SendQueue, Span
 from ..tcb import TICK, SendVariables
 from .base import DUPLICATE_THRESHOLD, Phase, Verdict
@@ -30,7 +30,9 @@ class Rack(Sack):
         super().__init__()
         self.min_rtt: int | None = None
         self._rtt = 0  # RACK.rtt: of the segment sent last among those that have arrived
-        self._sent = (-1, 0)  # when that one was sent, and its end: RACK.xmit_ts, RACK.end_seq
+        # Its place among all transmissions, for RACK.xmit_ts and RACK.end_seq: in one instant new
+        # data may leave before what is lost, and sequence numbers would not tell.
+        self._sent = 0
         self._fack = 0  # the highest position that has arrived
         self._seen = False  # RACK.reordering_seen
         self._reo_wnd_mult = 1
@@ -46,21 +48,29 @@ class Rack(Sack):
     ) -> Verdict | None:
         if ack.rtt is not None:
             self._measured = True
+        self._update_reordering_window(ack, snd)  # step 4, also when the D-SACK ends the episode
         repaired = self._process_probe(ack)
         verdict = super().acked(ack, snd, queue, rtt)
         return Verdict.REPAIRED if repaired and verdict is None else verdict
 
     # --- RACK: section 6 ---
 
+    def _all_needless(self, ack: Ack, queue: SendQueue) -> bool:
+        """What was resent and had arrived before was overtaken. The RFC does not count that as
+        reordering (6.2 step 3), and without it the same mistake is made in each round.
+        """
+        if any(start in queue.repaired for start, _ in ack.dsacks):
+            self._seen = True
+        return super()._all_needless(ack, queue)
+
     def find_losses(
         self, ack: Ack, snd: SendVariables, queue: SendQueue, rtt: RoundTripTime
     ) -> None:
         if ack.rtt is not None:  # step 1, without a window: paths of one connection change seldom
             self.min_rtt = ack.rtt if self.min_rtt is None else min(self.min_rtt, ack.rtt)
-        for span in (*ack.done, *ack.sacked):
-            self._update(span, ack)  # steps 2 and 3
-        self._update_reordering_window(ack, snd)  # step 4
-        self._detect(queue, self._reordering_window(queue, rtt, snd.mss), ack.now)  # step 5
+        for span in sorted(ack.arrived):  # steps 2 and 3; what one ACK reports is not reordered
+            self._update(span, ack)
+        self._detect(queue, self._reordering_window(queue, rtt), ack.now)  # step 5
 
     def _update(self, span: Span, ack: Ack) -> None:
         """Steps 2 and 3: the segment sent last among those that have arrived, and reordering."""
@@ -73,8 +83,8 @@ class Rack(Sack):
                 return
             if self.min_rtt is not None and rtt < self.min_rtt:
                 return
-        if (span.sent, span.end) > self._sent:
-            self._rtt, self._sent = rtt, (span.sent, span.end)
+        if span.order > self._sent:
+            self._rtt, self._sent = rtt, span.order
 
     def _update_reordering_window(self, ack: Ack, snd: SendVariables) -> None:
         """Step 4: a D-SACK means that we were hasty; wider, once a round."""
@@ -90,11 +100,9 @@ class Rack(Sack):
         if self._reo_wnd_persist <= 0:
             self._reo_wnd_mult = 1
 
-    def _reordering_window(self, queue: SendQueue, rtt: RoundTripTime, mss: int) -> int:
+    def _reordering_window(self, queue: SendQueue, rtt: RoundTripTime) -> int:
         """RACK.reo_wnd, ns: min(reo_wnd_mult*min_RTT/4, SRTT); 0 while nothing speaks for it."""
-        if not self._seen and (
-            self.phase is not Phase.OPEN or queue.sacked_octets >= DUPLICATE_THRESHOLD * mss
-        ):
+        if not self._seen and (self.phase is not Phase.OPEN or _enough_sacked(queue)):
             return 0
         return min(self._reo_wnd_mult * (self.min_rtt or 0) // 4, rtt.srtt or 0)
 
@@ -102,7 +110,7 @@ class Rack(Sack):
         """Step 5: all that was sent before the segment of step 2, and a window ago."""
         self._deadline, lost = None, []
         for span in queue.flight:
-            if (span.sent, span.end) >= self._sent:
+            if span.order >= self._sent:
                 break
             due = span.sent + self._rtt + window
             if due <= now:
@@ -132,14 +140,14 @@ class Rack(Sack):
     # --- TLP: section 7 ---
 
     def probe_timeout(self, queue: SendQueue, rtt: RoundTripTime) -> int | None:
-        """7.2: PTO = 2*SRTT, and TLP.max_ack_delay more when only one segment is out."""
+        """7.2: PTO = 2*SRTT, a tick at least, and TLP.max_ack_delay more for a single segment."""
         calm = self.phase is Phase.OPEN and not queue.sacked_octets and not queue.lost_octets
         idle = self._probe_end is None and self._measured  # no probe is out (7.3)
         if not calm or not idle or not queue.spans:
             return None
         if rtt.srtt is None:
             return INITIAL_PROBE
-        return 2 * rtt.srtt + (MAX_ACK_DELAY if len(queue.spans) == 1 else 0)
+        return max(2 * rtt.srtt, GRANULARITY) + (MAX_ACK_DELAY if len(queue.spans) == 1 else 0)
 
     def probed(self, end: int, again: bool) -> None:
         self._probe_end, self._probe_again, self._measured = end, again, False
@@ -154,3 +162,8 @@ class Rack(Sack):
         if not self._probe_again or needless or beyond or (ack.duplicate and not ack.sacked):
             self._probe_end = None
         return self._probe_again and beyond and not needless
+
+
+def _enough_sacked(queue: SendQueue) -> bool:
+    """DupThresh segments were SACKed, however small: RACK.segs_sacked (6.2 step 4)."""
+    return queue.sacked_octets > 0 and sum(s.sacked for s in queue.spans) >= DUPLICATE_THRESHOLD
