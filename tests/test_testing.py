@@ -444,6 +444,13 @@ def test_a_wrong_option_in_a_syn_fails() -> None:
     assert "options are <mss 1460>, not <>" in fails("", HEAD + SERVER.replace("<mss 1460>", ""))
 
 
+def test_a_segment_of_a_connection_that_the_script_has_left_is_told() -> None:
+    message = fails(WRITES + "+0 `nbtcp flow 1`\n+0 > P. 1:1001(1000) ack 1")
+    assert "this belongs to another connection" in message
+    message = fails(WRITES.replace("+0", "+0 `nbtcp flow 1`\n+0") + "+0 > . 1:1(0) ack 1")
+    assert "this belongs to another connection" in message
+
+
 def test_an_option_of_0_is_an_option() -> None:
     head = HEAD.replace(
         "window_scale=False", "window_scale=True,receive_buffer=60000,autotune=False"
@@ -484,6 +491,7 @@ def test_the_message_shows_line_and_transcript() -> None:
         ("--ip_version=ipv5\n", "--ip_version cannot be 'ipv5'"),
         ("--ip_version=ipv6\n--local_ip=192.0.2.7\n", "are not both IPv4 or both IPv6"),
         ("--config=what=3\n", "there is no setting 'what'"),
+        ("--config=config=3\n", "there is no setting 'config'"),
         ("--config=mss=3\n", "mss=3 must lie between"),
         ("--config=mss=a\n", "one of these cannot be so: {'mss': 'a'}"),
         ("--config=nagle=no\n", "nagle cannot be 'no'"),

@@ -292,7 +292,7 @@ class Calls:
         self.configure_stack()
         if conn is not None:
             conn.config = config
-            if name in ("SO_KEEPALIVE", "TCP_KEEPIDLE"):
+            if config.keepalive != conn.keepalive:
                 conn.set_keepalive(config.keepalive, self._now)
             conn.queue.capacity = config.send_buffer
             conn.reassembly.capacity = config.receive_buffer

@@ -14,12 +14,14 @@ _CODES = {  # of unreachable, from 0 on
         host_prohibited net_unreachable_for_tos host_unreachable_for_tos packet_filtered""",
     "ipv6": "no_route admin_prohibited not_neighbour address_unreachable port_unreachable",
 }
+_EXCEEDED = {"ttl_exceeded": 0, "frag_reassembly_exceeded": 1}
+_EXCEEDED |= {"exceeded_hop_limit": 0, "exceeded_frag_time": 1}
 
 
 def error_about(about: Segment, kind: str, code: str, mtu: int, sender: str) -> bytes:
     """The IP packet of an ICMP error of `kind` from `sender`; `mtu` counts where it is too big."""
     family = "ipv6" if ":" in sender else "ipv4"
-    codes = dict(zip(_CODES[family].split(), range(256), strict=False)) | {"ttl_exceeded": 0}
+    codes = {name: number for number, name in enumerate(_CODES[family].split())} | _EXCEEDED
     numbers = _number("type_", kind, _TYPES[family]), _number("code_", code, codes)
     return build_icmp(sender, build(about), *numbers, mtu=mtu)
 

@@ -304,8 +304,8 @@ class _Runner:
         self.flows[self.settings.flow] = Flow(reverse_flow(conn.flow), conn)
 
     def _flow_of(self, segment: Segment) -> Flow:
-        incoming = reverse_flow(segment.flow)
-        return next((f for f in self.flows.values() if f.incoming == incoming), self._flow())
+        incoming, current = reverse_flow(segment.flow), self._flow()
+        return next((f for f in self.flows.values() if f.incoming == incoming), current)
 
     # --- calls and code ---
 

@@ -54,7 +54,7 @@ class Settings:
             known = ", ".join(sorted(["config", "ip_version", "mtu", *_OPTIONS]))
             raise SettingError(f"there is no option --{name}; options are {known}")
 
-    def change(self, **changes: Any) -> None:
+    def change(self, /, **changes: Any) -> None:
         """Change Config settings."""
         self.config = changed(self.config, **changes)
 
@@ -93,7 +93,7 @@ class Settings:
             self.change(**{setting: converted})
 
 
-def changed(config: Config, **changes: Any) -> Config:
+def changed(config: Config, /, **changes: Any) -> Config:
     """`config` with changes; SettingError says which are not possible."""
     for name, value in changes.items():
         if isinstance(getattr(config, name, value), bool) is not isinstance(value, bool):
