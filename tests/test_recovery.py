@@ -896,3 +896,15 @@ def test_rack_random_losses_cost_hardly_a_timeout(seed: int) -> None:
     again, lost, timeouts = resent(Path(delay=0.02, loss=0.02, seed=seed), "rack")
     assert timeouts <= 1
     assert lost <= again + 1 <= lost + 5  # the last one may be the FIN's
+
+
+def test_bbr_a_round_trip_of_minutes_still_has_a_rate() -> None:
+    """draft-ietf-ccwg-bbr-06 5.6.2: a window of 100 octets in 300 s is less than one a second."""
+    peer = Peer(congestion="bbr", mss=100, initial_window=100)
+    peer.connects()
+    peer.now += 300_000_000_000  # nobody looks at the clock for so long
+    peer.sends("S. 0:0 ack 1 <mss 100>")
+    assert peer.conn.cc.pacing_rate >= 1
+    peer.app_writes(300)
+    assert len(peer.sent()) >= 2
+    peer.wait(1000)

@@ -394,7 +394,8 @@ class BBR(CongestionControl):
 
     def _init_pacing_rate(self, rtt: int) -> None:
         """InitPacingRate (5.6.2): the initial window in a round trip, of 1 ms if none is known."""
-        self.pacing_rate = int(self.pacing_gain * self._initial_window * SECOND / rtt)
+        rate = int(self.pacing_gain * self._initial_window * SECOND / rtt)
+        self.pacing_rate = max(rate, 1)  # a segment in minutes is a rate too
 
     def _set_pacing_rate(self, gain: float) -> None:
         rate = int(gain * self.bw * PACING_MARGIN)
