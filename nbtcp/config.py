@@ -127,7 +127,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("user_timeout", 1, math.inf),
     ("syn_timeout", 1, 1e9),
     ("keepalive_interval", 0.001, 1e9),
-    ("keepalive_probes", 1, 1000),
+    ("keepalive_probes", 2, 1000),
     ("dscp", 0, 63),
     ("time_wait", 0, 3600),
     ("ttl", 1, 255),

@@ -269,8 +269,10 @@ class Stack:
 
     def _reopens(self, conn: Connection, syn: Segment) -> bool:
         """A SYN for a listener of ours, on the ports of a connection in TIME-WAIT (RFC 6191)."""
-        port = int.from_bytes(syn.flow[-2:], "big")
-        return port in self._listeners and conn.is_new_incarnation(syn)
+        listener = self._listeners.get(int.from_bytes(syn.flow[-2:], "big"))
+        if listener is None or listener.refuses(syn) is not None:
+            return False
+        return conn.is_new_incarnation(syn)
 
     def _listen(self, listener: Listener, syn: Segment, now: int, above: int | None) -> bool:
         """A SYN for a listener; False when its SYN queue is full and cookies are not wanted."""

@@ -8,6 +8,9 @@ Segments are written as packetdrill writes them, the numbers of both sides relat
     peer.sends("S. 0:0(0) ack 1 win 8000 <mss 1000>")
     peer.expect(". 1:1(0) ack 1")
 
+Options are `mss N`, `wscale N`, `sackOK`, `sack A:B C:D` and `TS val N ecr N`, in any order from the
+peer and in this one from the stack: mss, sackOK, sack, TS, wscale.
+
 `start:end` may be all there is. What `sends` is not told it puts as a TCP would: flags ".", and the
 ack and window that were sent last. What `expect` is not told it does not look at; `why` is the
 log's reason. Octets are numbered, so all that leaves the stack, on either side, is checked too.
@@ -103,6 +106,7 @@ class Peer:
         self.echo = 0  # the stack's last timestamp
         self._scaling, self._shift = False, 0  # of the stack's windows
         self.edge = 0  # the furthest right edge that the stack has offered
+        self.segments: list[Segment] = []  # all that the stack has sent
         self._written = self._read = 1  # positions the application has come to
         self.packets: list[bytes] = []  # all that the stack has sent
         self._out: list[str] = []  # sent by the stack, not yet expected
@@ -120,10 +124,10 @@ class Peer:
     def listens(self, backlog: int = 128) -> None:
         self.listener = self.stack.listen(PORT, backlog)
 
-    def app_writes(self, octets: int) -> int:
+    def app_writes(self, octets: int, **options: Any) -> int:
         """Write so many octets; returns how many were taken."""
         data = content(self._written, self._written + octets)
-        taken: int = self.conn.send(data, self.now)
+        taken: int = self.conn.send(data, self.now, **options)
         self._written += taken
         self._called(f"writes {taken}")
         return taken
@@ -153,7 +157,7 @@ class Peer:
 
     # --- what the peer does ---
 
-    def sends(self, spec: str, flow: bytes | None = None) -> str:
+    def sends(self, spec: str, flow: bytes | None = None, *, urgent: int = 0, tos: int = 0) -> str:
         """Send one segment; the log's reason, what was done with it, comes back."""
         at = _parts(spec)
         flags = sum(_FLAGS.get(letter, 0) for letter in at["flags"] or ".")
@@ -163,13 +167,14 @@ class Peer:
         win = int(at["win"]) if at["win"] else self.win
         seg = Segment(flow or self.flow, flags, (start + self.iss) % MODULUS, 0, win)
         seg.data = content(first, first + end - start)
+        seg.urgent, seg.tos = urgent, tos
         if flags & ACK:
             seg.raw_ack = (ack + self.irs) % MODULUS
             self.acked = max(self.acked, ack)
         if not flags & RST:
             self.win, self.nxt = win, max(self.nxt, start + seg.len)
         if at["options"] is not None:
-            _set_options(seg, at["options"])
+            _set_options(seg, at["options"], self.irs)
             self._scaling = self._scaling or seg.wscale is not None
         elif self.tsval is not None:
             seg.tsval, seg.tsecr = (self.tsval + self.now // 1_000_000) % MODULUS, self.echo
@@ -181,10 +186,14 @@ class Peer:
             self.flush()
         return self.log.reasons[False][-1].label
 
-    def acks(self, ack: int, *, win: int | None = None) -> str:
-        """A pure acknowledgment."""
+    def acks(self, ack: int, *, win: int | None = None, sack: str = "") -> str:
+        """A pure acknowledgment; `sack` is "1001:2001 3001:4001", say."""
         window = self.win if win is None else win
-        return self.sends(f". {self.nxt}:{self.nxt} ack {ack} win {window}")
+        options = [f"sack {sack}"] if sack else []
+        if sack and self.tsval is not None:
+            options.append(f"TS val {self.tsval + self.now // 1_000_000} ecr {self.echo}")
+        text = f" <{','.join(options)}>" if options else ""
+        return self.sends(f". {self.nxt}:{self.nxt} ack {ack} win {window}{text}")
 
     def reports(self, kind: int, code: int = 0, *, about: int | bytes = -1, mtu: int = 0) -> str:
         """A router says by ICMP what became of a packet, one of `packets` if given by number; what
@@ -240,10 +249,11 @@ class Peer:
             self.packets.append(packet)
             segment, why = parse(packet), self.log.reasons[True][self._taken].label
             self._taken += 1
+            self.segments.append(segment)
             if segment.flags & SYN:
                 self.irs, self._shift = segment.raw_seq, segment.wscale or 0
             seq, ack = segment.raw_seq - self.irs, segment.raw_ack - self.iss
-            text = f"{describe(segment, seq % MODULUS, ack % MODULUS)} why {why}"
+            text = f"{describe(segment, seq % MODULUS, ack % MODULUS, self.iss)} why {why}"
             self._note(">", text)
             self._out.append(text)
             self._check(segment, seq % MODULUS, ack % MODULUS)
@@ -300,16 +310,18 @@ def established(
     win: int = 65535,
     wscale: int | None = None,
     tsval: int | None = None,
+    sack: bool = False,
     rtt: float = 0.0,
     cwnd: int | None = None,
     **settings: Any,
 ) -> Peer:
     """A peer whose connection is ESTABLISHED. `cwnd` is the initial window, `rtt` what the SYN
-    takes, `mss`, `win` (unscaled), `wscale` and `tsval` are what the peer offers.
+    takes, `mss`, `win` (unscaled), `wscale`, `tsval` and `sack` are what the peer offers.
     """
     peer = Peer(initial_window=cwnd, **settings)
     peer.win, peer.tsval = win, tsval
     options = f"mss {mss}" + (f",wscale {wscale}" if wscale is not None else "")
+    options += ",sackOK" if sack else ""
     peer.listens() if passive else peer.connects()
     peer.wait(0 if passive else rtt)
     if tsval is not None:
@@ -324,12 +336,17 @@ def established(
     return peer
 
 
-def describe(segment: Segment, seq: int, ack: int) -> str:
-    """A segment in packetdrill's notation."""
+def describe(segment: Segment, seq: int, ack: int, theirs: int = 0) -> str:
+    """A segment in packetdrill's notation; `theirs` is what the numbers in its SACKs count from."""
     flags = "".join(letter for letter, bit in _FLAGS.items() if segment.flags & bit) or "-"
     text = f"{flags} {seq}:{seq + len(segment.data)}({len(segment.data)})"
     text += f" ack {ack}" if segment.flags & ACK else ""
     options = [f"mss {segment.mss}"] if segment.mss is not None else []
+    if segment.sack_permitted:
+        options.append("sackOK")
+    if segment.sack:
+        edges = [[(edge - theirs) % MODULUS for edge in block] for block in segment.sack]
+        options.append("sack " + " ".join(f"{left}:{right}" for left, right in edges))
     if segment.tsval is not None:
         options.append(f"TS val {segment.tsval} ecr {segment.tsecr}")
     if segment.wscale is not None:
@@ -349,13 +366,19 @@ def _parts(spec: str) -> dict[str, Any]:
     return found.groupdict()
 
 
-def _set_options(segment: Segment, text: str) -> None:
+def _set_options(segment: Segment, text: str, ours: int) -> None:
+    """`ours` is what the numbers in SACKs count from."""
     for option in filter(None, text.split(",")):
         match option.split():
             case ["mss", value]:
                 segment.mss = int(value)
             case ["wscale", value]:
                 segment.wscale = int(value)
+            case ["sackOK"]:
+                segment.sack_permitted = True
+            case ["sack", *blocks]:
+                edges = [[int(at) + ours for at in block.split(":")] for block in blocks]
+                segment.sack = tuple((a % MODULUS, b % MODULUS) for a, b in edges)
             case ["TS", "val", value, "ecr", echo]:
                 segment.tsval, segment.tsecr = int(value), int(echo)
             case _:

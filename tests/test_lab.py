@@ -270,7 +270,8 @@ def test_an_idle_connection_answers_in_the_background(lab: nbtcp.Lab) -> None:
         assert conn is not None
         _wait_until(lambda: conn.tcb.rcv.fin is not None)
         _wait_until(lambda: not conn.queue.spans)
-        assert len(log.segments[log.segments["flags"].str.contains("F")]) == 1
+        fins = log.segments[log.segments["flags"].str.contains("F")]
+        assert fins["seq"].nunique() == 1  # on a busy machine the kernel may repeat it
         assert len(sock.recv(65536)) > 1000
 
 

@@ -120,6 +120,35 @@ def test_shutdown_closes_one_direction_only(echo: Socket) -> None:
         echo.shutdown(7)
 
 
+def test_urgent_data_is_understood_by_the_kernel_and_the_kernels_by_us(lab: nbtcp.Lab) -> None:
+    """RFC 9293 MUST-30, MUST-32, MUST-33, MUST-62: the kernel gives the last urgent octet apart."""
+    with lab.listen(9010) as listener:
+        program = """
+s.sendall(b"abc"); s.send(b"de!", socket.MSG_OOB); s.sendall(b"fg")
+import select
+select.select([], [], [s], 5)
+urgent, line = s.recv(1, socket.MSG_OOB), b""
+while not line.endswith(b"."):
+    line += s.recv(1)
+print((urgent + line).decode(), flush=True)
+"""
+        client = kernel_connects(lab, 9010, program)
+        conn, _ = listener.accept()
+        with conn:
+            conn.settimeout(5)
+            got = b""
+            while len(got) < 8:
+                got += conn.recv(1)
+                left = conn.connection.urgent_left
+                assert left <= max(0, 6 - len(got))
+            assert got == b"abcde!fg"
+            assert [what for _, what, _ in conn.connection.reports] == ["urgent"]
+            conn.sendall(b"12?", stdlib.MSG_OOB)
+            conn.sendall(b"34.")
+            out, _ = client.communicate(timeout=5)
+        assert out == b"?1234.\n"
+
+
 def test_a_timeout_is_a_timeouterror(echo: Socket) -> None:
     echo.settimeout(0.05)
     assert echo.gettimeout() == 0.05

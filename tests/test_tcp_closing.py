@@ -1,9 +1,10 @@
 """Closing: RFC 9293 3.6, 3.10.4, 3.10.5, and the eighth step of 3.10.7.4."""
 
 import itertools
+from typing import Any
 
 import pytest
-from peer import NANOSECOND, Peer, established, twice  # noqa: F401
+from peer import MODULUS, NANOSECOND, Peer, established, twice  # noqa: F401
 
 from nbtcp import State
 
@@ -300,6 +301,109 @@ def test_time_wait_syn_gets_a_challenge_ack() -> None:
     peer.sends("S 5000:5000(0)")
     peer.expect(". 2:2(0) ack 2 why challenge-ack")
     assert peer.state is State.TIME_WAIT
+
+
+# --- TIME-WAIT is ended by a new connection ---
+
+
+def waiting(**options: Any) -> Peer:
+    """TIME-WAIT on a listening port; the peer's last sequence number was 1."""
+    peer = established(passive=True, **options)
+    peer.app_closes()
+    peer.sends("F. 1:1 ack 2")
+    assert peer.state is State.TIME_WAIT
+    peer.sent()
+    return peer
+
+
+@pytest.mark.parametrize(("ahead", "seq"), [(0, 5000), (1, 5000), (1, -5000), (1, 1)])
+def test_time_wait_syn_with_a_newer_timestamp_opens_anew(ahead: int, seq: int) -> None:
+    """RFC 6191 2 (SHLD-4): whatever its number; with the same timestamp the number decides."""
+    peer = waiting(tsval=1000)
+    old = peer.irs + 2
+    peer.sends(f"S {seq}:{seq} <mss 1000,TS val {1000 + ahead} ecr 0>")
+    (conn,) = peer.stack.connections
+    assert conn.state is State.SYN_RECEIVED
+    peer.expect(f"S. 0:0 ack {(seq + 1) % MODULUS}")
+    assert 0 < (peer.irs - old) % MODULUS < MODULUS // 2, "MAY-2: an ISN above all that was used"
+    peer.sends(f". {seq + 1}:{seq + 1} ack 1 <TS val 1001 ecr 0>")
+    assert conn.state is State.ESTABLISHED
+
+
+@pytest.mark.parametrize(("ahead", "seq"), [(0, -5000), (0, 1), (-1, 5000), (-1000, 5000)])
+def test_time_wait_syn_with_an_older_timestamp_changes_nothing(ahead: int, seq: int) -> None:
+    """RFC 6191 2 (SHLD-4)."""
+    peer = waiting(tsval=1000)
+    peer.sends(f"S {seq}:{seq} <mss 1000,TS val {1000 + ahead} ecr 0>")
+    peer.expect(". 2:2 ack 2 why challenge-ack")
+    assert peer.state is State.TIME_WAIT
+
+
+@pytest.mark.parametrize("tsval", [None, 1000])
+def test_time_wait_syn_with_a_newer_number_opens_anew(tsval: int | None) -> None:
+    """RFC 9293 MAY-2; RFC 6191 2: a SYN without timestamps, after a connection with or without."""
+    peer = waiting(tsval=tsval)
+    old = peer.irs + 2
+    peer.sends("S 5000:5000 <mss 1000>")
+    peer.expect("S. 0:0 ack 5001")
+    assert 0 < (peer.irs - old) % MODULUS < MODULUS // 2
+    peer.acks(1)
+    assert [conn.state for conn in peer.stack.connections] == [State.ESTABLISHED]
+
+
+def test_time_wait_syn_with_an_older_number_changes_nothing() -> None:
+    """RFC 9293 MAY-2."""
+    peer = waiting()
+    peer.sends("S -5000:-5000 <mss 1000>")
+    peer.expect(". 2:2 ack 2 why challenge-ack")
+    assert peer.state is State.TIME_WAIT
+
+
+def test_time_wait_new_isn_is_above_what_a_fast_connection_used() -> None:
+    """RFC 9293 MAY-2 (1): the clock alone would give a number within it."""
+    peer = established(passive=True, win=60_000, cwnd=60_000)
+    for end in range(50_001, 500_002, 50_000):
+        peer.app_writes(50_000)
+        peer.acks(end)
+    peer.app_closes()
+    peer.sends("F. 1:1 ack 500002")
+    peer.sent()
+    old = peer.irs + 500_002
+    peer.sends("S 5000:5000 <mss 1000>")
+    peer.expect("S. 0:0 ack 5001")
+    assert 0 < (peer.irs - old) % MODULUS < MODULUS // 2
+
+
+@pytest.mark.parametrize("flags", ["S.", "SR"])
+def test_time_wait_only_a_plain_syn_opens_anew(flags: str) -> None:
+    """RFC 9293 3.6.1."""
+    peer = waiting()
+    peer.sends(f"{flags} 5000:5000 ack 2")
+    assert peer.state is State.TIME_WAIT
+
+
+def test_time_wait_stays_when_the_listener_takes_nobody() -> None:
+    """RFC 9293 MAY-2: it is left to accept a SYN, not to drop one."""
+    peer = Peer()
+    peer.listens(backlog=1)
+    peer.sends("S 0:0 <mss 1000>")
+    peer.acks(1)
+    assert len(peer.listener) == 1, "nobody accepts it, so the queue is full"
+    peer.app_closes()
+    peer.sends("F. 1:1 ack 2")
+    peer.sent()
+    peer.sends("S 5000:5000 <mss 1000>")
+    assert peer.state is State.TIME_WAIT
+
+
+def test_time_wait_syn_that_has_timestamps_after_a_connection_without_opens_anew() -> None:
+    """RFC 6191 2 (SHLD-4): its number does not matter."""
+    peer = waiting()
+    peer.sends("S -5000:-5000 <mss 1000,TS val 5 ecr 0>")
+    assert [conn.state for conn in peer.stack.connections] == [State.SYN_RECEIVED]
+
+
+# --- FIN-WAIT-2 ---
 
 
 def test_fin_wait_2_after_close_does_not_wait_for_ever() -> None:

@@ -571,17 +571,17 @@ def test_established_after_a_lost_syn_data_starts_with_three_seconds(passive: bo
 
 
 def test_syn_carries_mss_window_scale_and_timestamps() -> None:
-    """RFC 9293 MUST-14, RFC 7323 2.2 and 3.2."""
+    """RFC 9293 MUST-14, RFC 7323 2.2 and 3.2, RFC 2018 2."""
     peer = Peer(receive_buffer=1 << 20, mss=1400)
     peer.connects()
     (segment,) = peer.sent()
-    assert "<mss 1400,TS val" in segment
+    assert "<mss 1400,sackOK,TS val" in segment
     assert segment.endswith("wscale 5> why syn")  # 2^20 octets in 16 bits
 
 
 def test_syn_without_options_we_do_not_want() -> None:
     """RFC 7323: both are optional."""
-    peer = Peer(timestamps=False, window_scale=False, mss=1400)
+    peer = Peer(timestamps=False, window_scale=False, sack=False, mss=1400)
     peer.connects()
     peer.expect("S 0:0(0) win 65535 <mss 1400>")
 

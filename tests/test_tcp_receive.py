@@ -419,3 +419,51 @@ def test_acknowledgment_at_the_limit_of_the_delay_is_exact() -> None:
     assert peer.stack.deadline() == peer.now + 40_000_000
     peer.wait(0.04 - NANOSECOND)
     peer.expect()
+
+
+# --- the receive buffer grows ---
+
+
+def test_autotuned_buffer_doubles_while_the_peer_fills_the_window_quickly() -> None:
+    """Begins at 128 KiB, up to the setting; the window that is offered grows with it."""
+    peer = established(receive_buffer=500_000, wscale=7, rtt=0.1)
+    capacities = [peer.conn.reassembly.capacity]
+    for _ in range(6):
+        edge = peer.edge
+        while peer.nxt < edge:
+            peer.sends(f". {peer.nxt}:{peer.nxt + 1000}")
+            peer.app_reads()
+        peer.wait(0.1)
+        capacities.append(peer.conn.reassembly.capacity)
+    assert capacities[0] == 128 << 10
+    assert sorted({*capacities}) == [128 << 10, 256 << 10, 500_000]
+    assert capacities == sorted(capacities)
+    assert peer.edge - peer.nxt > 400_000
+
+
+def test_autotuned_buffer_stays_while_the_peer_is_slow() -> None:
+    """More than two round trips for a window: something else limits the peer."""
+    peer = established(receive_buffer=500_000, wscale=7, rtt=0.1)
+    for _ in range(600):
+        peer.sends(f". {peer.nxt}:{peer.nxt + 1000}")
+        peer.wait(0.01)
+        peer.app_reads()
+    assert peer.conn.reassembly.capacity == 128 << 10
+
+
+def test_autotuned_buffer_stays_while_nobody_reads() -> None:
+    """The window closes: a buffer that holds what nobody wants is large enough."""
+    peer = established(receive_buffer=500_000, wscale=7, rtt=0.1)
+    for _ in range(200):
+        peer.sends(f". {peer.nxt}:{peer.nxt + 1000}")
+    peer.wait(1)
+    assert peer.conn.reassembly.capacity == 128 << 10
+    assert peer.edge == 1 + (128 << 10)
+
+
+@pytest.mark.parametrize(("settings", "size"), [({"autotune": False}, 500_000), ({}, 60_000)])
+def test_buffer_that_is_not_tuned_has_its_size_at_once(
+    settings: dict[str, bool], size: int
+) -> None:
+    peer = established(receive_buffer=size, **settings)
+    assert peer.conn.reassembly.capacity == size

@@ -112,12 +112,16 @@ class Socket:
     # --- data ---
 
     def send(self, data: Buffer, flags: int = 0) -> int:
-        """Queue as much of `data` as the send buffer takes, at least an octet; returns how much."""
+        """Queue as much of `data` as the send buffer takes, at least an octet; returns how much.
+
+        MSG_OOB in `flags` makes it urgent.
+        """
+        urgent = bool(flags & stdlib.MSG_OOB)
         conn = self._connected()
         with self._loop.lock:
             if not data:
                 return 0
-            while not (taken := conn.send(data, self._loop.now())):
+            while not (taken := conn.send(data, self._loop.now(), urgent=urgent)):
                 self._block(lambda: conn.queue.room > 0 or conn.error is not None)
             self._loop.flush()
             return taken
@@ -126,7 +130,7 @@ class Socket:
         """Queue all of `data`, waiting for room as often as needed."""
         view = memoryview(data).cast("B")
         while view:
-            view = view[self.send(view) :]
+            view = view[self.send(view, flags) :]
 
     def recv(self, max_bytes: int, flags: int = 0) -> bytes:
         """Up to `max_bytes`, at least one; b"" after the peer's FIN.

@@ -33,3 +33,8 @@ class Ack:
         self.srtt: int | None = None  # SRTT after it
         self.echo: int | None = None  # when what it answers was sent, by its timestamp, in ticks
         self.rate: RateSample | None = None  # for algorithms that pace
+
+    @property
+    def arrived(self) -> list[Span]:
+        """The spans that it is the first to report, so none that was SACKed before."""
+        return [span for span in self.done if not span.sacked] + self.sacked

@@ -322,7 +322,9 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
         ack.octets = seg.ack - snd.una
         snd.una = seg.ack
         ack.done = queue.acknowledge(seg.ack)
-    if seg.blocks and conn.tcb.sack:
+    if (
+        seg.blocks and conn.tcb.sack and recovery.selective
+    ):  # else they would never be believed lost
         _take_sack(conn, seg, ack)
     ack.delivered = ack.octets + queue.sacked_octets - sacked
     _sample_rtt(conn, seg, ack)
@@ -454,7 +456,8 @@ def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
 def _check_urgent(conn: "Connection", seg: Segment, now: int) -> bool:
     """Sixth: RCV.UP <- max(RCV.UP, SEG.UP), and the application is told (MUST-32)."""
     rcv, up = conn.tcb.rcv, seg.seq + seg.urgent
-    if seg.flags & URG and conn.state in _RECEIVING and up > max(rcv.up, rcv.nxt):
+    pending = max(rcv.up, conn.reassembly.taken)
+    if seg.flags & URG and conn.state in _RECEIVING and up > pending:
         rcv.up = up
         conn.report(
             "urgent", f"{conn.urgent_left} octets to read up to the end of urgent data", now
@@ -505,11 +508,13 @@ def _take_ecn(conn: "Connection", seg: Segment) -> None:
 def _accept_text(conn: "Connection", seg: Segment, start: int, data: bytes, now: int) -> None:
     """Into the receive buffer, and when to acknowledge it (RFC 5681 4.2, RFC 9293 3.8.6.3)."""
     rcv, reassembly = conn.tcb.rcv, conn.reassembly
-    had_holes, before = reassembly.has_holes, rcv.nxt
+    had_holes, before, twice = reassembly.has_holes, rcv.nxt, reassembly.duplicate
     seg.why = Why.IN_ORDER if start == rcv.nxt else Why.OUT_OF_ORDER
     rcv.nxt = reassembly.insert(start, data, rcv.nxt)
     if reassembly.duplicate == (start, start + len(data)):
         seg.why = Why.DUPLICATE
+    elif seg.seq < start:  # of two parts that came twice the first is reported (RFC 2883 4)
+        reassembly.duplicate = twice
     if rcv.nxt == before:
         conn.duplicate_acks += 1
         return

@@ -26,13 +26,13 @@ from .rate import DeliveryRate
 from .reassembly import Reassembly
 from .recovery import STRATEGIES, Phase, Recovery, Verdict
 from .recovery.prr import ProportionalRateReduction
-from .rtt import SECOND, RoundTripTime
+from .rtt import SECOND, RoundTripTime, ns
 from .sendqueue import SendQueue, Span
 from .state import Cause, State, next_state
 from .tcb import TCB, TIMESTAMPS_LENGTH, headers_length
-from .timers import NEVER, Timer, Timers
+from .timeouts import TIMEOUTS
+from .timers import Timer, Timers
 
-R1 = 3  # transmissions after which the application is told (RFC 9293 SHLD-9, SHLD-10)
 FIRST_BUFFER = 128 << 10  # octets, where receive buffers are autotuned
 CHALLENGE_ACKS = 10  # in CHALLENGE_PERIOD (RFC 5961 7)
 CHALLENGE_PERIOD = 5 * SECOND
@@ -69,11 +69,11 @@ class Connection:
     """
 
     __slots__ = (
-        *("_ack_delay", "_challenges", "_persists", "_prr", "_ready", "_undo", "ack_due"),
+        *("_ack_delay", "_challenges", "persists", "prr", "_ready", "undo", "ack_due"),
         *("cc", "closed_by_application", "duplicate_acks", "config", "error", "flow", "force"),
         *("dscp", "heard_at", "held", "keepalive", "listener", "log_entry", "observer", "pacer"),
-        *("_keepalives", "_window_began", "_window_end", "passive", "probe_peer", "queue"),
-        *("progress", "reported", "reports"),
+        *("keepalives", "_window_began", "_window_end", "passive", "probe_peer", "queue"),
+        *("timeouts", "progress", "reported", "reports"),
         *("reassembly", "recovery", "reset_due", "restart_window", "rtt", "state"),
         *("syn_lost", "tcb", "timers", "wake_at"),
     )
@@ -100,11 +100,11 @@ class Connection:
         )
         self.reassembly = Reassembly(most)
         self._window_began = self._window_end = 0  # for autotuning: since when, and up to where
-        self.rtt = RoundTripTime(_ns(config.initial_rto), _ns(config.min_rto), _ns(config.max_rto))
+        self.rtt = RoundTripTime(ns(config.initial_rto), ns(config.min_rto), ns(config.max_rto))
         self.timers, self.pacer = Timers(), Pacer()
         self.recovery: Recovery = STRATEGIES[config.recovery]()
-        self._undo: CongestionControl | None = None  # as it was before the last loss episode
-        self._prr: ProportionalRateReduction | None = None  # in fast recovery
+        self.undo: CongestionControl | None = None  # as it was before the last loss episode
+        self.prr: ProportionalRateReduction | None = None  # in fast recovery
         self.use_mss(config.mss)
         self.reported: tuple[IcmpError, int] | None = None  # the last ICMP error, and when
         self.syn_lost = False  # our SYN had to be sent again
@@ -120,15 +120,15 @@ class Connection:
         self.dscp = config.dscp  # may be changed at any time (RFC 9293 SHLD-21)
         self.keepalive = config.keepalive
         self.probe_peer = False  # a keep-alive is due
-        self._keepalives = 0  # unanswered in a row
+        self.keepalives = 0  # unanswered in a row
         self.reports: deque[tuple[int, str, str]] = deque(maxlen=100)  # (time in ns, what, text)
         self.closed_by_application = False
         self.observer = observer
         self.log_entry: Any = None  # the observer's
         self.wake_at: int | None = None  # the stack's
         self._ready = ready
-        self._ack_delay = _ns(config.delayed_ack)
-        self._persists = 0  # persist timeouts in a row
+        self._ack_delay = ns(config.delayed_ack)
+        self.persists = self.timeouts = 0  # persist and retransmission timeouts in a row
         self._challenges = [(0, 0), (0, 0)]  # (since, how many) unforged and perhaps forged
 
     def __repr__(self) -> str:
@@ -175,7 +175,7 @@ class Connection:
             self._ready[self] = None
             if urgent:
                 self.tcb.snd.up = self.queue.end
-        self.note(Event.CALL, now, new="send", value=taken)
+            self.note(Event.CALL, now, new="send", value=taken)
         return taken
 
     def recv(self, max_bytes: int, now: int) -> bytes:
@@ -260,7 +260,9 @@ class Connection:
     def receive(self, segment: Segment, now: int) -> None:
         """A segment of this connection arrived."""
         self.heard_at = now
-        self._keepalives = 0
+        if self.keepalives:
+            self.keepalives = 0
+            self.set_keepalive(self.keepalive, now)
         unwrap_numbers(self, segment)
         if not predicted(self, segment, now):
             segment_arrives(self, segment, now)
@@ -299,25 +301,9 @@ class Connection:
     def handle_timer(self, now: int) -> None:
         """Act on the timers that are due."""
         for timer in self.timers.expired(now):
-            if timer is Timer.PACING:
-                continue  # no row for each segment: its departure has one
-            self.note(Event.TIMER_FIRED, now, new=timer.label)
-            match timer:
-                case Timer.REORDERING:
-                    self._reordering_timeout(now)
-                case Timer.LOSS_PROBE:
-                    self._probe_timeout(now)
-                case Timer.RETRANSMISSION:
-                    self._retransmission_timeout(now)
-                case Timer.PERSIST:
-                    self._persist_timeout(now)
-                case Timer.DELAYED_ACK:
-                    self.owe_ack(Why.DELAYED_ACK)
-                case Timer.KEEPALIVE:
-                    self._keepalive_timeout(now)
-                case Timer.TIME_WAIT:
-                    over = self.state is State.TIME_WAIT
-                    self.transition(Cause.TIME_WAIT_OVER if over else Cause.TIMEOUT, now)
+            if timer is not Timer.PACING:  # no row for each segment: its departure has one
+                self.note(Event.TIMER_FIRED, now, new=timer.label)
+            TIMEOUTS[timer](self, now)
         self._ready[self] = None
 
     # --- what the steps of arrives.py and output.py call ---
@@ -365,7 +351,7 @@ class Connection:
 
     def wait_time_wait(self, now: int) -> None:
         """(Re)start the 2 MSL timer."""
-        self.set_timer(Timer.TIME_WAIT, now + _ns(self.config.time_wait), now)
+        self.set_timer(Timer.TIME_WAIT, now + ns(self.config.time_wait), now)
 
     def challenge_ack(self, now: int, forged: bool = True) -> None:
         """Owe a challenge ACK, unless too many were sent lately (RFC 5961 7).
@@ -390,10 +376,10 @@ class Connection:
             return False
         ts, rcv = self.tcb.ts, self.tcb.rcv
         newer = unwrap(syn.raw_seq, rcv.irs, rcv.nxt) > rcv.nxt
-        if ts.on and syn.tsval is not None:
-            ahead = (syn.tsval - ts.recent) & 0xFFFFFFFF
-            return 0 < ahead < 1 << 31 or (ahead == 0 and newer)
-        return newer
+        if syn.tsval is None or not self.config.timestamps:
+            return newer
+        ahead = (syn.tsval - ts.recent) & 0xFFFFFFFF
+        return not ts.on or 0 < ahead < 1 << 31 or (ahead == 0 and newer)
 
     def leave_time_wait(self, now: int) -> None:
         """The same ports are used anew."""
@@ -404,8 +390,8 @@ class Connection:
         self.keepalive = seconds
         if seconds is None:
             self.stop_timer(Timer.KEEPALIVE, now)
-        elif self.synchronized:
-            self.set_timer(Timer.KEEPALIVE, now + _ns(seconds), now)
+        elif self.synchronized and self.state is not State.TIME_WAIT:
+            self.set_timer(Timer.KEEPALIVE, now + ns(seconds), now)
 
     def report(self, what: str, text: str, now: int) -> None:
         """Trouble that is no error, or urgent data: for the application (RFC 9293 3.9.1.8)."""
@@ -435,20 +421,32 @@ class Connection:
             self._undo_reduction()
         elif verdict is Verdict.RESTART:
             self.cc.timed_out(self.recovery.flight, False, ack.now)
+            self.answer_marks()
         elif verdict is not None:
-            self._undo = copy(self.cc) if verdict is Verdict.LOST else None
-            self.cc.lost(self.recovery.flight, ack.now)
-            if self.recovery.selective and not self.cc.in_recovery and phase is not before:
+            self.answer_marks()
+            self.undo = copy(self.cc) if verdict is Verdict.LOST else None
+            # A lost tail shows when little is out: what was out before is what cwnd allowed.
+            tail = verdict is Verdict.REPAIRED
+            self.cc.lost(self.cc.cwnd if tail else self.recovery.flight, ack.now)
+            if self.recovery.selective and not self.cc.in_recovery and phase is not Phase.OPEN:
                 sent = queue.sent_octets
-                self._prr = ProportionalRateReduction(ack.flight, sent, snd.mss)
+                self.prr = ProportionalRateReduction(ack.flight, sent, snd.mss)
         usual = ack.octets > 0 and before is not Phase.FAST_RECOVERY
         if self.cc.in_recovery or (usual and verdict is None and not ack.marked):
             self.cc.acked(ack)
         elif phase is Phase.OPEN and before is Phase.FAST_RECOVERY and verdict is None:
             self._end_recovery()
-        if self._prr is not None and phase is Phase.FAST_RECOVERY:
+        told = ack.delivered or verdict is not None
+        if told and self.prr is not None and phase is Phase.FAST_RECOVERY:
             pipe = self.recovery.in_flight(snd, queue)
-            self.cc.cwnd = self._prr.window(ack, pipe, queue.sent_octets, self.cc.ssthresh)
+            self.cc.cwnd = self.prr.window(ack, pipe, queue.sent_octets, self.cc.ssthresh)
+
+    def answer_marks(self) -> None:
+        """Whatever made us send less, it is also the answer to the marks of this window: CWR, and
+        no second reduction (RFC 3168 6.1.2).
+        """
+        if self.tcb.ecn:
+            self.tcb.snd.say_cwr, self.tcb.snd.reduced = True, self.tcb.snd.nxt
 
     def _end_recovery(self) -> None:
         """cwnd <- ssthresh; without PRR no more than a segment above what is out, so that no burst
@@ -456,22 +454,23 @@ class Connection:
         """
         snd, cc = self.tcb.snd, self.cc
         cc.cwnd = cc.ssthresh
-        if self._prr is None:
+        if self.prr is None:
             cc.cwnd = min(cc.ssthresh, max(snd.nxt - snd.una, snd.mss) + snd.mss)
-        self._prr = None
+        self.prr = None
 
     def _undo_reduction(self) -> None:
         """The last loss episode was a false alarm: as if it had not been (RFC 4015 3)."""
-        if self._undo is not None:
-            self._undo.cwnd = max(self._undo.cwnd, self.cc.cwnd)
-            self.cc, self._undo = self._undo, None
-        self._prr = None
+        if self.undo is not None:
+            self.undo.cwnd = max(self.undo.cwnd, self.cc.cwnd)
+            self.cc, self.undo = self.undo, None
+        self.prr = None
 
     def restart_retransmission_timer(self, now: int) -> None:
         """New data was acknowledged: (5.3) restart the timer, (5.2) stop it when all is (RFC
         6298).
         """
         self.progress = True
+        self.timeouts = 0
         if self.queue.spans:
             self.set_timer(Timer.RETRANSMISSION, now + self.rtt.rto, now)
         else:
@@ -496,7 +495,7 @@ class Connection:
         if self.tcb.snd.wnd:
             interval = min(max(self.rtt.rto, SECOND // 10), SECOND)
         else:
-            interval = min(self.rtt.rto << min(self._persists, 16), _ns(self.config.max_rto))
+            interval = min(self.rtt.rto << min(self.persists, 16), ns(self.config.max_rto))
         self.set_timer(Timer.PERSIST, now + interval, now)
 
     def window_opened(self, now: int) -> None:
@@ -504,7 +503,7 @@ class Connection:
 
         R2 counts from here (RFC 9293 MUST-37).
         """
-        self._persists = 0
+        self.persists = 0
         self.stop_timer(Timer.PERSIST, now)
         spans = self.queue.spans
         for span in spans:
@@ -558,6 +557,10 @@ class Connection:
         error = self.reported[0]
         return f"; {error.reporter} says: {error.problem.text}"
 
+    def _opened(self, now: int) -> None:
+        if self.observer is not None:
+            self.observer.opened(self, now)
+
     def _tune_buffer(self, now: int) -> None:
         """Double the receive buffer when the peer fills the whole window within two round trips:
         then it may be the window that limits it.
@@ -569,104 +572,3 @@ class Connection:
         if self._window_end and quick and capacity < self.config.receive_buffer:
             self.reassembly.capacity = min(2 * capacity, self.config.receive_buffer)
         self._window_began, self._window_end = now, rcv.nxt + rcv.wnd
-
-    # --- timeouts (RFC 9293 3.10.8) ---
-
-    def _opened(self, now: int) -> None:
-        if self.observer is not None:
-            self.observer.opened(self, now)
-
-    def _retransmission_timeout(self, now: int) -> None:
-        """RFC 6298 5.4 to 5.7, and R2 of RFC 9293 3.8.3."""
-        spans = self.queue.spans
-        if not spans:
-            return
-        first = spans[0]
-        is_syn = first.start == 0
-        limit = self.config.syn_timeout if is_syn else self.config.user_timeout
-        if now - first.first_sent >= _ns(limit):
-            self._give_up(first, "SYN" if is_syn else "data", now)
-            return
-        if first.times == R1:
-            text = f"sent {first.times} times without an answer from {self.peer()}"
-            self.report("excessive-retransmission", text, now)
-        before, lost = self.recovery.phase, self.queue.lost_octets
-        snd = self.tcb.snd
-        if is_syn:
-            self.syn_lost = True
-        else:
-            again = first.why is Why.TIMEOUT
-            if not again:
-                self._undo, self._prr = copy(self.cc), None
-            self.cc.timed_out(snd.nxt - snd.una, again, now)
-        self.recovery.timed_out(snd, self.queue, now)
-        self.note_phase(before, lost, Why.TIMEOUT, now)
-        self.rtt.back_off()
-
-    def _reordering_timeout(self, now: int) -> None:
-        """What was late is lost (RFC 8985 6.2 step 5)."""
-        snd, queue = self.tcb.snd, self.queue
-        before, lost = self.recovery.phase, queue.lost_octets
-        nothing = Ack(now, snd.una, snd.nxt, self.recovery.in_flight(snd, queue))
-        verdict = self.recovery.late(snd, queue, now)
-        nothing.lost = queue.lost_octets - lost
-        if verdict is not None:
-            self.adjust_window(nothing, before, verdict)
-        self.note_phase(before, lost, Why.RACK, now)
-
-    def _probe_timeout(self, now: int) -> None:
-        """Tail loss probe: one new segment, or the last one again (RFC 8985 7.3)."""
-        snd, queue = self.tcb.snd, self.queue
-        if not queue.spans:
-            return
-        new = min(queue.end - snd.nxt, snd.una + snd.wnd - snd.nxt, snd.mss)
-        if new > 0:
-            self.force = Why.TAIL_LOSS_PROBE
-            self.recovery.probed(snd.nxt + new, again=False)
-        else:
-            queue.mark_lost(queue.spans[-1], Why.TAIL_LOSS_PROBE, urgently=True)
-            self.recovery.probed(snd.nxt, again=True)
-        self.set_timer(Timer.RETRANSMISSION, now + self.rtt.rto, now)
-
-    def _persist_timeout(self, now: int) -> None:
-        """Probe the window: repeat what is in flight, or send one octet more (RFC 9293 3.8.6.1)."""
-        self._persists += self.tcb.snd.wnd == 0
-        spans = self.queue.spans
-        if not spans:
-            self.force = Why.WINDOW_PROBE if self.tcb.snd.wnd == 0 else Why.SWS_OVERRIDE
-        elif now - self.heard_at >= _ns(self.config.user_timeout):  # MUST-37: not while it answers
-            self._give_up(spans[0], "window probes", now)
-        else:
-            self.queue.mark_lost(spans[0], Why.WINDOW_PROBE, urgently=True)
-
-    def _keepalive_timeout(self, now: int) -> None:
-        """Probe a silent peer, and give up when several probes stay unanswered (3.8.4)."""
-        if self.keepalive is None:
-            return
-        interval = self.config.keepalive_interval if self._keepalives else self.keepalive
-        due = self.heard_at + _ns(self.keepalive)
-        idle = not self.queue.spans and not self.queue.data  # MUST-26
-        if idle and now >= due:
-            if self._keepalives >= self.config.keepalive_probes:
-                text = f"no answer from {self.peer()} to {self._keepalives} keep-alives"
-                self.fail(TimeoutError(errno.ETIMEDOUT, text), Cause.TIMEOUT, now)
-                return
-            self._keepalives += 1
-            self.probe_peer = True
-            due = now + _ns(self.config.keepalive_interval)
-        elif due <= now:
-            due = now + _ns(interval)
-        self.set_timer(Timer.KEEPALIVE, due, now)
-
-    def _give_up(self, span: Span, what: str, now: int) -> None:
-        seconds = (now - span.first_sent) / SECOND
-        error = TimeoutError(
-            errno.ETIMEDOUT,
-            f"no answer from {self.peer()} to {what} sent {span.times} times in {seconds:.1f} s"
-            f"{self.heard(span.first_sent)}",
-        )
-        self.fail(error, Cause.TIMEOUT, now)
-
-
-def _ns(seconds: float) -> int:
-    return round(min(seconds * SECOND, NEVER))

@@ -117,6 +117,7 @@ def _resend_lost(conn: "Connection", now: int, out: list[Segment]) -> None:
         if span is queue.spans[0] and span.why not in PROBES:  # a new time to wait
             conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
         queue.resent(span, now)
+        snd.sent_at = now
         if queue.rate is not None:
             _departs(conn, span, now)
         out.append(_segment(conn, flags, span.start, data, span.why, now))
@@ -276,7 +277,9 @@ def _segment(
         seg.tsecr = ts.recent if flags & ACK else 0
     if tcb.sack and flags & (SYN | ACK) == ACK and conn.reassembly.worth_reporting:
         room = snd.mss - len(data) - SACK_HEADER
-        seg.blocks = conn.reassembly.blocks(min(max(0, room // SACK_BLOCK), 3 if ts.on else 4))
+        blocks = conn.reassembly.blocks(min(max(0, room // SACK_BLOCK), 3 if ts.on else 4))
+        # A FIN behind the data has its number too.
+        seg.blocks = tuple((left, right + (right == rcv.fin)) for left, right in blocks)
         seg.sack = wrap_blocks(seg.blocks, rcv.irs)
     if tcb.ecn and not flags & SYN:
         _mark_ecn(conn, seg, new)

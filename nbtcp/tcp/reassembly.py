@@ -6,10 +6,11 @@ options report (RFC 2018, RFC 2883).
 """
 
 from collections import deque
+from itertools import islice
 
 from .ranges import Range, Ranges
 
-_REMEMBERED = 4  # arrivals beyond holes, the latest first: no option holds more blocks
+_REMEMBERED = 4  # ranges, those in which data arrived last first: no option holds more blocks
 
 
 class Reassembly:
@@ -25,7 +26,7 @@ class Reassembly:
         self.duplicate: Range | None = None  # arrived twice, and not reported yet
         self._ready: deque[bytes] = deque()
         self._pieces: dict[int, bytes] = {}  # what waits, by its start; no two overlap
-        self._latest: deque[int] = deque(maxlen=_REMEMBERED)
+        self._latest: list[int] = []
 
     @property
     def has_holes(self) -> bool:
@@ -56,8 +57,9 @@ class Reassembly:
             self.append(piece)
             nxt += len(piece)
         self.ranges.cut_before(nxt)
-        if start > nxt:
-            self._latest.appendleft(start)
+        if (block := self.ranges.find(start)) is not None:
+            known = (at for at in self._latest if not block[0] <= at < block[1])
+            self._latest = [start, *known][:_REMEMBERED]
         return nxt
 
     def cut(self, end: int) -> None:
@@ -84,6 +86,8 @@ class Reassembly:
         for position in positions:
             if (block := self.ranges.find(position)) is not None:
                 waiting[block] = None
+        if len(waiting) < most:  # as many as there are, and fit
+            waiting.update(dict.fromkeys(islice(self.ranges, most)))
         return (*first, *waiting)[:most]
 
     def read(self, most: int) -> bytes:

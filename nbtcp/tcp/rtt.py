@@ -5,6 +5,11 @@ GRANULARITY = 1_000_000  # G of RFC 6298: a clock tick
 FALLBACK_RTO = 3 * SECOND  # after a SYN was sent more than once (RFC 6298 5.7)
 
 
+def ns(seconds: float) -> int:
+    """Seconds in nanoseconds; without end it is later than any clock."""
+    return round(min(seconds * SECOND, 1 << 62))
+
+
 class RoundTripTime:
     """SRTT, RTTVAR and RTO; `srtt` is None until the first sample."""
 

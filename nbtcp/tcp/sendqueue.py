@@ -20,7 +20,7 @@ class Span:
     """One segment in flight, `start` up to but not including `end`."""
 
     __slots__ = (
-        *("end", "first_sent", "lost", "rate", "sacked", "sent", "start", "times"),
+        *("end", "first_sent", "lost", "order", "rate", "sacked", "sent", "start", "times"),
         *("urgently", "why"),
     )
 
@@ -29,6 +29,7 @@ class Span:
         self.end = end
         self.sent = now  # last transmission, ns
         self.first_sent = now
+        self.order = 0  # of the last transmission among all: the octets sent by then
         self.times = 1  # transmissions
         self.sacked: bool = False  # the peer has it, beyond a hole
         self.lost: bool = False  # believed lost and not yet sent again
@@ -98,6 +99,7 @@ class SendQueue:
         self.spans.append(span)
         self.flight[span] = None
         self.sent_octets += end - start
+        span.order = self.sent_octets
         return span
 
     def resent(self, span: Span, now: int) -> None:
@@ -108,6 +110,7 @@ class SendQueue:
         span.times += 1
         self.flight[span] = None
         self.sent_octets += span.end - span.start
+        span.order = self.sent_octets
         self.repaired[span.start] = self.repaired.get(span.start, 0) + 1
 
     # --- what arrived ---
@@ -159,6 +162,7 @@ class SendQueue:
             span.sacked = False
         self.sacked_octets = 0
         self._sacked.clear()
+        self._fill_flight()
 
     # --- what is lost ---
 
@@ -181,9 +185,8 @@ class SendQueue:
         self._lost.clear()
         self.lost_octets = 0
         for span in self.spans:
-            if span.lost:
-                span.lost = False
-                self.flight[span] = None
+            span.lost = False
+        self._fill_flight()
 
     def next_lost(self) -> Span | None:
         """The oldest span that is lost and still unacknowledged."""
@@ -215,6 +218,11 @@ class SendQueue:
         heapify(self._lost)
 
     # --- inside ---
+
+    def _fill_flight(self) -> None:
+        """What is neither lost nor SACKed is out there, in the order in which it was sent."""
+        out = [span for span in self.spans if not (span.lost or span.sacked)]
+        self.flight = OrderedDict.fromkeys(sorted(out, key=lambda span: span.order))
 
     def _leave(self, span: Span) -> None:
         """`span` has arrived: it is no longer lost, in flight or SACKed."""

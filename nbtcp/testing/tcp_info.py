@@ -45,7 +45,7 @@ def tcp_info(conn: Connection, now: int) -> dict[str, int]:
     info = {
         "state": STATES[conn.state],
         "ca_state": CA_STATES.get(conn.recovery.phase.name),
-        "probes": conn._persists,
+        "probes": conn.persists,
         "options": options,
         "snd_wscale": snd.shift,
         "rcv_wscale": rcv.shift,

@@ -100,8 +100,7 @@ class Recovery:
         """Was the timeout a false alarm? RFC 5682, its SACK version where there is SACK (3.1)."""
         if self.probing is Probing.OFF or not (ack.octets or ack.duplicate or ack.sacked):
             return None
-        originals = ack.sacked + [span for span in ack.done if not span.sacked]
-        if self.selective and any(map(self._is_original, originals)):
+        if self.selective and any(map(self._is_original, ack.arrived)):
             return self._spurious(queue)
         if self.probing is Probing.REPEATED:
             # (2) only an acknowledgment that leaves something open lets us go on probing

@@ -84,14 +84,16 @@ class NewReno(Recovery):
 
 
 class Reno(NewReno):
-    """Any new acknowledgment ends fast recovery (RFC 5681 3.2 step 6)."""
+    """Any new acknowledgment ends fast recovery (RFC 5681 3.2 step 6), and three more duplicates
+    begin it again: of `recover` only NewReno knows.
+    """
 
     __slots__ = ()
     false_alarms = False
 
     def _partial_ack(self, octets: int, snd: SendVariables, queue: SendQueue) -> None:
         self.phase = Phase.OPEN
-        self._departed = 0
+        self.recover = self._departed = 0
 
 
 class Tahoe(NewReno):

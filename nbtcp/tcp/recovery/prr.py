@@ -19,7 +19,10 @@ class ProportionalRateReduction:
         self._mss = mss
 
     def window(self, ack: Ack, pipe: int, sent: int, ssthresh: int) -> int:
-        """cwnd after `ack`; `pipe` is in flight now, `sent` is all that was ever sent."""
+        """cwnd after `ack`; `pipe` is in flight now, `sent` is all that was ever sent.
+
+        It is never less than a segment, or nothing could be sent when all that was out is lost.
+        """
         self._delivered += ack.delivered
         out = sent - self._sent_before  # prr_out
         if pipe > ssthresh:
@@ -33,4 +36,4 @@ class ProportionalRateReduction:
             count = min(ssthresh - pipe, count)
         if out == 0:
             count = max(count, self._mss)  # the fast retransmit itself
-        return pipe + max(count, 0)
+        return max(pipe + max(count, 0), self._mss)

@@ -7,7 +7,7 @@ reordered: not at all until reordering was seen, then min_RTT/4 or more.
 
 from ...why import Why
 from ..ack import Ack
-from ..rtt import SECOND, RoundTripTime
+from ..rtt import GRANULARITY, SECOND, RoundTripTime
 from ..sendqueue import SendQueue, Span
 from ..tcb import TICK, SendVariables
 from .base import DUPLICATE_THRESHOLD, Phase, Verdict
@@ -30,7 +30,9 @@ class Rack(Sack):
         super().__init__()
         self.min_rtt: int | None = None
         self._rtt = 0  # RACK.rtt: of the segment sent last among those that have arrived
-        self._sent = (-1, 0)  # when that one was sent, and its end: RACK.xmit_ts, RACK.end_seq
+        # Its place among all transmissions, for RACK.xmit_ts and RACK.end_seq: in one instant new
+        # data may leave before what is lost, and sequence numbers would not tell.
+        self._sent = 0
         self._fack = 0  # the highest position that has arrived
         self._seen = False  # RACK.reordering_seen
         self._reo_wnd_mult = 1
@@ -57,8 +59,8 @@ class Rack(Sack):
     ) -> None:
         if ack.rtt is not None:  # step 1, without a window: paths of one connection change seldom
             self.min_rtt = ack.rtt if self.min_rtt is None else min(self.min_rtt, ack.rtt)
-        for span in (*ack.done, *ack.sacked):
-            self._update(span, ack)  # steps 2 and 3
+        for span in sorted(ack.arrived):  # steps 2 and 3; what one ACK reports is not reordered
+            self._update(span, ack)
         self._update_reordering_window(ack, snd)  # step 4
         self._detect(queue, self._reordering_window(queue, rtt, snd.mss), ack.now)  # step 5
 
@@ -73,8 +75,8 @@ class Rack(Sack):
                 return
             if self.min_rtt is not None and rtt < self.min_rtt:
                 return
-        if (span.sent, span.end) > self._sent:
-            self._rtt, self._sent = rtt, (span.sent, span.end)
+        if span.order > self._sent:
+            self._rtt, self._sent = rtt, span.order
 
     def _update_reordering_window(self, ack: Ack, snd: SendVariables) -> None:
         """Step 4: a D-SACK means that we were hasty; wider, once a round."""
@@ -102,7 +104,7 @@ class Rack(Sack):
         """Step 5: all that was sent before the segment of step 2, and a window ago."""
         self._deadline, lost = None, []
         for span in queue.flight:
-            if (span.sent, span.end) >= self._sent:
+            if span.order >= self._sent:
                 break
             due = span.sent + self._rtt + window
             if due <= now:
@@ -132,14 +134,14 @@ class Rack(Sack):
     # --- TLP: section 7 ---
 
     def probe_timeout(self, queue: SendQueue, rtt: RoundTripTime) -> int | None:
-        """7.2: PTO = 2*SRTT, and TLP.max_ack_delay more when only one segment is out."""
+        """7.2: PTO = 2*SRTT, a tick at least, and TLP.max_ack_delay more for a single segment."""
         calm = self.phase is Phase.OPEN and not queue.sacked_octets and not queue.lost_octets
         idle = self._probe_end is None and self._measured  # no probe is out (7.3)
         if not calm or not idle or not queue.spans:
             return None
         if rtt.srtt is None:
             return INITIAL_PROBE
-        return 2 * rtt.srtt + (MAX_ACK_DELAY if len(queue.spans) == 1 else 0)
+        return max(2 * rtt.srtt, GRANULARITY) + (MAX_ACK_DELAY if len(queue.spans) == 1 else 0)
 
     def probed(self, end: int, again: bool) -> None:
         self._probe_end, self._probe_again, self._measured = end, again, False

@@ -15,12 +15,13 @@ from .base import DUPLICATE_THRESHOLD, Phase, Recovery, Verdict
 class Sack(Recovery):
     """Lost is what three segments behind it have outrun (IsLost of RFC 6675 4)."""
 
-    __slots__ = ("_looked_at",)
+    __slots__ = ("_duplicates", "_looked_at")
 
     selective = True
 
     def __init__(self) -> None:
         super().__init__()
+        self._duplicates = 0  # DupAcks: acknowledgments in a row that only SACK something new
         self._looked_at = 0  # up to here losses have been looked for
 
     def acked(
@@ -55,10 +56,16 @@ class Sack(Recovery):
     def find_losses(
         self, ack: Ack, snd: SendVariables, queue: SendQueue, rtt: RoundTripTime
     ) -> None:
-        """IsLost: DupThresh ranges, or more than DupThresh - 1 segments, were SACKed above.
+        """IsLost: DupThresh ranges, or more than DupThresh - 1 segments, were SACKed above; where
+        the segments are small DupThresh acknowledgments do for the first hole (5, step 2).
 
         A retransmission that is lost again is not noticed: it takes a timeout.
         """
+        if ack.octets:
+            self._duplicates = 0
+        self._duplicates += bool(ack.sacked)
+        if self._duplicates >= DUPLICATE_THRESHOLD and self.phase is Phase.OPEN and queue.spans:
+            queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
         limit = self._lost_below(snd.mss, queue)
         if limit <= self._looked_at:
             return

@@ -1,0 +1,145 @@
+"""TIMEOUTS: RFC 9293 3.10.8, one function per timer, and those that later RFCs have added.
+
+As the steps of arrives.py they change the connection and leave it to output.py to send.
+"""
+
+import errno
+from collections.abc import Callable
+from copy import copy
+from typing import TYPE_CHECKING
+
+from ..why import Why
+from .ack import Ack
+from .rtt import SECOND, ns
+from .sendqueue import Span
+from .state import Cause, State
+from .timers import Timer
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+R1 = 3  # retransmissions after which the application is told (RFC 9293 SHLD-9, SHLD-10)
+
+
+def _retransmission_timeout(conn: "Connection", now: int) -> None:
+    """RFC 6298 5.4 to 5.7, and R2 of RFC 9293 3.8.3."""
+    spans = conn.queue.spans
+    if not spans:
+        return
+    first = spans[0]
+    is_syn = first.start == 0
+    limit = conn.config.syn_timeout if is_syn else conn.config.user_timeout
+    if now - first.first_sent >= ns(limit):
+        _give_up(conn, first, "SYN" if is_syn else "data", now)
+        return
+    conn.timeouts += 1
+    if conn.timeouts == R1 + 1:
+        text = f"sent {first.times} times without an answer from {conn.peer()}"
+        conn.report("excessive-retransmission", text, now)
+    before, lost = conn.recovery.phase, conn.queue.lost_octets
+    snd = conn.tcb.snd
+    if is_syn:
+        conn.syn_lost = True
+    else:
+        again = first.why is Why.TIMEOUT
+        if not again:
+            conn.undo, conn.prr = copy(conn.cc), None
+        conn.cc.timed_out(snd.nxt - snd.una, again, now)
+        conn.answer_marks()
+    conn.recovery.timed_out(snd, conn.queue, now)
+    conn.note_phase(before, lost, Why.TIMEOUT, now)
+    conn.rtt.back_off()
+
+
+def _reordering_timeout(conn: "Connection", now: int) -> None:
+    """What was late is lost (RFC 8985 6.2 step 5)."""
+    snd, queue = conn.tcb.snd, conn.queue
+    before, lost = conn.recovery.phase, queue.lost_octets
+    nothing = Ack(now, snd.una, snd.nxt, conn.recovery.in_flight(snd, queue))
+    verdict = conn.recovery.late(snd, queue, now)
+    nothing.lost = queue.lost_octets - lost
+    if verdict is not None:
+        conn.adjust_window(nothing, before, verdict)
+    conn.note_phase(before, lost, Why.RACK, now)
+
+
+def _probe_timeout(conn: "Connection", now: int) -> None:
+    """Tail loss probe: one new segment, or the last one again (RFC 8985 7.3)."""
+    snd, queue = conn.tcb.snd, conn.queue
+    if not queue.spans:
+        return
+    new = min(queue.end - snd.nxt, snd.una + snd.wnd - snd.nxt, snd.mss)
+    if new > 0:
+        conn.force = Why.TAIL_LOSS_PROBE
+        conn.recovery.probed(snd.nxt + new, again=False)
+    else:
+        queue.mark_lost(queue.spans[-1], Why.TAIL_LOSS_PROBE, urgently=True)
+        conn.recovery.probed(snd.nxt, again=True)
+    conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
+
+
+def _persist_timeout(conn: "Connection", now: int) -> None:
+    """Probe the window: repeat what is in flight, or send one octet more (RFC 9293 3.8.6.1)."""
+    conn.persists += conn.tcb.snd.wnd == 0
+    spans = conn.queue.spans
+    if not spans:
+        conn.force = Why.WINDOW_PROBE if conn.tcb.snd.wnd == 0 else Why.SWS_OVERRIDE
+    elif now - conn.heard_at >= ns(conn.config.user_timeout):  # MUST-37: not while it answers
+        _give_up(conn, spans[0], "window probes", now)
+    else:
+        conn.queue.mark_lost(spans[0], Why.WINDOW_PROBE, urgently=True)
+
+
+def _keepalive_timeout(conn: "Connection", now: int) -> None:
+    """Probe a silent peer, and give up when several probes stay unanswered (3.8.4)."""
+    if conn.keepalive is None:
+        return
+    interval = conn.config.keepalive_interval if conn.keepalives else conn.keepalive
+    due = conn.heard_at + ns(conn.keepalive)
+    idle = not conn.queue.spans and not conn.queue.data  # MUST-26
+    if idle and now >= due:
+        if conn.keepalives >= conn.config.keepalive_probes:
+            text = f"no answer from {conn.peer()} to {conn.keepalives} keep-alives"
+            conn.fail(TimeoutError(errno.ETIMEDOUT, text), Cause.TIMEOUT, now)
+            return
+        conn.keepalives += 1
+        conn.probe_peer = True
+        due = now + ns(conn.config.keepalive_interval)
+    elif due <= now:
+        due = now + ns(interval)
+    conn.set_timer(Timer.KEEPALIVE, due, now)
+
+
+def _give_up(conn: "Connection", span: Span, what: str, now: int) -> None:
+    seconds = (now - span.first_sent) / SECOND
+    error = TimeoutError(
+        errno.ETIMEDOUT,
+        f"no answer from {conn.peer()} to {what} sent {span.times} times in {seconds:.1f} s"
+        f"{conn.heard(span.first_sent)}",
+    )
+    conn.fail(error, Cause.TIMEOUT, now)
+
+
+def _delayed_ack(conn: "Connection", now: int) -> None:
+    conn.owe_ack(Why.DELAYED_ACK)
+
+
+def _pacing(conn: "Connection", now: int) -> None:
+    """The next segment may leave: transmit comes by itself."""
+
+
+def _time_wait_timeout(conn: "Connection", now: int) -> None:
+    over = conn.state is State.TIME_WAIT
+    conn.transition(Cause.TIME_WAIT_OVER if over else Cause.TIMEOUT, now)
+
+
+TIMEOUTS: dict[Timer, Callable[["Connection", int], None]] = {
+    Timer.REORDERING: _reordering_timeout,
+    Timer.LOSS_PROBE: _probe_timeout,
+    Timer.RETRANSMISSION: _retransmission_timeout,
+    Timer.PERSIST: _persist_timeout,
+    Timer.DELAYED_ACK: _delayed_ack,
+    Timer.KEEPALIVE: _keepalive_timeout,
+    Timer.PACING: _pacing,
+    Timer.TIME_WAIT: _time_wait_timeout,
+}
