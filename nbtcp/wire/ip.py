@@ -95,20 +95,33 @@ def parse_header(packet: bytes, protocol: int, least: int, captured: int | None 
     WireError.
     """
     version = packet[0] >> 4 if packet else 0
-    if version == 4:
-        header, found, fragment = _parse_ipv4(packet, captured)
-    elif version == 6:
-        header, found, fragment = _parse_ipv6(packet, captured)
-    else:
+    if version not in (4, 6):
         raise WireError(Why.NOT_TCP, "no IP packet")
+    at = (packet[0] & 15) * 4 if version == 4 else IPV6_HEADER_LENGTH
+    if not HEADER_LENGTH <= at <= len(packet):
+        raise WireError(Why.MALFORMED, f"an IP header of {at} octets in {len(packet)}")
+    if version == 4:
+        if captured is None and ones_sum(packet[:at]):
+            raise WireError(Why.BAD_CHECKSUM, "IPv4 header")
+        _, tos, end, _, fragment, ttl, found, _, addresses = _IPV4.unpack_from(packet)
+        length = end
+    else:
+        word, length, found, ttl, addresses = _IPV6.unpack_from(packet)
+        tos, fragment, end = word >> 20 & 0xFF, 0, at + length
+    if captured is not None and length == 0:
+        end = captured
+    if end < at or (captured is None and end > len(packet)):
+        raise WireError(Why.MALFORMED, f"a packet of {end} octets in {len(packet)}")
+    if version == 6:
+        found, at = _skip_extensions(packet[:end], found)
     if found != protocol:
         raise WireError(Why.NOT_TCP, f"IP protocol {found}")
-    if fragment:
+    if fragment & FRAGMENT_MASK:
         raise WireError(Why.FRAGMENT, "an IP fragment")
-    size = min(header.end, len(packet)) - header.at
+    size = min(end, len(packet)) - at
     if size < least:
         raise WireError(Why.MALFORMED, f"{size} octets hold no header of IP protocol {protocol}")
-    return header
+    return Header(tos, ttl, addresses, at, end)
 
 
 def build_header(addresses: bytes, protocol: int, size: int, tos: int = 0, ttl: int = 64) -> bytes:
@@ -136,34 +149,6 @@ def mark_congestion(packet: bytes) -> bytes:
     elif packet[0] >> 4 == 6 and packet[1] >> 4 & 3 in (1, 2):  # the traffic class is 4 bits later
         marked[1] |= 0x30
     return bytes(marked)
-
-
-def _parse_ipv4(packet: bytes, captured: int | None) -> tuple[Header, int, int]:
-    """Header, protocol, and whether it is a fragment."""
-    at = (packet[0] & 15) * 4
-    if not HEADER_LENGTH <= at <= len(packet):
-        raise WireError(Why.MALFORMED, f"an IPv4 header of {at} octets in {len(packet)}")
-    if captured is None and ones_sum(packet[:at]):
-        raise WireError(Why.BAD_CHECKSUM, "IPv4 header")
-    _, tos, total, _, fragment, ttl, protocol, _, addresses = _IPV4.unpack_from(packet)
-    end = total or captured or 0
-    if end < at or (captured is None and end > len(packet)):
-        raise WireError(
-            Why.MALFORMED, f"total length {end}, a header of {at}, {len(packet)} octets"
-        )
-    return Header(tos, ttl, addresses, at, end), protocol, fragment & FRAGMENT_MASK
-
-
-def _parse_ipv6(packet: bytes, captured: int | None) -> tuple[Header, int, int]:
-    """The same; no fragment comes back from here."""
-    if len(packet) < IPV6_HEADER_LENGTH:
-        raise WireError(Why.MALFORMED, f"{len(packet)} octets hold no IPv6 header")
-    word, size, kind, ttl, addresses = _IPV6.unpack_from(packet)
-    end = captured if captured and not size else IPV6_HEADER_LENGTH + size
-    if captured is None and end > len(packet):
-        raise WireError(Why.MALFORMED, f"total length {end}, {len(packet)} octets")
-    kind, at = _skip_extensions(packet[:end], kind)
-    return Header(word >> 20 & 0xFF, ttl, addresses, at, end), kind, 0
 
 
 def _skip_extensions(packet: bytes, kind: int) -> tuple[int, int]:

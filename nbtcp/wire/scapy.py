@@ -26,7 +26,8 @@ def parse(packet: bytes) -> Segment:
     checked = check(packet)
     packet = ip.plain(packet, ip.PROTOCOL_TCP, HEADER_LENGTH)
     try:
-        return _from_scapy(IP(packet) if packet[0] >> 4 == 4 else IPv6(packet), packet)
+        header = IP(packet) if packet[0] >> 4 == 4 else IPv6(packet)
+        return _from_scapy(header, checked.data)
     except Exception:  # they raise whatever their fields do
         return checked
 
@@ -36,9 +37,9 @@ def build(segment: Segment) -> bytes:
 
     Raises ValueError when data or options do not fit, as the other codec does.
     """
-    whole = to_scapy(segment)
-    packet = bytes(whole)
-    if len(packet) > _ip_length(whole) + MAX_HEADER_LENGTH + len(segment.data):
+    packet = bytes(to_scapy(segment))
+    header = ip.HEADER_LENGTH if packet[0] >> 4 == 4 else ip.IPV6_HEADER_LENGTH
+    if len(packet) > header + MAX_HEADER_LENGTH + len(segment.data):
         raise ValueError("the options do not fit into a TCP header")
     return packet
 
@@ -68,16 +69,9 @@ def to_scapy(segment: Segment) -> "Packet":
     return header / Raw(segment.data) if segment.data else header
 
 
-def _ip_length(packet: Any) -> int:
-    return ip.HEADER_LENGTH if packet.version == 4 else ip.IPV6_HEADER_LENGTH
-
-
-def _from_scapy(header: Any, packet: bytes) -> Segment:
-    from scapy.layers.inet import TCP
-
-    tcp = header[TCP]
+def _from_scapy(header: Any, data: bytes) -> Segment:
+    tcp = header.payload
     flow = pack_flow((header.src, tcp.sport), (header.dst, tcp.dport))
-    data = packet[_ip_length(header) + tcp.dataofs * 4 :]
     segment = Segment(flow, int(tcp.flags) & 0xFF, tcp.seq, tcp.ack, tcp.window, data)
     segment.urgent = tcp.urgptr
     if header.version == 4:

@@ -218,17 +218,10 @@ def build(segment: Segment) -> bytes:
     payload = options + segment.data
     offset, length = HEADER_LENGTH + len(options), HEADER_LENGTH + len(payload)
     addresses_sum, flow_sum = _flow_sums(flow)
-    tcp_sum = (
-        flow_sum  # the addresses of the pseudo-header, and the ports
-        + ip.PROTOCOL_TCP
-        + length
-        + segment.raw_seq
-        + segment.raw_ack
-        + (offset << 10 | segment.flags)
-        + segment.raw_window
-        + segment.urgent
-        + ip.ones_sum(payload)
-    )
+    fields_sum = segment.raw_seq + segment.raw_ack + segment.raw_window + segment.urgent
+    fields_sum += offset << 10 | segment.flags
+    # The pseudo-header: addresses (and the ports with them), protocol, length.
+    tcp_sum = flow_sum + ip.PROTOCOL_TCP + length + fields_sum + ip.ones_sum(payload)
     tcp = (flow, segment.raw_seq, segment.raw_ack, offset << 2, segment.flags, segment.raw_window)
     sums = (-tcp_sum % 65535, segment.urgent)
     if len(flow) != _FLOW4:
