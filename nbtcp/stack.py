@@ -151,10 +151,8 @@ class Stack:
             conn.leave_time_wait(now)
         if conn is None or conn.state <= State.LISTEN:
             self._receive_unknown(segment, now)
-            return
-        conn.receive(segment, now)
-        if conn.listener is not None:
-            conn.listener.settle(conn)
+        else:
+            conn.receive(segment, now)
 
     def transmit(self, now: int) -> list[bytes]:
         """The IP packets to put on the link at `now`."""
@@ -173,12 +171,11 @@ class Stack:
 
     def deadline(self) -> int | None:
         """When `handle_timer` is next due (ns), or None."""
-        wakeups = self._wakeups
-        while wakeups:
-            at, _, conn = wakeups[0]
+        while self._wakeups:
+            at, _, conn = self._wakeups[0]
             if conn.wake_at == at and conn.deadline() == at:
                 return at
-            heappop(wakeups)
+            heappop(self._wakeups)
             if conn.wake_at == at:  # the timer was moved or stopped since
                 conn.wake_at = None
                 self._schedule(conn)
@@ -197,8 +194,6 @@ class Stack:
             conn = heappop(self._wakeups)[2]
             conn.wake_at = None
             conn.handle_timer(now)
-            if conn.listener is not None:
-                conn.listener.settle(conn)
             self._schedule(conn)
 
     # --- inside ---
@@ -229,8 +224,6 @@ class Stack:
             if len(self._path_mtus) >= MOST_PATH_MTUS:  # forgotten is learned again
                 self._path_mtus.clear()
             self._path_mtus[addresses(error.flow)[1]] = mtu, now
-        if conn.listener is not None:
-            conn.listener.settle(conn)
 
     def _receive_unknown(self, segment: Segment, now: int) -> None:
         """No connection has this flow: it opens one, is answered without one, or dropped."""
@@ -257,9 +250,9 @@ class Stack:
         if destination not in self._own or _is_nobodys(source):
             return Why.MISDIRECTED, None  # RFC 9293 MUST-57, MUST-63
         listener = self._listeners.get(int.from_bytes(segment.flow[-2:], "big"))
-        if listener is None:
-            return Why.NO_CONNECTION, None
-        return listener.judge(segment, self.config.syn_cookies), listener
+        if listener is not None:
+            return listener.judge(segment, self.config.syn_cookies), listener
+        return Why.NO_CONNECTION, None
 
     def _reopens(self, conn: Connection, syn: Segment) -> bool:
         """A SYN for a listener of ours, on the ports of a connection in TIME-WAIT (RFC 6191)."""
@@ -280,7 +273,6 @@ class Stack:
             conn.tcb.snd.iss = (segment.raw_ack - 1) % MODULUS
             conn.open_from_cookie(listener, syn, now)
             conn.receive(segment, now)
-            listener.settle(conn)
         return True
 
     def _cookie(self, syn: Segment, listener: Listener, now: int) -> Segment:
@@ -288,7 +280,8 @@ class Stack:
         listener.cookies_until = now + LIFETIME * PERIOD
         iss = initial_sequence_number(syn, self._secret, now)
         value = timestamp(syn, now // TICK + self._timestamp_offset(reverse_flow(syn.flow)))
-        return cookie_for(syn, iss, value, _config_for(syn.flow, self.config))
+        config = self.config if len(syn.flow) == 12 else _for_ipv6(self.config)
+        return cookie_for(syn, iss, value, config)
 
     def _host(self, flow: bytes) -> str:
         """Which of our addresses `flow` goes to; the first when it is none of them."""
@@ -305,7 +298,8 @@ class Stack:
             used = old.tcb.snd.nxt + old.tcb.snd.iss
             if 0 < (used - iss) % MODULUS < MODULUS // 2:
                 iss = (used + ISN_STEP) % MODULUS
-        conn = Connection(flow, _config_for(flow, config), iss, offset, self._ready, observer)
+        config = config if len(flow) == 12 else _for_ipv6(config)
+        conn = Connection(flow, config, iss, offset, self._ready, observer)
         mtu, since = self._path_mtus.get(addresses(flow)[1], (0, 0))
         if mtu and now - since < PATH_MTU_LIFETIME:
             conn.limit_path(mtu)
@@ -318,9 +312,8 @@ class Stack:
             if len(own) == len(destination):
                 return text
         family = "IPv6" if len(destination) == ip.IPV6_ADDRESS else "IPv4"
-        there, here = ip.format_address(destination), ", ".join(self.addresses)
-        reason = f"{there} is an {family} address, and this host has only {here}"
-        raise OSError(errno.EAFNOSUPPORT, reason)
+        reason = f"{ip.format_address(destination)} is an {family} address, and this host has only "
+        raise OSError(errno.EAFNOSUPPORT, reason + ", ".join(self.addresses))
 
     def _initial_sequence_number(self, flow: bytes, now: int) -> int:
         """ISN = M + F(localip, localport, remoteip, remoteport, secretkey) (RFC 6528 3)."""
@@ -366,18 +359,14 @@ def _is_nobodys(address: bytes) -> bool:
     return address[0] == 0xFF or address == bytes(16) or address[:12] == ip.IPV4_MAPPED
 
 
-def _config_for(flow: bytes, config: Config) -> Config:
-    """The settings of a connection: with IPv6, `mss` is less by what the IP header is longer.
+@lru_cache(maxsize=64)
+def _for_ipv6(config: Config) -> Config:
+    """With `mss` less by what the IPv6 header is longer than IPv4's.
 
     It stands for the MTU of the link, which carries both: packets of both are of one size (RFC 9293
     MUST-67).
     """
-    return config if len(flow) == 12 else _with_mss(config, max(64, config.mss - 20))
-
-
-@lru_cache(maxsize=64)
-def _with_mss(config: Config, mss: int) -> Config:
-    return config.but(mss=mss)
+    return config.but(mss=max(64, config.mss - 20))
 
 
 def _check_port(port: int) -> None:

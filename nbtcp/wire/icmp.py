@@ -42,10 +42,8 @@ class Problem(Labelled):
 
 _HARD = (Problem.PROTOCOL_UNREACHABLE, Problem.PORT_UNREACHABLE, Problem.ADMIN_PROHIBITED)
 
-_Table = dict[tuple[int, int | None], Problem]
-
 # By type and code; None is any code.
-_ICMPV4: _Table = {
+_ICMPV4: dict[tuple[int, int | None], Problem] = {
     **{(3, code): Problem.NET_UNREACHABLE for code in (0, 6, 11)},  # unreachable, unknown, TOS
     (3, 2): Problem.PROTOCOL_UNREACHABLE,
     (3, 3): Problem.PORT_UNREACHABLE,
@@ -56,7 +54,7 @@ _ICMPV4: _Table = {
     (11, None): Problem.TIME_EXCEEDED,
     (12, None): Problem.PARAMETER_PROBLEM,
 }
-_ICMPV6: _Table = {
+_ICMPV6: dict[tuple[int, int | None], Problem] = {
     (1, 0): Problem.NET_UNREACHABLE,
     **{(1, code): Problem.ADMIN_PROHIBITED for code in (1, 5, 6)},  # RFC 4443 3.1
     (1, 4): Problem.PORT_UNREACHABLE,
@@ -65,7 +63,6 @@ _ICMPV6: _Table = {
     (3, None): Problem.TIME_EXCEEDED,
     (4, None): Problem.PARAMETER_PROBLEM,  # all soft (RFC 9293 3.9.2.2)
 }
-_LARGEST_MTU = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,7 @@ def parse_icmp(packet: bytes) -> IcmpError | None:
         return None
     mtu = 0
     if problem is Problem.FRAGMENTATION_NEEDED:
-        mtu = min(int.from_bytes(message[4 if is_ipv6 else 6 : 8], "big"), _LARGEST_MTU)
+        mtu = min(int.from_bytes(message[4 if is_ipv6 else 6 : 8], "big"), 65535)
     raw_seq = int.from_bytes(about[quoted.at + 4 : quoted.at + 8], "big")
     return IcmpError(problem, flow, raw_seq, quoted.end, mtu, ip.format_address(reporter))
 

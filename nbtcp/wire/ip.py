@@ -4,7 +4,8 @@
 An address is its 4 or 16 octets everywhere inside the package; text only at the edges.
 """
 
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from contextlib import suppress
+from ipaddress import IPv6Address, ip_address
 from struct import Struct
 from typing import NamedTuple
 
@@ -51,13 +52,9 @@ class Header(NamedTuple):
 
 def pack_address(text: str) -> bytes:
     """The 4 or 16 octets of an address; ValueError when it is none, or one with a zone."""
-    try:
-        if ":" not in text:
-            return IPv4Address(text).packed
+    with suppress(ValueError):
         if "%" not in text:
-            return IPv6Address(text).packed
-    except AddressValueError:
-        pass
+            return ip_address(text).packed
     raise ValueError(f"{text!r} is no IP address such as 192.0.2.1 or 2001:db8::1")
 
 

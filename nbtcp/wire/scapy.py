@@ -56,17 +56,10 @@ def to_scapy(segment: Segment) -> "Packet":
         header = IPv6(src=source, dst=destination, hlim=segment.ttl, tc=segment.tos)
     else:
         header = IP(src=source, dst=destination, id=0, flags="DF", ttl=segment.ttl, tos=segment.tos)
-    header /= TCP(
-        sport=sport,
-        dport=dport,
-        seq=segment.raw_seq,
-        ack=segment.raw_ack,
-        flags=segment.flags,
-        window=segment.raw_window,
-        urgptr=segment.urgent,
-        options=_options(segment),
-    )
-    return header / Raw(segment.data) if segment.data else header
+    tcp = TCP(sport=sport, dport=dport, seq=segment.raw_seq, ack=segment.raw_ack)
+    tcp.flags, tcp.window, tcp.urgptr = segment.flags, segment.raw_window, segment.urgent
+    tcp.options = _options(segment)
+    return header / tcp / Raw(segment.data) if segment.data else header / tcp
 
 
 def _from_scapy(header: Any, data: bytes) -> Segment:

@@ -195,8 +195,7 @@ def parse_captured(packet: bytes, length: int) -> Segment:
     data_at = at + (offset >> 4) * 4
     if not at + HEADER_LENGTH <= data_at <= end < data_at + _MOST_DATA:
         raise WireError(Why.MALFORMED, f"data from {data_at} to {end}")
-    flow = both + packet[at : at + 4]
-    segment = Segment(flow, flags, seq, ack, window, _zeros(end - data_at))
+    segment = Segment(both + packet[at : at + 4], flags, seq, ack, window, _zeros(end - data_at))
     segment.urgent, segment.tos, segment.ttl = urgent, tos, ttl
     with suppress(WireError):  # the snaplen may cut options off
         _parse_options(packet[at + HEADER_LENGTH : data_at], segment)
@@ -243,8 +242,7 @@ def _parse_options(options: bytes, segment: Segment) -> None:
     if len(options) == _TIMESTAMPS_ONLY.size:  # RFC 7323 appendix A: what nearly all segments carry
         kind, tsval, tsecr = _TIMESTAMPS_ONLY.unpack(options)
         if kind == _NOP_NOP_TIMESTAMPS:
-            segment.tsval = tsval
-            segment.tsecr = tsecr
+            segment.tsval, segment.tsecr = tsval, tsecr
             return
     at = 0
     while at < len(options):
@@ -257,23 +255,19 @@ def _parse_options(options: bytes, segment: Segment) -> None:
         length = options[at + 1] if at + 1 < len(options) else 0
         if length < 2 or at + length > len(options):  # MUST-7
             raise WireError(Why.MALFORMED, f"TCP option {kind} of length {length}")
-        _read_option(kind, options[at + 2 : at + length], segment)
+        value = options[at + 2 : at + length]
+        match kind, length:  # a known kind of another length is treated as unknown
+            case (Option.MSS, 4):
+                segment.mss = int.from_bytes(value, "big")
+            case (Option.WSCALE, 3):
+                segment.wscale = value[0]
+            case (Option.SACK_PERMITTED, 2):
+                segment.sack_permitted = True
+            case (Option.SACK, 10 | 18 | 26 | 34):
+                segment.sack = tuple(_PAIR.iter_unpack(value))
+            case (Option.TIMESTAMPS, 10):
+                segment.tsval, segment.tsecr = _PAIR.unpack(value)
         at += length
-
-
-def _read_option(kind: int, value: bytes, segment: Segment) -> None:
-    """One option into `segment`; a known kind of a wrong length is treated as unknown."""
-    match kind, len(value):
-        case (Option.MSS, 2):
-            segment.mss = int.from_bytes(value, "big")
-        case (Option.WSCALE, 1):
-            segment.wscale = value[0]
-        case (Option.SACK_PERMITTED, 0):
-            segment.sack_permitted = True
-        case (Option.SACK, 8 | 16 | 24 | 32):
-            segment.sack = tuple(_PAIR.iter_unpack(value))
-        case (Option.TIMESTAMPS, 8):
-            segment.tsval, segment.tsecr = _PAIR.unpack(value)
 
 
 def _build_options(segment: Segment) -> bytes:
