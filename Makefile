@@ -36,7 +36,7 @@ test: .venv/.all ## run the tests, then the notebooks against their saved output
 	.venv/bin/python -m pytest --nbval-lax --nbval-cell-timeout 60 \
 		--nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
 
-soak: .venv/.all ## test for an hour: theory, random schedules, and the kernel over the whole grid of networks
+soak: .venv/.all ## test for an hour: theory, random schedules, the kernel over a grid of networks
 	@if [ "$$(id -u)" != 0 ]; then
 		echo "Not root: the grid of networks is skipped. As root, or with sudo make soak, all of it runs."
 	fi

@@ -15,7 +15,7 @@ class ConfigError(NbtcpError, ValueError):
 class Config:
     """How a host's connections behave. Sizes in octets, times in seconds.
 
-    mss                largest segment we take and send, TCP header excluded (RFC 9293 3.7.1);
+    mss                largest segment we take and send, TCP header excluded (RFC 9293 MUST-67);
                        an MTU of 1500 gives 1460; with IPv6, whose header is longer, it is 20 less
     send_buffer, receive_buffer  what one connection may hold for the network, and for the
                        application
@@ -33,23 +33,27 @@ class Config:
                        "newreno"
     initial_window     the first window, of use from one MSS on; None for RFC 6928's
                        min(10 MSS, max(2 MSS, 14600))
-    nagle              hold small segments back while one is unacknowledged (RFC 9293 3.7.4, A.3)
-    delayed_ack        longest delay of an acknowledgment, below 0.5 (RFC 9293 3.8.6.3); 0: none
+    nagle              hold small segments back while one is unacknowledged (RFC 9293 MUST-17,
+                       3.7.4, A.3)
+    delayed_ack        longest delay of an acknowledgment, below 0.5 (RFC 9293 MUST-40); 0: none
     ack_every          acknowledge at least every so many full-sized segments (RFC 9293 SHLD-19)
     initial_rto, min_rto, max_rto  RFC 6298; min_rto is 0.2 where the RFC says 1, as in Linux: it
                        guards against the peer's delayed ACK, and 1 would make every timeout five
                        times as dear
-    user_timeout       give up when data was not acknowledged for so long (RFC 9293 3.8.3, R2);
-                       math.inf: never
+    user_timeout       give up when data was not acknowledged for so long (RFC 9293 3.8.3, R2:
+                       MUST-21, SHLD-11, L-26); math.inf: never
     syn_timeout        give up when a SYN was not answered for so long (RFC 9293 MUST-23: 180)
-    keepalive          probe a connection that was silent for so long; None: never (RFC 9293 3.8.4)
+    keepalive          probe a connection that was silent for so long (RFC 9293 MUST-27); None:
+                       never, which is the default (MUST-25, MUST-28)
     keepalive_interval, keepalive_probes  between probes, and how many stay unanswered at most
+                       (MUST-29: more than one)
     syn_cookies        answer SYNs with cookies when the SYN queue is full (RFC 4987)
     autotune           begin with a receive buffer of 128 KiB, which grows up to receive_buffer when
                        the window is what limits the peer
-    dscp               Differentiated Services code point of what is sent (RFC 9293 3.9.1.9)
-    reports            tell the application of trouble that is no error yet (RFC 9293 3.9.1.8)
-    time_wait          length of TIME-WAIT; 60, as in Linux, where 2 MSL by RFC 9293 is 240
+    dscp               Differentiated Services code point of what is sent (RFC 9293 MUST-48)
+    reports            tell the application of trouble that is no error yet (RFC 9293 SHLD-20)
+    time_wait          length of TIME-WAIT (RFC 9293 MUST-13); 60, as in Linux, where 2 MSL is 240
+                       by the RFC
     ttl                time to live of the packets sent, in hops (RFC 9293 MUST-49)
     codec              "struct", or "scapy" to parse and build every packet with scapy (slow; same
                        results)

@@ -27,7 +27,7 @@ from .wire.segment import RST, Segment, addresses, format_endpoint, pack_flow, r
 from .wire.seq import MODULUS
 
 EPHEMERAL_PORTS = range(49152, 65536)  # RFC 6335 6
-ISN_TICK = 4_000  # ns: RFC 9293 3.4.1
+ISN_TICK = 4_000  # ns: RFC 9293 3.4.1, MUST-8
 ISN_STEP = 128_000  # between two connections on the same ports when the clock alone is too slow
 MOST_PATH_MTUS = 1000
 PATH_MTU_LIFETIME = 600 * 1_000_000_000  # ns: ten minutes (RFC 1191 6.3)
@@ -37,7 +37,8 @@ _CODECS = {"struct": (struct_codec.parse, struct_codec.build), "scapy": (scapy.p
 class Stack:
     """A host's TCP at one `address`, or at a sequence of them, of IPv4 and of IPv6.
 
-    Connections are opened from the first address of the peer's family, and accepted at all of them.
+    Connections are opened from the first address of the peer's family, and accepted at all of them,
+    unless one is named.
     With a `seed` everything that is random elsewhere (ISNs, ports, timestamp offsets) follows from
     it; without, from the operating system. `observer` is told every segment and decision; an
     EventLog, usually.
@@ -84,22 +85,24 @@ class Stack:
         remote: tuple[str, int],
         now: int,
         *,
+        local_address: str | None = None,
         local_port: int | None = None,
         config: Config | None = None,
         observer: Observer | None = None,
     ) -> Connection:
-        """Active OPEN to (address, port); the SYN leaves with the next `transmit`.
+        """Active OPEN to (address, port), from `local_address` if given (RFC 9293 MUST-43); the SYN
+        leaves with the next `transmit`.
 
-        Raises OSError: EADDRNOTAVAIL when the remote address can be nobody's (RFC 9293 MUST-46),
-        EAFNOSUPPORT when we have no address of its family, EADDRINUSE when the local port is taken;
-        ValueError when an address or port is none at all.
+        Raises OSError: EADDRNOTAVAIL when the remote address can be nobody's (RFC 9293 MUST-46) or
+        the local one is not ours, EAFNOSUPPORT when we have no address of its family, EADDRINUSE
+        when the local port is taken; ValueError when an address or port is none at all.
         """
         _check_port(remote[1])
         destination = ip.pack_address(remote[0])
         if _is_nobodys(destination):
             reason = f"{remote[0]} is not one host's address: multicast, broadcast or unspecified"
             raise OSError(errno.EADDRNOTAVAIL, reason)
-        source = self._source(destination)
+        source = self._source(destination, local_address)
         if local_port is None:
             local_port = self._free_port(source, remote)
         _check_port(local_port)
@@ -113,12 +116,15 @@ class Stack:
         conn.open(now)
         return conn
 
-    def listen(self, port: int, backlog: int = 128) -> Listener:
-        """Passive OPEN: SYNs for `port` are answered from now on."""
+    def listen(self, port: int, backlog: int = 128, address: str | None = None) -> Listener:
+        """Passive OPEN: SYNs for `port` are answered from now on, whatever connections the port has
+        (RFC 9293 MUST-41, MUST-42); at one `address` of ours or at all (MUST-43).
+        """
         _check_port(port)
+        place = None if address is None else self._check_own(address)
         if port in self._listeners:
             raise OSError(errno.EADDRINUSE, f"port {port} has a listener already")
-        listener = self._listeners[port] = Listener(port, max(1, backlog))
+        listener = self._listeners[port] = Listener(port, max(1, backlog), place)
         return listener
 
     def close_listener(self, listener: Listener, now: int) -> None:
@@ -233,7 +239,7 @@ class Stack:
             return
         if listener is not None and why is Why.COOKIE:
             reply = self._cookie(segment, listener, now)
-        elif why is Why.NO_CONNECTION and not segment.flags & RST:  # 3.10.7.1, CLOSED
+        elif why is Why.NO_CONNECTION and not segment.flags & RST:  # 3.10.7.1, CLOSED (L-1)
             reply = reset_for(segment, self.config.ttl)
         segment.why = why
         if reply is not None:
@@ -250,12 +256,12 @@ class Stack:
         if destination not in self._own or _is_nobodys(source):
             return Why.MISDIRECTED, None  # RFC 9293 MUST-57, MUST-63
         listener = self._listeners.get(int.from_bytes(segment.flow[-2:], "big"))
-        if listener is not None:
+        if listener is not None and listener.address in (None, destination):
             return listener.judge(segment, self.config.syn_cookies), listener
         return Why.NO_CONNECTION, None
 
     def _reopens(self, conn: Connection, syn: Segment) -> bool:
-        """A SYN for a listener of ours, on the ports of a connection in TIME-WAIT (RFC 6191)."""
+        """A SYN for a listener of ours, on the ports of a connection in TIME-WAIT (SHLD-4)."""
         return self._judge(syn)[0] in (Why.SYN, Why.COOKIE) and conn.is_new_incarnation(syn)
 
     def _opens(self, segment: Segment, listener: Listener, why: Why, now: int) -> bool:
@@ -306,8 +312,23 @@ class Stack:
         self._connections[answers] = conn
         return conn
 
-    def _source(self, destination: bytes) -> str:
-        """Our address towards `destination`: the first one of its family."""
+    def _check_own(self, address: str) -> bytes:
+        """`address` packed; OSError when it is not ours."""
+        packed = ip.pack_address(address)
+        if packed not in self._own:
+            reason = f"this host's address is {' and '.join(self.addresses)}, not {address}"
+            raise OSError(errno.EADDRNOTAVAIL, reason)
+        return packed
+
+    def _source(self, destination: bytes, wanted: str | None) -> str:
+        """Our address towards `destination`: the one that is wanted, else the first of its family,
+        for IP knows one link (RFC 9293 MUST-44).
+        """
+        if wanted is not None:
+            if len(self._check_own(wanted)) != len(destination):
+                reason = f"no way from {wanted} to {ip.format_address(destination)}: two families"
+                raise OSError(errno.EAFNOSUPPORT, reason)
+            return wanted
         for own, text in zip(self._own, self.addresses, strict=True):
             if len(own) == len(destination):
                 return text
@@ -316,7 +337,9 @@ class Stack:
         raise OSError(errno.EAFNOSUPPORT, reason + ", ".join(self.addresses))
 
     def _initial_sequence_number(self, flow: bytes, now: int) -> int:
-        """ISN = M + F(localip, localport, remoteip, remoteport, secretkey) (RFC 6528 3)."""
+        """ISN = M + F(localip, localport, remoteip, remoteport, secretkey) (RFC 6528 3,
+        SHLD-1); who has no key cannot compute F (MUST-9).
+        """
         f = blake2s(flow, digest_size=4, key=self._secret).digest()
         return (now // ISN_TICK + int.from_bytes(f, "big")) % MODULUS
 

@@ -8,8 +8,8 @@ Segments are written as packetdrill writes them, the numbers of both sides relat
     peer.sends("S. 0:0(0) ack 1 win 8000 <mss 1000>")
     peer.expect(". 1:1(0) ack 1")
 
-Options are `mss N`, `wscale N`, `sackOK`, `sack A:B C:D` and `TS val N ecr N`, in any order from the
-peer and in this one from the stack: mss, sackOK, sack, TS, wscale.
+Options are `mss N`, `sackOK`, `sack A:B C:D`, `TS val N ecr N`, `wscale N`: in this order from the
+stack, in any from the peer.
 
 `start:end` may be all there is. What `sends` is not told it puts as a TCP would: flags ".", and the
 ack and window that were sent last. What `expect` is not told it does not look at; `why` is the

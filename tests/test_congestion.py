@@ -116,6 +116,7 @@ def test_cwnd_that_is_not_used_does_not_grow(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "share"), [("reno", 0.5), ("cubic", 0.7)])
 def test_a_loss_cuts_by_what_was_in_flight(name: str, share: float) -> None:
+    """RFC 9293 MAY-18, MUST-19."""
     cc = ALGORITHMS[name](100 * MSS, MSS)
     cc.lost(40 * MSS, 0)
     assert cc.cwnd == cc.ssthresh == round(40 * MSS * share)
@@ -185,6 +186,7 @@ def test_acks_that_come_in_one_batch_count_in_full(name: str, share: float) -> N
 
 
 def test_config_knows_every_algorithm() -> None:
+    """RFC 9293 MAY-18."""
     assert set(config._CHOICES["congestion"]) == set(ALGORITHMS)
     assert Config().congestion == "cubic"
 

@@ -225,11 +225,12 @@ both_families = pytest.mark.parametrize("ipv6", [False, True], ids=["IPv4", "IPv
 def test_a_soft_error_ends_nothing_and_is_told_in_the_end(
     ipv6: bool, number: tuple[int, int]
 ) -> None:
-    """RFC 9293 MUST-54, MUST-56, SHLD-25."""
+    """RFC 9293 MUST-54, MUST-56, SHLD-25, U-2."""
     peer = Peer(ipv6=ipv6)
     peer.connects()
     assert peer.reports(*number) == "remembered"
     assert peer.state is State.SYN_SENT
+    assert [what for _, what, _ in peer.conn.reports] == ["icmp"]
     peer.wait(200)
     assert isinstance(peer.conn.error, TimeoutError)
     problem = (ICMPV6 if ipv6 else ICMPV4)[number]

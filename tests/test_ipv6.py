@@ -275,6 +275,17 @@ def test_bind_takes_the_hosts_addresses(address: str) -> None:
     sock.listen()
 
 
+def test_bind_chooses_the_address_from_which_a_client_connects() -> None:
+    """RFC 9293 MUST-43."""
+    client, server = Simulation(family=6).hosts()
+    listener = server.listen(80)
+    sock = client.socket()
+    sock.bind((CLIENT, 5000))
+    assert sock.getsockname() == (CLIENT, 5000)
+    sock.connect((SERVER, 80))
+    assert listener.accept()[1] == (CLIENT, 5000)
+
+
 def test_bind_refuses_other_addresses() -> None:
     client, _ = Simulation(family=6).hosts()
     with pytest.raises(OSError, match="this host's address is fd00::1, not fd00::9"):

@@ -144,9 +144,11 @@ def test_the_kernels_congestion_control_can_be_chosen(congestion: str) -> None:
 
 
 def test_a_small_mtu_gives_small_segments() -> None:
+    """RFC 9293 MUST-67."""
     with nbtcp.Lab(mtu=576) as lab:
         page = lab.fetch("/bytes/50000")
         assert page.log.segments["len"].max() == 576 - 52
+        assert page.log.segments.query("event == 'send'")["mss"].max() == 576 - 40
         assert len(page.content) == 50_000
 
 

@@ -12,6 +12,7 @@ from nbtcp import Path, PathError
 from nbtcp.links.path import SECOND, Impaired, Pipe
 from nbtcp.links.sim import WireEnd
 from nbtcp.why import Why
+from nbtcp.wire.segment import ACK, Segment, build, pack_flow, parse
 
 FOREVER = 1 << 62
 
@@ -316,6 +317,88 @@ def test_a_lost_packet_has_been_sent_first() -> None:
     assert drops.reasons == [Why.LOSS, Why.LOSS, Why.QUEUE_FULL]
     assert [now for _, _, now in drops] == [3, 3, 3]
     assert way.deadline() is None
+
+
+# --- reordering, duplication, damage, marks, and losses by number ---
+
+
+def sent_at_once(count: int = MANY, size: int = 40, **settings: Any) -> list[tuple[int, bytes]]:
+    """(time, packet) of what arrives of `count` packets that all enter at 0."""
+    way = pipe(**settings)
+    for packet in numbered(count, size):
+        way.send(packet, 0)
+    return arrivals(way)
+
+
+def within_bounds(found: int, probability: float, count: int = MANY) -> bool:
+    return abs(found - count * probability) < 4 * math.sqrt(count * probability * (1 - probability))
+
+
+@pytest.mark.parametrize("probability", [0.01, 0.2])
+def test_what_is_reordered_is_held_up_exactly_and_the_rest_is_not(probability: float) -> None:
+    found = sent_at_once(reorder=probability, held=0.003, delay=0.01, seed=2)
+    late = [packet for at, packet in found if at == 13_000_000]
+    assert len(found) == MANY
+    assert {at for at, _ in found} == {10_000_000, 13_000_000}
+    assert within_bounds(len(late), probability)
+
+
+@pytest.mark.parametrize("probability", [0.01, 0.2])
+def test_duplicates_lie_within_binomial_bounds_and_differ_in_nothing(probability: float) -> None:
+    packets = [packet for _, packet in sent_at_once(duplicate=probability, seed=2)]
+    assert len(set(packets)) == MANY
+    assert within_bounds(len(packets) - MANY, probability)
+
+
+@pytest.mark.parametrize("probability", [0.01, 0.2])
+def test_damage_is_one_bit_anywhere(probability: float) -> None:
+    whole = set(numbered(MANY, 40))
+    damaged = [p for _, p in sent_at_once(corrupt=probability, seed=2) if p not in whole]
+    assert within_bounds(len(damaged), probability)
+    places = set()
+    for packet in damaged:
+        original = b"\0" * 37 + packet[37:]  # the number is in the last three octets
+        changed = int.from_bytes(packet, "big") ^ int.from_bytes(original, "big")
+        assert changed.bit_count() <= 1
+        places.add(changed.bit_length())
+    assert len(places) > min(200, len(damaged) // 2)
+
+
+def test_drop_loses_the_numbered_packets_and_no_others() -> None:
+    drops = Drops()
+    way = pipe(drops, drop=(1, 3, 6))
+    for packet in numbered(6):
+        way.send(packet, 0)
+    assert way.receive(0) == [numbered(6)[i] for i in (1, 3, 4)]
+    assert drops.reasons == [Why.LOSS] * 3
+
+
+def test_drop_counts_what_the_queue_refuses_too() -> None:
+    way = pipe(drop=(3,), rate=1e6, queue=0)
+    for packet in numbered(3):
+        way.send(packet, 0)  # the second finds no place
+    way.send(b"last", SECOND)
+    assert [packet for _, packet in arrivals(way)] == [numbered(1)[0], b"last"]
+
+
+@pytest.mark.parametrize(("tos", "marked"), [(0, False), (1, True), (2, True), (3, True)])
+def test_marks_begin_where_the_queue_is_long_enough(tos: int, marked: bool) -> None:
+    """RFC 3168 5: only what says ECT is marked, and its checksum stays right."""
+    flow = pack_flow(("10.0.0.1", 1), ("10.0.0.2", 2))
+    packet = build(Segment(flow, ACK, 1, 2, 3, b"x" * 1000, tos=tos))
+    way = pipe(rate=1e6, mark=2)
+    for _ in range(5):
+        way.send(packet, 0)
+    seen = [parse(arrived).tos & 3 for _, arrived in arrivals(way)]
+    assert seen == [tos] * 3 + [3 if marked else tos] * 2
+
+
+@pytest.mark.parametrize("size", [40, 1500])
+def test_the_size_of_packets_does_not_change_which_are_damaged_or_twice(size: int) -> None:
+    found = sent_at_once(1000, size, corrupt=0.1, duplicate=0.1, reorder=0.1, seed=5)
+    again = sent_at_once(1000, 700, corrupt=0.1, duplicate=0.1, reorder=0.1, seed=5)
+    assert len(found) == len(again)
+    assert [at for at, _ in found] == [at for at, _ in again]
 
 
 def test_nobody_needs_to_hear_of_drops() -> None:

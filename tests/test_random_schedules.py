@@ -8,21 +8,24 @@ fixed sample; `make soak` (NBTCP_SOAK=1) runs many more, new ones each time.
 import heapq
 import os
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from nbtcp import Config, Connection, Stack, State
+from nbtcp.tcp.congestion import ALGORITHMS
+from nbtcp.tcp.reassembly import Reassembly
 from nbtcp.tcp.recovery import STRATEGIES
 from nbtcp.wire.ip import mark_congestion
 
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 SOAK = bool(os.environ.get("NBTCP_SOAK"))
-EXAMPLES = 4000 if SOAK else 120
+EXAMPLES = 4000 if SOAK else 300
 LAP = random.Random(1).randbytes(99_991)  # a prime: no stretch of a stream is at its place twice
 
 
@@ -87,11 +90,12 @@ def look_at_window(conn: Connection) -> None:
     in_flight = conn.recovery.in_flight(snd, conn.queue)
     assert 0 <= in_flight <= snd.nxt - snd.una
     assert conn.cc.cwnd >= snd.mss, f"cwnd is {conn.cc.cwnd}, less than a segment"
-    assert conn.cc.ssthresh >= 2 * snd.mss
+    if conn.config.congestion != "fixed":
+        assert conn.cc.ssthresh >= 2 * snd.mss
     rcv, reassembly = conn.tcb.rcv, conn.reassembly
     waiting = list(reassembly.ranges)
     assert all(a < b for pair in waiting for a, b in [pair])
-    assert all(left[1] < right[0] for left, right in zip(waiting, waiting[1:], strict=False))
+    assert all(left[1] < right[0] for left, right in pairwise(waiting))
     assert not waiting or rcv.nxt < waiting[0][0]
     assert reassembly.size <= reassembly.capacity + (1 << rcv.shift)
 
@@ -138,9 +142,9 @@ class Network:
                     at = self.now + weather.delay * MILLISECOND
                     if chance.random() < weather.late:
                         at += round(chance.random() * weather.spread * MILLISECOND)
-                    if chance.random() < weather.marked:
-                        packet = mark_congestion(packet)
-                    heapq.heappush(self._moving, (at, self._sent, 1 - i, packet))
+                    marked = chance.random() < weather.marked
+                    arrives = mark_congestion(packet) if marked else packet
+                    heapq.heappush(self._moving, (at, self._sent, 1 - i, arrives))
         assert self._sent < 60_000, "they talk for ever"
         self.look()
 
@@ -208,11 +212,21 @@ class End:
                 self.conn.shutdown(now)
             case "close":
                 self.conn.close(now)
+            case "abort":
+                self.conn.abort(now)
+            case "urgent" if self.conn.queue.fin is None:
+                self.sent += self.conn.send(octets(self.sent, size), now, urgent=True)
+            case "renege":  # throw away what waits beyond a hole, SACKed or not (RFC 2018 8)
+                reassembly = self.conn.reassembly
+                fresh = Reassembly(reassembly.capacity)
+                reassembly.ranges, reassembly._pieces = fresh.ranges, fresh._pieces
 
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["send", "send", "send", "recv", "wait", "wait", "jump", "shutdown"]),
+        st.sampled_from(
+            ["send", "send", "send", "recv", "wait", "wait", "jump", "renege", "shutdown"]
+        ),
         st.integers(0, 1),
         st.sampled_from([1, 7, 100, 536, 1460, 5000, 30_000]),
     ),
@@ -225,6 +239,7 @@ CONFIGS = st.builds(
     send_buffer=st.sampled_from([1000, 50_000, 200_000]),
     initial_window=st.sampled_from([None, 1460, 20_000]),
     recovery=st.sampled_from(sorted(STRATEGIES)),
+    congestion=st.sampled_from(sorted(ALGORITHMS)),
     sack=st.sampled_from([True, True, True, False]),
     timestamps=st.booleans(),
     window_scale=st.booleans(),
@@ -248,10 +263,27 @@ WEATHER = st.builds(
 )
 
 
+def take(network: Network, ends: list[End], step: tuple[str, int, int]) -> None:
+    """One step of a schedule."""
+    what, who, size = step
+    if what == "wait":
+        until = network.now + size * MILLISECOND
+        while network.step(until):
+            pass
+    elif what == "jump":
+        network.jump(size * 10 * MILLISECOND)
+    elif who < len(ends):
+        ends[who].does(what, size, network.now)
+        network.look()
+
+
 def run(
     steps: list[tuple[str, int, int]], configs: list[Config], weather: Weather, seed: int
-) -> None:
-    """Follow the schedule; then all is read, both ends close, and nothing may be left."""
+) -> int:
+    """Follow the schedule; then all is read, both ends close, and nothing may be left.
+
+    Returns when (ns) the last octet had arrived.
+    """
     network = Network(configs, weather, seed)
     listener = network.stacks[1].listen(80)
     ends = [End(network.stacks[0].connect(("10.0.0.2", 80), 0))]
@@ -261,26 +293,20 @@ def run(
         for conn in filter(None, [listener.accept()]):
             ends.append(End(conn))
             network.watches.append(Watch(conn))
-    for what, who, size in steps:
-        if what == "wait":
-            until = network.now + size * MILLISECOND
-            while network.step(until):
-                pass
-        elif what == "jump":
-            network.jump(size * 10 * MILLISECOND)
-        else:
-            ends[who].does(what, size, network.now)
-            network.look()
-    finish(network, ends)
+    for step in steps:
+        take(network, ends, step)
+    return finish(network, ends)
 
 
-def finish(network: Network, ends: list[End]) -> None:
+def finish(network: Network, ends: list[End]) -> int:
     for end in ends:
         end.does("shutdown", 0, network.now)
     limit = network.now + 50_000 * SECOND
-    going = True
+    going, arrived = True, 0
     while going:
         going = network.step(limit)
+        if not all(end.conn.eof for end in ends):
+            arrived = network.now
         for end in ends:
             end.does("recv", 1 << 20, network.now)
             if end.conn.eof and not end.conn.closed_by_application:
@@ -293,6 +319,7 @@ def finish(network: Network, ends: list[End]) -> None:
     for stack in network.stacks:
         assert not stack.connections
         assert stack.deadline() is None, "a timer was left behind"
+    return arrived
 
 
 MANY = settings(
@@ -315,6 +342,64 @@ def test_any_schedule_ends_with_equal_streams(
     run(steps, configs, weather, seed)
 
 
+ROUGH_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from("send urgent recv wait wait jump renege shutdown close abort".split()),
+        st.integers(0, 1),
+        st.sampled_from([1, 100, 1460, 30_000]),
+    ),
+    max_size=25,
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800 if SOAK else 120)
+@MANY
+@given(
+    ROUGH_STEPS,
+    st.lists(CONFIGS, min_size=2, max_size=2),
+    WEATHER,
+    st.integers(0, 1 << 20),
+    st.booleans(),
+)
+def test_any_end_at_any_time_leaves_nothing_behind(
+    steps: list[tuple[str, int, int]],
+    configs: list[Config],
+    weather: Weather,
+    seed: int,
+    simultaneous: bool,
+) -> None:
+    """Aborts, early closes, simultaneous opens: what was read is right, and all is gone at last."""
+    network = Network(configs, weather, seed)
+    first, second = network.stacks
+    listener = None if simultaneous else second.listen(80)
+    ends = [End(first.connect(("10.0.0.2", 80), 0, local_port=80))]
+    if simultaneous:
+        ends.append(End(second.connect(("10.0.0.1", 80), 0, local_port=80)))
+    network.watches += [Watch(end.conn) for end in ends]
+    for step in steps:
+        with suppress(OSError):  # what ended the connection, or that it cannot send now
+            take(network, ends, step)
+        if listener is not None and (conn := listener.accept()) is not None:
+            ends.append(End(conn))
+            network.watches.append(Watch(conn))
+    if listener is not None:
+        second.close_listener(listener, network.now)
+    for end in ends:
+        end.does("recv", 1 << 30, network.now)
+        end.does("close", 0, network.now)
+    while network.step(network.now + 10_000 * SECOND):
+        pass
+    for end, other in zip(ends, reversed(ends), strict=True):
+        if len(ends) == 2:
+            assert bytes(end.received) == octets(0, other.sent)[: len(end.received)]
+        assert end.conn.state is State.CLOSED
+        assert end.conn.timers.deadline() is None, "a timer was left behind"
+    for stack in network.stacks:
+        assert not stack.connections
+        assert stack.deadline() is None, "a timer was left behind"
+
+
 BULK = [("send", 0, 30_000), ("send", 1, 30_000), ("wait", 0, 100)] * 6
 
 
@@ -324,6 +409,8 @@ BULK = [("send", 0, 30_000), ("send", 1, 30_000), ("wait", 0, 100)] * 6
 @pytest.mark.parametrize("seed", range(40 if SOAK else 3))
 def test_bulk_in_both_directions_ends_with_equal_streams(recovery: str, seed: int) -> None:
     """Full windows, where recovery has the most to do; each strategy in bad weather."""
-    config = Config(recovery=recovery, ecn="ask", send_buffer=200_000, user_timeout=1e6)
+    congestion = sorted(ALGORITHMS)[seed % len(ALGORITHMS)]
+    config = Config(recovery=recovery, congestion=congestion, ecn="ask", send_buffer=200_000)
     weather = Weather(loss=0.05, late=0.1, twice=0.03, marked=0.02)
-    run(BULK, [config, config], weather, seed)
+    took = run(BULK, [config, config], weather, seed)
+    assert took < 20 * SECOND, "130 segments each way: one timeout for each would take longer"

@@ -1,5 +1,6 @@
 """Ranges against a set of positions, which is the same thing made slow and plain."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ def as_ranges(positions: set[int]) -> list[tuple[int, int]]:
     return list(zip(starts, ends, strict=True))
 
 
+@pytest.mark.slow
 @given(CALLS)
 def test_any_calls_give_what_a_set_gives(calls: list[tuple[str, object]]) -> None:
     ranges, model = Ranges(), set[int]()

@@ -1,4 +1,4 @@
-"""Loss recovery: SACK on both sides, RFC 6675, RACK-TLP, PRR, F-RTO, undo, and the old strategies."""
+"""Loss recovery: SACK on both sides, RFC 6675, RACK-TLP, PRR, F-RTO, undo, older strategies."""
 
 from functools import cache
 from typing import Any
@@ -280,7 +280,7 @@ def prr_script(flight_size: int, ssthresh: int, pipe: int, delivered: list[int])
 
 
 def test_prr_lets_out_every_second_segment_when_the_rate_is_halved() -> None:
-    """RFC 9937 6 (and RFC 6937's figure): sndcnt = CEIL(prr_delivered*ssthresh/RecoverFS) - prr_out."""
+    """RFC 9937, and RFC 6937's figure: CEIL(prr_delivered * ssthresh / RecoverFS) - prr_out."""
     released = prr_script(20, 10, 18, [1] * 16)
     assert released == [1, 0] * 8
 
@@ -343,6 +343,20 @@ def test_prr_acknowledgments_that_deliver_nothing_change_nothing() -> None:
     assert peer.conn.cc.cwnd == cwnd >= 1000
 
 
+def test_prr_an_episode_that_begins_where_another_ends_has_its_own() -> None:
+    """RFC 9937: prr_delivered and prr_out begin at 0, RecoverFS is what is in flight then."""
+    peer = sending(10, writes=60_000, recovery="sack")
+    for end in range(2001, 13_001, 1000):
+        peer.acks(1, sack=f"1001:{end}")
+    first, end = peer.conn.prr, peer.conn.tcb.snd.nxt
+    assert end >= 16_001
+    peer.sent()
+    peer.acks(12_001, sack=f"13001:{end}")  # all that was out at the first loss, and a new one
+    assert peer.conn.recovery.phase is Phase.FAST_RECOVERY
+    assert peer.conn.prr is not first
+    assert "12001:13001" in peer.sent()[0]
+
+
 # --- RACK: RFC 8985 6 ---
 
 
@@ -400,6 +414,28 @@ def test_rack_once_reordering_was_seen_a_real_loss_is_resent_after_the_window() 
     peer.expect_after(RTT / 4, "4001:5001 why rack")
 
 
+def test_rack_a_dsack_for_what_it_has_resent_is_reordering() -> None:
+    """It was overtaken, and had it not been resent the ACK would have told (6.2 step 3)."""
+    peer = sending(6, writes=6000)
+    peer.wait(RTT)
+    for end in (2001, 3001, 4001):
+        peer.acks(1, sack=f"1001:{end}")
+    peer.expect("1:1001 why rack")
+    peer.acks(6001)
+    peer.wait(RTT)
+    peer.acks(6001, sack="1:1001")
+    assert peer.conn.recovery._seen
+    assert peer.conn.cc.ssthresh > 1 << 40, "and nothing was lost"
+
+
+def test_rack_a_dsack_for_what_the_network_has_sent_twice_is_nothing() -> None:
+    peer = sending(6, writes=6000)
+    peer.wait(RTT)
+    peer.acks(2001)
+    peer.acks(2001, sack="1:1001")
+    assert not peer.conn.recovery._seen
+
+
 def test_rack_a_repaired_loss_is_no_reordering() -> None:
     """RFC 8985 6.2 step 3: what was SACKed before is no news when it is acknowledged."""
     peer = sending(6, writes=6000)
@@ -453,6 +489,8 @@ def test_rack_dsack_widens_the_window_once_a_round() -> None:
         peer.acks(1, sack=f"1001:{end}")
     peer.expect("1:1001 why rack")
     peer.acks(6001)
+    peer.app_writes(1000)  # SND.NXT lies beyond SND.UNA, so that the round lasts
+    peer.expect("6001:7001")
     for _ in range(2):
         peer.acks(6001, sack="1:1001")
     assert peer.conn.recovery._reo_wnd_mult == 2
@@ -732,6 +770,19 @@ def test_ece_after_a_loss_of_the_same_window_changes_nothing() -> None:
     assert peer.conn.cc.ssthresh == ssthresh
 
 
+def test_ece_reduction_is_not_undone_by_a_dsack_for_an_earlier_one() -> None:
+    peer = ecn_peer(recovery="sack")
+    for end in (2001, 3001, 4001):
+        peer.acks(1, sack=f"1001:{end}")
+    peer.acks(peer.conn.tcb.snd.nxt)
+    peer.sent()
+    peer.sends(f"E. 1:1 ack {peer.conn.tcb.snd.nxt}")
+    ssthresh, sent = peer.conn.cc.ssthresh, peer.sent()
+    assert sum("C" in segment.split(" ")[0] for segment in sent) == 1
+    peer.acks(peer.conn.tcb.snd.una, sack="1:1001")
+    assert peer.conn.cc.ssthresh == ssthresh < 1 << 40
+
+
 # --- the same losses, five strategies: Fall and Floyd 1996 ---
 
 
@@ -756,6 +807,7 @@ def drops(recovery: str, count: int) -> tuple[int, list[str], float]:
     return causes.count("timeout"), causes, transfer.duration
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_tahoe_slow_starts_and_sends_needlessly(count: int) -> None:
     timeouts, causes, _ = drops("tahoe", count)
@@ -804,3 +856,43 @@ def test_the_newer_the_strategy_the_sooner_four_losses_are_repaired() -> None:
     seconds = {recovery: drops(recovery, 4)[2] for recovery in STRATEGIES}
     assert seconds["rack"] <= seconds["newreno"] <= seconds["reno"]
     assert seconds["sack"] <= seconds["newreno"]
+
+
+# --- whole transfers ---
+
+
+def resent(path: Path, recovery: str, octets: int = 1_000_000) -> tuple[int, int, int]:
+    """Data segments sent again, data segments lost, timeouts."""
+    transfer = Simulation(path, seed=path.seed).transfer(octets, recovery=recovery)
+    assert transfer.complete
+    table = transfer.log.segments
+    data = table[(table["host"] == "10.0.0.1") & (table["len"] > 0)]
+    sent = data[data["event"] == "send"]["why"]
+    lost = (data["event"] == "drop").sum()
+    return int((sent != "data").sum()), int(lost), int((sent == "timeout").sum())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("held", [0.002, 0.005, 0.009])
+def test_rack_reordering_below_a_quarter_of_the_round_trip_costs_nothing(held: float) -> None:
+    """Where the strategy that counts segments resends one after the other."""
+    path = Path(delay=0.02, reorder=0.05, held=held, seed=1)
+    assert resent(path, "rack", 3_000_000)[0] < 7, "once, before it has seen any"
+    assert resent(path, "sack", 3_000_000)[0] > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recovery", ["sack", "rack"])
+def test_sack_a_full_queue_costs_exactly_what_it_dropped(recovery: str) -> None:
+    again, lost, timeouts = resent(Path(delay=0.02, rate=10e6, queue=20), recovery)
+    assert (again, timeouts) == (lost, 0)
+    assert lost > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_rack_random_losses_cost_hardly_a_timeout(seed: int) -> None:
+    """Lost acknowledgments in fast recovery may: then there is no probe (RFC 8985 7.2)."""
+    again, lost, timeouts = resent(Path(delay=0.02, loss=0.02, seed=seed), "rack")
+    assert timeouts <= 1
+    assert lost <= again + 1 <= lost + 5  # the last one may be the FIN's

@@ -1,6 +1,7 @@
 """Every script under tests/scenarios passes, twice, with the same log byte for byte."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,18 +11,35 @@ SCENARIOS = Path(__file__).parent / "scenarios"
 SCRIPTS = sorted(SCENARIOS.rglob("*.pkt"))
 
 
+MISSING = {
+    "sack/last-resort": "NextSeg rules 3 and 4, a SHOULD of RFC 6675 4",
+    "sack/rescue": "NextSeg rule 4, a SHOULD of RFC 6675 4",
+}
+"""What an RFC says and nbtcp does not do: these must fail, and leave this list once they pass."""
+
+
 def name(script: Path) -> str:
     return str(script.relative_to(SCENARIOS).with_suffix(""))
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=name)
+def marked(script: Path) -> Any:
+    """`script` as a parameter, with the mark that it is expected to fail."""
+    why = MISSING.get(name(script))
+    failure = testing.ScriptFailure
+    return pytest.param(
+        script, marks=pytest.mark.xfail(reason=why, raises=failure, strict=True) if why else ()
+    )
+
+
+@pytest.mark.parametrize("script", [marked(s) for s in SCRIPTS], ids=[name(s) for s in SCRIPTS])
 def test_scenario(script: Path) -> None:
     logs = [bytes(testing.run(script).log) for _ in range(2)]
     assert logs[0] == logs[1], "the same script gave another log"
 
 
 def test_the_scenarios_are_there() -> None:
-    assert len(SCRIPTS) >= 60
+    assert len(SCRIPTS) >= 200
+    assert set(MISSING) <= set(map(name, SCRIPTS))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=name)

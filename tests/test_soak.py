@@ -45,11 +45,12 @@ class Point(NamedTuple):
     recovery: str = "rack"
     kernel: str = "reno"  # the kernel's congestion control
     timestamps: bool = True
+    congestion: str = "cubic"  # ours
 
     @property
     def path(self) -> nbtcp.Path:
         settings = self._asdict()
-        for name in ("role", "mtu", "recovery", "kernel", "timestamps"):
+        for name in ("role", "mtu", "recovery", "kernel", "timestamps", "congestion"):
             del settings[name]
         return nbtcp.Path(**settings, seed=1)
 
@@ -80,6 +81,7 @@ def grid() -> list[Point]:
         itertools.cycle(("rack", "sack", "rack", "newreno", "reno", "rack", "tahoe")),
         itertools.cycle(("reno",) * 8 + ("cubic",) * 8 + ("bbr",) * 8 + ("reno",)),
         itertools.cycle((True,) * 10 + (False,)),
+        itertools.cycle(("cubic",) * 5 + ("reno",) * 4 + ("bbr",) * 4),
         strict=False,
     )
     return [
@@ -93,7 +95,7 @@ SAMPLE = [
     Point(0.0, 0.0, 0.0, 0.0, 0.0, None, None, "client"),
     Point(0.0, 0.01, 0.0, 0.0, 0.0, None, None, "server", mtu=9000),
     Point(0.05, 0.01, 0.0, 0.0, 0.0, None, None, "client"),
-    Point(0.05, 0.01, 0.0, 0.0, 0.0, None, None, "server", recovery="sack"),
+    Point(0.05, 0.01, 0.0, 0.0, 0.0, None, None, "server", recovery="sack", congestion="bbr"),
     Point(0.0, 0.01, 0.1, 0.0, 0.0, None, None, "client"),
     Point(0.0, 0.01, 0.0, 0.05, 0.0, None, None, "server", mtu=576),
     Point(0.0, 0.01, 0.0, 0.0, 0.02, None, None, "client"),
@@ -229,7 +231,8 @@ RESULTS: dict[Point, str] = {}
 def test_every_octet_arrives_both_ways_and_the_kernel_sees_no_error(point: Point) -> None:
     began = time.monotonic()
     RESULTS[point] = "failed"
-    config = nbtcp.Config(recovery=point.recovery, timestamps=point.timestamps, time_wait=0.5)
+    names = ("recovery", "timestamps", "congestion")
+    config = nbtcp.Config(time_wait=0.5, **{name: getattr(point, name) for name in names})
     with nbtcp.Lab(
         point.path, mtu=point.mtu, kernel_congestion=point.kernel, config=config, seed=1
     ) as lab:
@@ -266,6 +269,27 @@ def assert_no_protocol_error(
     dubious = extended.get("TCPDSACKIgnoredDubious", 0)
     errors["TCPSACKDiscard"] = max(0, extended["TCPSACKDiscard"] - dubious)
     assert not any(errors.values()), {name: count for name, count in errors.items() if count}
+
+
+def test_marks_take_the_place_of_losses_both_ways() -> None:
+    """RFC 3168: routers mark, both sides slow down and say so, and nothing has to be sent twice."""
+    path = nbtcp.Path(delay=0.01, rate=10e6, queue=200, mark=15)
+    point = Point(0.0, 0.01, 0.0, 0.0, 0.0, 10e6, 200, "client")
+    with nbtcp.Lab(path, config=nbtcp.Config(ecn="ask", time_wait=0.5), seed=1) as lab:
+        conn, theirs = exchange(lab, point)
+        counters = lab.counters()
+    assert theirs == [point.octets, sha256_of(point.octets)]
+    table, events = lab.log.segments, lab.log.events
+    assert conn.tcb.ecn
+    assert counters["IpExt"]["InCEPkts"] > 0
+    assert (events["why"] == "congestion-mark").any()
+    for event in ("send", "recv"):
+        flags = table[(table["event"] == event) & ~table["flags"].str.contains("S")]["flags"]
+        assert flags.str.contains("E").any(), "marks are reported"
+        assert flags.str.contains("C").any(), "and the report is answered"
+    assert not (table["event"] == "drop").any()
+    assert counters["Tcp"]["RetransSegs"] == 0
+    assert_no_protocol_error(counters, Counter(), point)
 
 
 @pytest.mark.skipif(not SOAK, reason="make soak prints the table")

@@ -146,7 +146,7 @@ def first_iss(seed: int, remote: tuple[str, int], port: int, now: int = 0) -> in
 
 
 def test_isn_differs_with_each_part_of_the_four_tuple_and_with_the_secret() -> None:
-    """RFC 6528 3: F(localip, localport, remoteip, remoteport, secretkey)."""
+    """RFC 6528 3: F(localip, localport, remoteip, remoteport, secretkey) (MUST-9, SHLD-1)."""
     numbers = [
         first_iss(1, (PEER, 80), 5000),
         first_iss(1, (PEER, 81), 5000),
@@ -162,7 +162,7 @@ def test_isn_is_the_same_for_the_same_seed() -> None:
 
 
 def test_isn_advances_by_one_every_four_microseconds() -> None:
-    """RFC 9293 3.4.1."""
+    """RFC 9293 3.4.1 (MUST-8)."""
     begin = first_iss(1, (PEER, 80), 5000)
     for later in (4_000, 1_000_000, 3600 * SECOND, 10 * 24 * 3600 * SECOND):
         expected = (begin + later // 4_000) % (1 << 32)
@@ -179,6 +179,7 @@ def test_isn_on_the_same_ports_is_above_what_the_last_connection_used() -> None:
 
 
 def test_isn_without_a_seed_is_nobodys_guess() -> None:
+    """RFC 9293 MUST-9."""
     stacks = [Stack(US) for _ in range(2)]
     for stack in stacks:
         stack.connect((PEER, 80), 0, local_port=5000)
@@ -438,3 +439,47 @@ def test_rst_storm_ends() -> None:
     (reset,) = map(parse, c.transmit(0))
     assert reset.flags == RST
     assert exchange(a, c) == 0
+
+
+# --- local addresses (RFC 9293 3.9.1.1) ---
+
+SECOND_ADDRESS = "10.0.0.22"
+
+
+def test_connect_leaves_from_the_address_that_is_asked_for() -> None:
+    """RFC 9293 MUST-43; and from our first one when none is (MUST-44), from then on (MUST-45)."""
+    stack, peer = Stack((US, SECOND_ADDRESS), seed=1), Stack(PEER, seed=2)
+    listener = peer.listen(80)
+    conn = stack.connect((PEER, 80), 0, local_address=SECOND_ADDRESS)
+    other = stack.connect((PEER, 80), 0)
+    assert (conn.local[0], other.local[0]) == (SECOND_ADDRESS, US)
+    exchange(stack, peer, 0)
+    conn.send(b"hello", 0)
+    exchange(stack, peer, 0)
+    accepted = listener.accept()
+    assert accepted is not None
+    assert accepted.remote == conn.local
+    assert accepted.recv(10, 0) == b"hello"
+
+
+def test_connect_from_an_address_that_is_not_ours_is_refused() -> None:
+    """RFC 9293 MUST-43."""
+    stack = Stack((US, "fd00::2"), seed=1)
+    with pytest.raises(OSError, match=r"address is 10\.0\.0\.2 and fd00::2, not 10\.0\.0\.9"):
+        stack.connect((PEER, 80), 0, local_address="10.0.0.9")
+    with pytest.raises(OSError, match=r"no way from fd00::2 to 10\.0\.0\.1: two families"):
+        stack.connect((PEER, 80), 0, local_address="fd00::2")
+    assert not stack.connections
+
+
+def test_listen_at_one_address_answers_there_alone() -> None:
+    """RFC 9293 MUST-43: a passive OPEN may name the local address, too."""
+    stack, peer = Stack((US, SECOND_ADDRESS), seed=1), Stack(PEER, seed=2)
+    listener = stack.listen(80, address=SECOND_ADDRESS)
+    refused, opened = (peer.connect((address, 80), 0) for address in (US, SECOND_ADDRESS))
+    exchange(peer, stack, 0)
+    assert isinstance(refused.error, ConnectionRefusedError)
+    assert opened.state is State.ESTABLISHED
+    assert len(listener) == 1
+    with pytest.raises(OSError, match="not 10"):
+        stack.listen(81, address="10.0.0.9")

@@ -71,7 +71,7 @@ def test_octets_beyond_the_window_are_trimmed() -> None:
 
 
 def test_fin_beyond_the_window_is_trimmed() -> None:
-    """RFC 9293 3.10.7.4, first: including SYN and FIN."""
+    """RFC 9293 3.10.7.4, first: including SYN and FIN (L-8)."""
     peer = established(receive_buffer=1000, delayed_ack=0)
     peer.sends("F. 1:1001(1000)")
     peer.expect(". 1:1 ack 1001 win 0")
@@ -147,7 +147,7 @@ def test_ack_of_what_was_not_sent_is_answered_and_dropped(beyond: int) -> None:
 
 
 def test_ack_older_than_the_largest_window_is_answered_and_dropped() -> None:
-    """RFC 5961 5.2 (U-9): SND.UNA - MAX.SND.WND =< SEG.ACK =< SND.NXT."""
+    """RFC 5961 5.2 (U-9): SND.UNA - MAX.SND.WND =< SEG.ACK =< SND.NXT (MAY-12)."""
     peer = established(win=500, delayed_ack=0, receive_buffer=65535)
     for _ in range(3):
         at = peer.conn.tcb.snd.nxt
@@ -174,7 +174,7 @@ def test_segment_without_ack_is_dropped(flags: str) -> None:
 
 
 def test_window_is_not_taken_from_an_older_segment() -> None:
-    """RFC 9293 3.10.7.4, fifth: SND.WL1 < SEG.SEQ or SND.WL1 = SEG.SEQ and SND.WL2 =< SEG.ACK."""
+    """RFC 9293 L-15: SND.WL1 < SEG.SEQ or SND.WL1 = SEG.SEQ and SND.WL2 =< SEG.ACK."""
     peer = established(receive_buffer=65535)
     peer.sends("101:201 win 5000")  # an octet of the hole before it may still be under way
     peer.sends("1:101 win 9000")  # here it is: sent earlier
@@ -184,6 +184,7 @@ def test_window_is_not_taken_from_an_older_segment() -> None:
 
 
 def test_window_is_not_taken_from_an_older_acknowledgment() -> None:
+    """RFC 9293 L-15."""
     peer = established()
     peer.app_writes(100)
     peer.acks(101, win=5000)

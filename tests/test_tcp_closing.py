@@ -13,7 +13,7 @@ from nbtcp.wire.segment import SYN, Segment, build, pack_flow
 
 
 def test_established_shutdown_goes_through_all_states_of_the_active_side() -> None:
-    """RFC 9293 figure 12."""
+    """RFC 9293 figure 12 (L-16, L-17)."""
     peer = established()
     peer.app_shuts_down()
     peer.expect("F. 1:1(0) ack 1 why fin")
@@ -30,7 +30,7 @@ def test_established_shutdown_goes_through_all_states_of_the_active_side() -> No
 
 
 def test_fin_wait_1_fin_that_acknowledges_ours_goes_to_time_wait() -> None:
-    """RFC 9293 3.10.7.4, eighth: if our FIN has been ACKed, perhaps in this segment."""
+    """RFC 9293 3.10.7.4, eighth: if our FIN has been ACKed, perhaps in this segment (L-17)."""
     peer = established()
     peer.app_shuts_down()
     peer.sends("F. 1:1(0) ack 2")
@@ -39,7 +39,7 @@ def test_fin_wait_1_fin_that_acknowledges_ours_goes_to_time_wait() -> None:
 
 
 def test_fin_wait_1_fin_without_ack_of_ours_goes_to_closing() -> None:
-    """RFC 9293 figure 13: simultaneous close."""
+    """RFC 9293 figure 13: simultaneous close (L-16, L-17)."""
     peer = established()
     peer.app_shuts_down()
     peer.sends("F. 1:1(0) ack 1")
@@ -67,7 +67,7 @@ def test_closing_other_segments_are_ignored() -> None:
 
 
 def test_established_fin_goes_through_all_states_of_the_passive_side() -> None:
-    """RFC 9293 figure 12, the other side."""
+    """RFC 9293 figure 12, the other side (L-16, L-17)."""
     peer = established()
     peer.sends("F. 1:1(0) ack 1")
     peer.expect(". 1:1(0) ack 2")
@@ -161,7 +161,7 @@ def test_fin_with_data_is_taken_with_it() -> None:
 
 
 def test_fin_behind_a_hole_waits_for_it() -> None:
-    """RFC 9293 3.10.7.4: segments are processed in sequence."""
+    """RFC 9293 3.10.7.4: segments are processed in sequence (L-17)."""
     peer = established()
     peer.sends("FP. 101:201(100) ack 1")
     peer.expect(". 1:1(0) ack 1 why duplicate-ack")
@@ -201,7 +201,7 @@ def test_text_behind_the_fin_is_ignored() -> None:
 
 
 def test_text_that_claims_to_lie_behind_the_fin_does_not_hide_it() -> None:
-    """RFC 9293 3.10.7.4: the FIN came first, so the stream ends there."""
+    """RFC 9293 3.10.7.4 (L-18): the FIN came first, so the stream ends there."""
     peer = established()
     peer.sends("F. 11:11(0) ack 1")
     peer.sends("P. 1:21(20) ack 1")
@@ -252,7 +252,7 @@ def test_second_shutdown_sends_no_second_fin() -> None:
 
 
 def test_time_wait_lasts_as_long_as_configured() -> None:
-    """RFC 9293 MUST-13."""
+    """RFC 9293 MUST-13, L-21."""
     peer = established(time_wait=240)
     peer.app_closes()
     peer.sends("F. 1:1(0) ack 2")
@@ -508,7 +508,7 @@ def test_close_after_reading_all_does_not_reset() -> None:
 
 @pytest.mark.parametrize("acked", [1, 2])
 def test_data_after_close_resets(acked: int) -> None:
-    """RFC 9293 SHLD-3: or new data arrives after CLOSE was called."""
+    """RFC 9293 SHLD-3: or new data arrives after CLOSE was called (MAY-1)."""
     peer = established()
     peer.app_closes()
     peer.acks(acked)

@@ -27,7 +27,7 @@ def marks(peer: Peer, sent_before: int = 0) -> list[int]:
 
 
 def test_active_open_asks_and_the_syn_ack_agrees() -> None:
-    """RFC 3168 6.1.1: ECE and CWR in the SYN; then new data is ECT(0), and nothing else (6.1.4)."""
+    """RFC 3168 6.1.1 (SHLD-8): ECE and CWR in the SYN; then new data is ECT(0), and no more."""
     peer = agreed()
     peer.app_writes(10)
     peer.expect("P. 1:11")
@@ -87,7 +87,7 @@ def test_nobody_asks_by_default() -> None:
 
 
 def test_mark_is_answered_at_once_and_until_the_sender_has_slowed_down() -> None:
-    """RFC 3168 6.1.3: ECE in every ACK until CWR."""
+    """RFC 3168 6.1.3 (RFC 9293 SHLD-8): ECE in every ACK until CWR."""
     peer = agreed()
     peer.sends("P. 1:11", tos=CE)
     peer.expect(".E 1:1 ack 11 why congestion-mark")
@@ -112,7 +112,7 @@ def test_mark_on_the_segment_that_says_cwr_counts() -> None:
 
 
 def test_echo_halves_the_window_once_a_window_and_says_so() -> None:
-    """RFC 3168 6.1.2: as for a loss, at most once a round trip; CWR with the first new data."""
+    """RFC 3168 6.1.2 (SHLD-8): as for a loss, once a round trip; CWR with the first new data."""
     peer = agreed(initial_window=10_000, congestion="reno")
     peer.app_writes(20_000)
     peer.sent()

@@ -63,7 +63,7 @@ def test_syn_sent_syn_ack_with_data_and_fin_goes_to_close_wait() -> None:
 
 @pytest.mark.parametrize("ack", [0, 2, 1000, -5])
 def test_syn_sent_bad_ack_is_answered_by_a_rst(ack: int) -> None:
-    """RFC 9293 3.10.7.3, first: <SEQ=SEG.ACK><CTL=RST>."""
+    """RFC 9293 3.10.7.3, first: <SEQ=SEG.ACK><CTL=RST> (L-3)."""
     peer = Peer()
     peer.connects()
     peer.expect("S 0:0(0)")
@@ -76,7 +76,7 @@ def test_syn_sent_bad_ack_is_answered_by_a_rst(ack: int) -> None:
 
 
 def test_syn_sent_bad_ack_with_rst_is_dropped() -> None:
-    """RFC 9293 3.10.7.3, first: unless the RST bit is set."""
+    """RFC 9293 3.10.7.3, first: unless the RST bit is set (L-3)."""
     peer = Peer()
     peer.connects()
     peer.expect("S 0:0(0)")
@@ -86,7 +86,7 @@ def test_syn_sent_bad_ack_with_rst_is_dropped() -> None:
 
 
 def test_syn_sent_rst_with_ack_is_a_refusal() -> None:
-    """RFC 9293 3.10.7.3, second."""
+    """RFC 9293 3.10.7.3, second (L-4)."""
     peer = Peer()
     peer.connects()
     peer.expect("S 0:0(0)")
@@ -102,7 +102,7 @@ def test_syn_sent_rst_with_ack_is_a_refusal() -> None:
 
 
 def test_syn_sent_rst_without_ack_is_ignored() -> None:
-    """RFC 9293 3.10.7.3, second: otherwise (no ACK), drop the segment."""
+    """RFC 9293 3.10.7.3, second: otherwise (no ACK), drop the segment (L-4)."""
     peer = Peer()
     peer.connects()
     peer.expect("S 0:0(0)")
@@ -127,7 +127,7 @@ def test_syn_sent_neither_syn_nor_rst_is_dropped() -> None:
 
 
 def test_listen_syn_is_answered_and_the_ack_establishes() -> None:
-    """RFC 9293 3.10.7.2, third; 3.10.7.4, fifth."""
+    """RFC 9293 3.10.7.2, third; 3.10.7.4, fifth (L-13)."""
     peer = Peer()
     peer.listens()
     peer.sends("S 0:0(0)")
@@ -143,7 +143,7 @@ def test_listen_syn_is_answered_and_the_ack_establishes() -> None:
 
 @pytest.mark.parametrize("flags", [".", "S.", "F.", "P."])
 def test_listen_ack_is_answered_by_a_rst(flags: str) -> None:
-    """RFC 9293 3.10.7.2, second: <SEQ=SEG.ACK><CTL=RST>."""
+    """RFC 9293 3.10.7.2, second: <SEQ=SEG.ACK><CTL=RST> (L-2)."""
     peer = Peer()
     peer.listens()
     peer.sends(f"{flags} 5:5(0) ack 77")
@@ -153,7 +153,7 @@ def test_listen_ack_is_answered_by_a_rst(flags: str) -> None:
 
 @pytest.mark.parametrize("flags", ["R", "R.", "SR", "SR."])
 def test_listen_rst_is_ignored(flags: str) -> None:
-    """RFC 9293 3.10.7.2, first."""
+    """RFC 9293 3.10.7.2, first (L-2)."""
     peer = Peer()
     peer.listens()
     peer.sends(f"{flags} 0:0(0)")
@@ -163,7 +163,7 @@ def test_listen_rst_is_ignored(flags: str) -> None:
 
 @pytest.mark.parametrize("flags", ["-", "F", "P"])
 def test_listen_segment_without_control_is_dropped(flags: str) -> None:
-    """RFC 9293 3.10.7.2, fourth."""
+    """RFC 9293 3.10.7.2, fourth (L-2)."""
     peer = Peer()
     peer.listens()
     assert peer.sends(f"{flags} 1:11(10)") == "not-syn"
@@ -171,7 +171,7 @@ def test_listen_segment_without_control_is_dropped(flags: str) -> None:
 
 
 def test_listen_syn_with_data_delivers_it_once_established() -> None:
-    """RFC 9293 3.10.7.2, third: other text is queued for processing later."""
+    """RFC 9293 3.10.7.2, third: other text is queued for processing later (L-2)."""
     peer = Peer(receive_buffer=65535)
     peer.listens()
     peer.sends("S 0:10(10)")
@@ -183,7 +183,7 @@ def test_listen_syn_with_data_delivers_it_once_established() -> None:
 
 
 def test_listen_syn_with_fin_goes_to_close_wait_once_established() -> None:
-    """RFC 9293 3.10.7.2, third: other control is queued for processing later."""
+    """RFC 9293 3.10.7.2, third: other control is queued for processing later (L-2)."""
     peer = Peer()
     peer.listens()
     peer.sends("FS 0:10(10)")
@@ -222,7 +222,7 @@ def test_syn_received_duplicate_syn_gets_the_syn_ack_again() -> None:
 
 
 def test_syn_received_another_syn_returns_to_listen() -> None:
-    """RFC 9293 3.10.7.4, fourth: after a passive open a SYN in the window ends the attempt."""
+    """RFC 9293 3.10.7.4, fourth (L-11): a SYN in the window ends the attempt to open passively."""
     peer = Peer()
     peer.listens()
     peer.sends("S 0:0(0)")
@@ -236,7 +236,7 @@ def test_syn_received_another_syn_returns_to_listen() -> None:
 
 
 def test_syn_received_bad_ack_is_answered_by_a_rst() -> None:
-    """RFC 9293 3.10.7.4, fifth: <SEQ=SEG.ACK><CTL=RST>."""
+    """RFC 9293 3.10.7.4, fifth: <SEQ=SEG.ACK><CTL=RST> (L-13)."""
     peer = Peer()
     peer.listens()
     peer.sends("S 0:0(0)")
@@ -263,13 +263,15 @@ def test_syn_received_segment_without_ack_is_dropped() -> None:
 
 
 def test_syn_received_passive_rst_returns_to_listen() -> None:
-    """RFC 9293 3.10.7.4, second: the user need not be informed (MUST-11)."""
+    """RFC 9293 3.10.7.4, second: the user need not be informed (MUST-11, L-10)."""
     peer = Peer()
     peer.listens()
     peer.sends("S 0:0(0)")
     peer.expect("S. 0:0(0) ack 1")
     peer.sends("R 1:1(0)")
     peer.expect()
+    assert peer.state is State.LISTEN
+    assert peer.conn.error is None
     assert not peer.stack.connections
     assert peer.listener.accept() is None
     assert peer.stack.deadline() is None
@@ -368,7 +370,7 @@ def test_syn_sent_syn_without_ack_goes_to_syn_received() -> None:
 
 
 def test_simultaneous_open_ends_with_the_peers_syn_ack() -> None:
-    """RFC 9293 figure 8: both sides send a SYN,ACK."""
+    """RFC 9293 figure 8: both sides send a SYN,ACK (MUST-10, L-28)."""
     peer = Peer()
     peer.connects()
     peer.sends("S 0:0(0) <mss 1000>")
@@ -381,7 +383,7 @@ def test_simultaneous_open_ends_with_the_peers_syn_ack() -> None:
 
 
 def test_simultaneous_open_ends_with_the_peers_ack() -> None:
-    """RFC 9293 3.10.7.4, fifth: the peer has our SYN,ACK, too."""
+    """RFC 9293 3.10.7.4, fifth: the peer has our SYN,ACK, too (MUST-10)."""
     peer = Peer()
     peer.connects()
     peer.sends("S 0:0(0) <mss 1000>")
@@ -403,7 +405,7 @@ def test_simultaneous_open_with_data_on_the_syn_delivers_it() -> None:
 
 
 def test_simultaneous_open_refused_is_told() -> None:
-    """RFC 9293 3.10.7.4, second: SYN-RECEIVED after an active open (MUST-11)."""
+    """RFC 9293 3.10.7.4, second: SYN-RECEIVED after an active open (MUST-11, L-10)."""
     peer = Peer()
     peer.connects()
     peer.sends("S 0:0(0)")
@@ -571,7 +573,7 @@ def test_established_after_a_lost_syn_data_starts_with_three_seconds(passive: bo
 
 
 def test_syn_carries_mss_window_scale_and_timestamps() -> None:
-    """RFC 9293 MUST-14, RFC 7323 2.2 and 3.2, RFC 2018 2."""
+    """RFC 9293 MUST-14, SHLD-5, MAY-3, RFC 7323 2.2 and 3.2, RFC 2018 2."""
     peer = Peer(receive_buffer=1 << 20, mss=1400)
     peer.connects()
     (segment,) = peer.sent()
@@ -648,7 +650,7 @@ def test_window_scale_of_the_peer_multiplies_its_windows(passive: bool) -> None:
 
 
 def test_window_scale_above_14_counts_as_14() -> None:
-    """RFC 7323 2.3: a shift count larger than 14 is used as 14."""
+    """RFC 7323 2.3: a shift count larger than 14 is used as 14 (REC-1)."""
     peer = established(wscale=15, win=1000)
     peer.acks(1, win=3)
     assert peer.conn.tcb.snd.wnd == 3 << 14

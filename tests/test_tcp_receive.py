@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peer import NANOSECOND, Peer, content, established, twice  # noqa: F401
 
-from nbtcp import State
+from nbtcp import Config, ConfigError, State
 from nbtcp.tcp.reassembly import Reassembly
 
 steady = settings(deadline=None, derandomize=True, database=None)
@@ -69,7 +69,7 @@ def test_segments_in_any_order_deliver_the_stream(cuts: list[tuple[int, int]]) -
     """RFC 9293 SHLD-31: segments with higher beginning sequence numbers are held."""
     peer = established(receive_buffer=65535)
     have: set[int] = set()
-    for start, length in [*((1 + a, b) for a, b in cuts), (1, 3700)]:
+    for start, length in [*((1 + a, b) for a, b in cuts), (1, 300), (1, 900), (1, 3700)]:
         peer.sends(f"{start}:{start + length}")
         have |= set(range(start, start + length))
         read_up_to = next(at for at in range(1, 5000) if at not in have)
@@ -102,6 +102,12 @@ def test_delay_is_configurable(delay: float) -> None:
     peer = established(receive_buffer=60_000, delayed_ack=delay)
     peer.sends("1:1001")
     peer.expect_after(delay, ". 1:1(0) ack 1001 why delayed-ack")
+
+
+def test_delay_of_half_a_second_is_refused() -> None:
+    """RFC 9293 MUST-40: less than 0.5 s."""
+    with pytest.raises(ConfigError, match=r"delayed_ack=0\.5 must lie between 0 and 0\.499"):
+        Config(delayed_ack=0.5)
 
 
 def test_delay_of_zero_acknowledges_at_once() -> None:
@@ -161,7 +167,7 @@ def test_segments_that_arrive_together_are_acknowledged_together() -> None:
 
 
 def test_every_segment_out_of_order_is_acknowledged_at_once() -> None:
-    """RFC 5681 4.2: one duplicate ACK for each, also when they arrive together."""
+    """RFC 5681 4.2, RFC 9293 MAY-13: a duplicate ACK for each, also when they come together."""
     peer = receiving()
     peer.sends("2001:3001")
     peer.expect(". 1:1(0) ack 1001 why duplicate-ack")
@@ -181,7 +187,7 @@ def test_duplicate_acks_have_the_same_window() -> None:
 
 
 def test_segment_that_fills_a_hole_is_acknowledged_at_once() -> None:
-    """RFC 5681 4.2: all or part of a gap."""
+    """RFC 5681 4.2: all or part of a gap; what lay behind it was held (RFC 9293 SHLD-31)."""
     peer = receiving()
     peer.sends("2001:3001")
     peer.sends("4001:5001")
@@ -199,9 +205,10 @@ def test_segment_that_fills_a_hole_in_the_same_batch_is_acknowledged_once() -> N
     """MUST-58: the acknowledgment of all says more than the duplicates."""
     peer = receiving()
     with peer.batch():
+        peer.sends("3001:4001")
         peer.sends("2001:3001")
         peer.sends("1001:2001")
-    peer.expect(". 1:1(0) ack 3001")
+    peer.expect(". 1:1(0) ack 4001 why ack")
 
 
 def test_duplicate_data_is_acknowledged_at_once() -> None:
@@ -264,7 +271,7 @@ def test_window_moves_with_the_reader() -> None:
 
 
 def test_small_reads_do_not_move_the_edge_in_small_steps() -> None:
-    """MUST-39: fixed until RCV.BUFF - RCV.USER - RCV.WND >= min(RCV.BUFF / 2, Eff.snd.MSS)."""
+    """MUST-39, L-23: fixed until BUFF - USER - WND >= min(RCV.BUFF / 2, Eff.snd.MSS)."""
     peer = established(receive_buffer=10_000, delayed_ack=0, mss=1000)
     for start in range(1, 10_001, 1000):
         peer.sends(f"{start}:{start + 1000}")
@@ -279,7 +286,7 @@ def test_small_reads_do_not_move_the_edge_in_small_steps() -> None:
 
 @pytest.mark.parametrize("size", [10, 99])
 def test_small_buffer_opens_by_half(size: int) -> None:
-    """MUST-39, where the buffer is smaller than two segments."""
+    """MUST-39, where the buffer is smaller than two segments (L-23)."""
     peer = established(receive_buffer=size, delayed_ack=0)
     peer.sends(f"1:{size + 1}")
     peer.expect(f". 1:1 ack {size + 1} win 0")
@@ -290,7 +297,7 @@ def test_small_buffer_opens_by_half(size: int) -> None:
 
 
 def test_small_segments_and_small_reads_keep_the_edge_in_place() -> None:
-    """MUST-39: even if data is received from the network in small segments."""
+    """MUST-39, L-23: even if data is received from the network in small segments."""
     peer = established(receive_buffer=10_000, delayed_ack=0, mss=1000)
     edges = []
     for start in range(1, 3001, 10):
@@ -362,7 +369,7 @@ def test_zero_window_probes_are_answered_while_somebody_forges_syns() -> None:
 
 
 def test_zero_window_still_takes_acknowledgments() -> None:
-    """RFC 9293 MUST-66, 3.10.7.4: special allowance for valid ACKs."""
+    """RFC 9293 MUST-66, 3.10.7.4: special allowance for valid ACKs (L-28)."""
     peer = established(receive_buffer=1000, delayed_ack=0)
     peer.app_writes(100)
     peer.sends("1:1001")
@@ -386,7 +393,7 @@ def test_shut_window_reopens_though_the_update_is_lost() -> None:
 @pytest.mark.parametrize("buffer", [1000, 65535, 1 << 18, 1 << 21])
 @pytest.mark.parametrize("seed", range(3))
 def test_right_edge_never_moves_left(wscale: int | None, buffer: int, seed: int) -> None:
-    """SHLD-14, RFC 7323 2.4: whatever comes and is read. The peer checks every segment sent."""
+    """SHLD-14, L-19, RFC 7323 2.4: whatever comes and is read. The peer checks every segment."""
     rng = random.Random(seed)
     peer = established(receive_buffer=buffer, wscale=wscale)
     rcv = peer.conn.tcb.rcv

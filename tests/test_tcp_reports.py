@@ -3,11 +3,13 @@ keep-alive (3.8.4), urgent data (3.8.5), the Diffserv field (3.9.1.9).
 """
 
 import math
+import socket as stdlib
 
 import pytest
-from peer import MODULUS, NANOSECOND, Peer, established, twice  # noqa: F401
+from peer import MODULUS, NANOSECOND, SECOND, Peer, established, twice  # noqa: F401
 
-from nbtcp import Config, ConfigError, State
+from nbtcp import Config, ConfigError, Path, Simulation, State
+from nbtcp.simulation import SERVER
 
 HOUR = 3600.0
 
@@ -326,3 +328,69 @@ def test_segments_keep_the_address_they_began_with() -> None:
     peer.sends("F. 1:1 ack 12")
     assert len(peer.segments) == 5
     assert {s.flow for s in peer.segments} == {peer.conn.flow}
+
+
+# --- the same through sockets ---
+
+
+def test_a_socket_that_waits_for_an_answer_knows_of_the_trouble() -> None:
+    """RFC 9293 MUST-22, MUST-47, SHLD-9: reports while `connect` blocks, its error in the end."""
+    client, _ = Simulation(Path(delay=0.01)).hosts()
+    sock = client.socket()
+    with pytest.raises(TimeoutError, match=r"no answer from 10\.0\.0\.9 .* SYN sent 8 times"):
+        sock.connect(("10.0.0.9", 80))
+    assert sock.connection is not None
+    ((at, what, _),) = sock.connection.reports
+    assert (at, what) == (15 * SECOND, "excessive-retransmission")
+    assert client.loop.now() > 180 * SECOND
+
+
+def test_a_socket_is_kept_alive_by_its_settings() -> None:
+    """RFC 9293 MUST-24, MUST-27: for one connection, beside one that is not."""
+    client, server = Simulation(Path(delay=0.01)).hosts()
+    listener = server.listen(80)
+    kept, plain = (client.connect((SERVER, 80), 1, **more) for more in ({"keepalive": 10.0}, {}))
+    accepted = [listener.accept() for _ in range(2)]
+    kept.settimeout(35)
+    with pytest.raises(TimeoutError):
+        kept.recv(1)
+    rows = client.log.segments.query("why == 'keepalive'")
+    assert list(rows["time"].round()) == [10, 20, 30]
+    assert rows["conn"].nunique() == len(accepted) - 1 == 1
+    assert plain.connection is not None
+
+
+def test_a_socket_sends_and_reads_urgent_data() -> None:
+    """RFC 9293 MUST-30, MUST-33: with the flag of the standard library."""
+    client, server = Simulation(Path(delay=0.01)).hosts()
+    listener = server.listen(80)
+    sock = client.connect((SERVER, 80), 1)
+    other, _ = listener.accept()
+    sock.sendall(b"abc", stdlib.MSG_OOB)
+    assert other.recv(1) == b"a"
+    assert other.connection is not None
+    assert other.connection.urgent_left == 2
+    assert [what for _, what, _ in other.connection.reports] == ["urgent"]
+
+
+def test_a_socket_closed_by_the_peer_and_one_that_was_reset_differ() -> None:
+    """RFC 9293 MUST-12: b"" after a FIN, an exception after a RST."""
+    client, server = Simulation(Path(delay=0.01)).hosts()
+    listener = server.listen(80)
+    first, second = (client.connect((SERVER, 80), 1) for _ in range(2))
+    listener.accept()[0].close()
+    listener.accept()[0].abort()
+    assert first.recv(1) == b""
+    with pytest.raises(ConnectionResetError):
+        second.recv(1)
+
+
+def test_an_accepted_connection_has_settings_of_its_own_too() -> None:
+    """RFC 9293 MUST-17, MUST-21: they may change at any time."""
+    peer = established(passive=True, mss=1000)
+    peer.conn.config = peer.conn.config.but(nagle=False, user_timeout=10, recovery="newreno")
+    peer.app_writes(10)
+    peer.app_writes(10)
+    peer.expect("P. 1:11", "P. 11:21")
+    peer.wait(20)
+    assert isinstance(peer.conn.error, TimeoutError)

@@ -63,7 +63,7 @@ def reached(reach: Reach, **settings: int) -> Peer:
 @in_open_states
 @pytest.mark.parametrize("flags", ["R", "R."])
 def test_rst_at_exactly_rcv_nxt_resets(reach: Reach, flags: str) -> None:
-    """RFC 9293 3.10.7.4, second (U-6); the user is told (MUST-12)."""
+    """RFC 9293 3.10.7.4, second (U-6); the user is told (MUST-12, L-20)."""
     peer = reached(reach)
     assert peer.sends(f"{flags} {peer.nxt}:{peer.nxt}(0)") == "rst"
     peer.expect()
@@ -221,7 +221,7 @@ def nobody() -> Peer:
 
 @pytest.mark.parametrize("flags", [".", "S.", "F.", "P.", "FPU."])
 def test_closed_segment_with_ack_is_answered_by_a_rst(flags: str) -> None:
-    """<SEQ=SEG.ACK><CTL=RST>."""
+    """<SEQ=SEG.ACK><CTL=RST> (L-1)."""
     peer = nobody()
     flags = "".join(sorted(flags, key="FSP.U".index))
     assert peer.sends(f"{flags} 100:150(50) ack 4000000000") == "no-connection"
@@ -241,7 +241,7 @@ def test_closed_segment_with_ack_is_answered_by_a_rst(flags: str) -> None:
     ],
 )
 def test_closed_segment_without_ack_is_answered_by_a_rst(spec: str, ack: int) -> None:
-    """<SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>."""
+    """<SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK> (L-1)."""
     peer = nobody()
     peer.sends(spec)
     peer.expect(f"R. 0:0(0) ack {ack}")
@@ -249,7 +249,7 @@ def test_closed_segment_without_ack_is_answered_by_a_rst(spec: str, ack: int) ->
 
 @pytest.mark.parametrize("flags", ["R", "R.", "SR", "FR.", "FSRP.UEC"])
 def test_closed_rst_is_never_answered(flags: str) -> None:
-    """RFC 9293 3.10.7.1."""
+    """RFC 9293 3.10.7.1 (L-1)."""
     peer = nobody()
     peer.sends(f"{flags} 100:150(50)")
     peer.expect()
@@ -257,7 +257,7 @@ def test_closed_rst_is_never_answered(flags: str) -> None:
 
 @in_all_states
 def test_rst_is_never_answered_with_a_rst(reach: Reach) -> None:
-    """RFC 9293 3.5.2: in no state, with whatever numbers and flags."""
+    """RFC 9293 3.5.2: in no state, with whatever numbers and flags (L-1)."""
     for flags in ("R", "R.", "SR", "FR", "FSRP."):
         for ahead in (-5, 0, 1, 2000, 1 << 31):
             for ack in (0, 1, 1 << 31):

@@ -40,7 +40,7 @@ def test_rto_before_the_first_sample_is_a_second() -> None:
 
 
 def test_rto_numbers_by_hand() -> None:
-    """RFC 6298 2.2 and 2.3: samples of 100, 100, 180 and 60 ms."""
+    """RFC 6298 2.2 and 2.3: samples of 100, 100, 180 and 60 ms (RFC 9293 MUST-18)."""
     estimate, seen = rtt(), []
     for sample in (100, 100, 180, 60):
         estimate.sample(sample * MILLISECOND)
@@ -91,7 +91,7 @@ def test_sample_is_the_time_until_the_acknowledgment() -> None:
 
 
 def test_karn_retransmitted_segment_gives_no_sample_and_keeps_the_backoff() -> None:
-    """RFC 6298 3, 5.5."""
+    """RFC 6298 3, 5.5 (RFC 9293 MUST-18)."""
     peer = sending(1, writes=2000, rtt=0.1)
     peer.expect_after(0.3, "1:1001 why timeout")
     peer.wait(0.1)
@@ -189,7 +189,7 @@ def test_timer_is_restarted_only_by_acks_of_new_data(kind: str) -> None:
 
 
 def test_timeout_resends_the_oldest_doubles_the_rto_and_starts_the_timer() -> None:
-    """RFC 6298 5.4 to 5.6."""
+    """RFC 6298 5.4 to 5.6 (RFC 9293 MUST-19, L-21)."""
     peer = sending(3, writes=3000, rtt=0.1)
     peer.expect_after(0.3, "1:1001 why timeout")
     for seconds in (0.6, 1.2, 2.4, 4.8, 9.6, 19.2, 38.4, 60):
@@ -214,7 +214,7 @@ def test_timeout_ssthresh_is_at_least_two_segments() -> None:
 
 
 def test_timeout_goes_back_n_in_slow_start() -> None:
-    """RFC 5681 3.1: all that was out is sent again as cwnd allows, then what is new."""
+    """RFC 5681 3.1, RFC 9293 MUST-19: all that was out goes again as cwnd allows, then new data."""
     peer = sending(6, writes=8000, recovery="reno")  # which does not look for false alarms
     peer.expect_after(0.2, "1:1001 why timeout")
     peer.acks(1001)
@@ -256,7 +256,7 @@ def test_partly_acknowledged_segment_is_resent_from_where_it_is_missing() -> Non
 
 @pytest.mark.parametrize("timeout", [5, 100, 300])
 def test_user_timeout_gives_up(timeout: int) -> None:
-    """RFC 9293 3.8.3, R2, and 3.10.8; the error says what was tried."""
+    """RFC 9293 3.8.3, R2, and 3.10.8; the error says what was tried (MUST-20, L-21)."""
     peer = sending(1, writes=1000, user_timeout=timeout)
     peer.wait(timeout - NANOSECOND)
     assert peer.state is State.ESTABLISHED

@@ -122,6 +122,7 @@ def test_no_more_than_the_window_is_sent() -> None:
 
 
 def test_rule_1_a_maximum_sized_segment_is_sent_also_while_others_are_out() -> None:
+    """RFC 9293 MUST-38, L-22."""
     peer = established(mss=1000, win=2500)
     peer.app_writes(10_000)
     peer.expect(*segments(1, 2))  # not the 500 octets that also fit
@@ -132,6 +133,7 @@ def test_rule_1_a_maximum_sized_segment_is_sent_also_while_others_are_out() -> N
 
 
 def test_rule_2_all_that_is_queued_is_sent_when_it_fits() -> None:
+    """RFC 9293 L-22, MUST-60."""
     peer = established(mss=1000, win=10_000)
     peer.acks(1, win=10)
     peer.app_writes(10)
@@ -139,7 +141,7 @@ def test_rule_2_all_that_is_queued_is_sent_when_it_fits() -> None:
 
 
 def test_rule_3_half_of_the_largest_window_is_sent_when_nothing_is_out() -> None:
-    """Fs = 1/2."""
+    """Fs = 1/2 (L-22)."""
     peer = established(mss=1000, win=1200)
     peer.acks(1, win=600)
     peer.app_writes(5000)
@@ -149,7 +151,7 @@ def test_rule_3_half_of_the_largest_window_is_sent_when_nothing_is_out() -> None
 
 
 def test_rule_4_the_override_timeout_sends_what_fits() -> None:
-    """Between 0.1 and 1 s."""
+    """Between 0.1 and 1 s (L-22, MUST-60)."""
     peer = established(mss=1000, win=10_000)
     peer.acks(1, win=100)
     peer.app_writes(5000)
@@ -367,7 +369,7 @@ def test_zero_window_probing_begins_anew_at_the_rto_when_it_closes_again() -> No
 
 
 def test_slow_start_doubles_the_window_each_round_trip() -> None:
-    """cwnd += min(N, 2 SMSS) with appropriate byte counting (RFC 3465)."""
+    """cwnd += min(N, 2 SMSS) with appropriate byte counting (RFC 3465; RFC 9293 MUST-19)."""
     peer = established(mss=1000, cwnd=2000)
     peer.app_writes(100_000)
     peer.expect(*segments(1, 2))
@@ -397,7 +399,7 @@ def test_slow_start_grows_by_what_was_acknowledged() -> None:
 
 
 def test_congestion_avoidance_adds_a_segment_each_round_trip() -> None:
-    """RFC 5681 3.1; RFC 3465 2.1."""
+    """RFC 5681 3.1; RFC 3465 2.1 (RFC 9293 MUST-19)."""
     peer = established(mss=1000, cwnd=10_000, congestion="reno")
     peer.app_writes(200_000)
     peer.conn.cc.ssthresh = 10_000

@@ -389,6 +389,7 @@ def test_more_options_than_a_header_holds_are_refused(codec: Any) -> None:
 
 @both_codecs
 def test_options_of_a_syn_stay_out_of_other_segments(codec: Any) -> None:
+    """RFC 9293 MUST-65."""
     options = {"mss": 1460, "wscale": 7, "sack_permitted": True}
     plain = Segment(FLOW, ACK, 1, 2, 3, b"x", tsval=5, tsecr=6)
     assert codec.build(dataclasses.replace(plain, **options)) == codec.build(plain)
@@ -451,6 +452,7 @@ def test_scapy_reads_every_field(segment: Segment) -> None:
 @examples(100)
 @given(segments())
 def test_scapy_makes_the_same_checksums(segment: Segment) -> None:
+    """RFC 9293 MUST-2."""
     packet = build(segment)
     again = IP(packet) if packet[0] >> 4 == 4 else IPv6(packet)
     if packet[0] >> 4 == 4:
@@ -602,6 +604,7 @@ def test_reserved_bits_are_ignored(codec: Any) -> None:
 @both_codecs
 @pytest.mark.parametrize("number", range(11))
 def test_ip_options_are_ignored(codec: Any, number: int) -> None:
+    """RFC 9293 MUST-50."""
     expected = Segment(FLOW, ACK, 1, 2, 3, b"abc")
     assert codec.parse(crafted(data=b"abc", ip_options=b"\1" * 4 * number)) == expected
 
@@ -674,6 +677,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
 @both_codecs
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_are_read(codec: Any, name: str) -> None:
+    """RFC 9293 MUST-4, MUST-5, MUST-6, MUST-64, MUST-68."""
     octets, fields = OPTIONS[name]
     packet = crafted(bytes.fromhex(octets), b"abc")
     assert outcome(codec, packet) == dataclasses.replace(PLAIN, data=b"abc", **fields)
@@ -697,6 +701,7 @@ BROKEN_OPTIONS = {
 @both_codecs
 @pytest.mark.parametrize("name", BROKEN_OPTIONS)
 def test_options_with_an_illegal_length_make_a_segment_malformed(codec: Any, name: str) -> None:
+    """RFC 9293 MUST-7: dropped, and the log says why."""
     packet = crafted(bytes.fromhex(BROKEN_OPTIONS[name]), b"abc")
     assert judge(packet) == Why.MALFORMED
     assert outcome(codec, packet) == Why.MALFORMED
@@ -793,6 +798,7 @@ BAD_PACKETS: dict[str, tuple[bytes, Why]] = {
 @both_codecs
 @pytest.mark.parametrize("name", BAD_PACKETS)
 def test_a_packet_with_one_fault_is_refused_for_that_fault(codec: Any, name: str) -> None:
+    """RFC 9293 MUST-3."""
     packet, why = BAD_PACKETS[name]
     assert judge(packet) == why
     assert outcome(codec, packet) == why

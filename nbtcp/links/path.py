@@ -129,7 +129,7 @@ class Pipe:
         if path.reorder and chance.random() < path.reorder:
             arrival += self._held
         if path.corrupt and chance.random() < path.corrupt:
-            bit = chance.randrange(8 * len(packet))
+            bit = int(chance.random() * 8 * len(packet))  # one number, whatever the size
             damaged = bytearray(packet)
             damaged[bit // 8] ^= 1 << bit % 8
             packet = bytes(damaged)

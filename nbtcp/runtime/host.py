@@ -158,7 +158,7 @@ class RealHost(Host):
         **meta: Any,
     ) -> None:
         config = config or Config()
-        config = config.but(mss=min(config.mss, device.size - HEADERS))
+        config = config.but(mss=min(config.mss, device.size - HEADERS))  # RFC 9293 MUST-67
         up, down = up or path, down or path
         self._meta = {
             **meta,

@@ -35,6 +35,7 @@ class Socket:
         self._config = config
         self._observer = observer
         self._listener: Listener | None = None
+        self._address: str | None = None
         self._port: int | None = None
         self._timeout: float | None = None
         self._io_refs = 0  # files made by makefile
@@ -48,15 +49,16 @@ class Socket:
     # --- opening ---
 
     def bind(self, address: tuple[str, int]) -> None:
-        """Choose the local port; the address must be one of the host's, or "".
+        """Choose the local address and port (RFC 9293 MUST-43).
 
-        It chooses nothing: a server answers at all addresses of the host, and a client connects
-        from the first one of its peer's family.
+        With "", "0.0.0.0" or "::" a server answers at all addresses of the host, and a client
+        connects from the first one of its peer's family.
         """
         own = self._stack.addresses
         if address[0] not in ("", "0.0.0.0", "::", *own):
             reason = f"this host's address is {' and '.join(own)}, not {address[0]}"
             raise OSError(errno.EADDRNOTAVAIL, reason)
+        self._address = address[0] if address[0] in own else None
         self._port = address[1] or None
 
     def connect(self, remote: tuple[str, int]) -> None:
@@ -70,7 +72,12 @@ class Socket:
                 raise OSError(errno.EISCONN, "the socket is connected already")
             began = self._loop.now()
             conn = self.connection = self._stack.connect(
-                remote, began, local_port=self._port, config=self._config, observer=self._observer
+                remote,
+                began,
+                local_address=self._address,
+                local_port=self._port,
+                config=self._config,
+                observer=self._observer,
             )
             self._loop.flush()
             if self._timeout == 0:
@@ -94,7 +101,7 @@ class Socket:
         if self._port is None:
             raise OSError(errno.EINVAL, "bind the socket to a port before it listens")
         with self._loop.lock:
-            self._listener = self._stack.listen(self._port, backlog)
+            self._listener = self._stack.listen(self._port, backlog, self._address)
 
     def accept(self) -> tuple["Socket", tuple[str, int]]:
         """(socket, (address, port)) of the next client."""
@@ -217,7 +224,7 @@ class Socket:
         """(address, port) of this end."""
         if self.connection is not None:
             return self.connection.local
-        return self._stack.address, self._port or 0
+        return self._address or self._stack.address, self._port or 0
 
     def getpeername(self) -> tuple[str, int]:
         """(address, port) of the other end."""

@@ -36,5 +36,5 @@ class Ack:
 
     @property
     def arrived(self) -> list[Span]:
-        """The spans that it is the first to report, so none that was SACKed before."""
+        """The spans that it is the first to report: none that was SACKed before."""
         return [span for span in self.done if not span.sacked] + self.sacked

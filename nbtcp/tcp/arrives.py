@@ -12,7 +12,7 @@ line (RFC 6093 3).
 import errno
 from typing import TYPE_CHECKING
 
-from ..why import Event, Why
+from ..why import Why
 from ..wire.segment import ACK, CWR, ECE, FIN, MAX_WSCALE, RST, SYN, URG, Segment
 from ..wire.seq import unwrap, unwrap_blocks
 from .ack import Ack
@@ -68,12 +68,12 @@ def _listen(conn: "Connection", seg: Segment, now: int) -> None:
 
 def _syn_sent(conn: "Connection", seg: Segment, now: int) -> None:
     snd = conn.tcb.snd
-    if seg.flags & ACK and not 0 < seg.ack <= snd.nxt:  # first: SEG.ACK =< ISS or > SND.NXT
+    if seg.flags & ACK and not 0 < seg.ack <= snd.nxt:  # first: =< ISS or > SND.NXT (L-3)
         seg.why = Why.ACK_UNSENT
         if not seg.flags & RST:
             conn.reset_peer(seg.ack)
         return
-    if seg.flags & RST:  # second: believed only with an acceptable ACK
+    if seg.flags & RST:  # second: believed only with an acceptable ACK (L-4)
         seg.why = Why.RST
         if seg.flags & ACK:
             reason = f"connection refused by {conn.peer()}"
@@ -84,7 +84,7 @@ def _syn_sent(conn: "Connection", seg: Segment, now: int) -> None:
         seg.why = Why.NOT_SYN
         return
     _take_syn(conn, seg, now)  # fourth
-    if not seg.flags & ACK:  # simultaneous open: the same SYN goes out again, with an ACK
+    if not seg.flags & ACK:  # simultaneous open: the SYN goes again, with an ACK (MUST-10, L-5)
         seg.why = Why.SYN
         conn.transition(Cause.RCV_SYN, now)
         if conn.queue.spans:
@@ -100,7 +100,7 @@ def _syn_sent(conn: "Connection", seg: Segment, now: int) -> None:
 
 
 def _take_syn(conn: "Connection", seg: Segment, now: int) -> None:
-    """RCV.NXT <- SEG.SEQ+1, IRS <- SEG.SEQ, and the options that both SYNs carried."""
+    """RCV.NXT <- SEG.SEQ+1, IRS <- SEG.SEQ, and the options that both SYNs carried (MUST-14)."""
     tcb, config = conn.tcb, conn.config
     snd, rcv = tcb.snd, tcb.rcv
     rcv.nxt = 1
@@ -127,7 +127,7 @@ def _take_syn(conn: "Connection", seg: Segment, now: int) -> None:
 
 
 def _ecn_agreed(conn: "Connection", seg: Segment) -> bool:
-    """RFC 3168 6.1.1: a SYN with ECE and CWR asks, a SYN,ACK with ECE alone agrees."""
+    """RFC 3168 6.1.1 (SHLD-8): a SYN with ECE and CWR asks, a SYN,ACK with ECE alone agrees."""
     marks = seg.flags & (ECE | CWR)
     if seg.flags & ACK:
         return conn.tcb.ecn and marks == ECE
@@ -144,7 +144,10 @@ def _hold_text(conn: "Connection", seg: Segment) -> None:
 
 
 def _check_sequence(conn: "Connection", seg: Segment, now: int) -> bool:
-    """First: is any of the segment in the window? PAWS comes before (RFC 7323 5.3 R1)."""
+    """First: is any of the segment in the window (L-6)? PAWS comes before (RFC 7323 5.3 R1).
+
+    What is not is answered with an ACK (L-7), but for a RST (U-5).
+    """
     rcv = conn.tcb.rcv
     if conn.state is State.SYN_RECEIVED and seg.flags & (SYN | RST) == SYN and seg.seq == 0:
         return _repeated_syn(conn, seg, now)
@@ -158,8 +161,8 @@ def _check_sequence(conn: "Connection", seg: Segment, now: int) -> bool:
         return False
     if rcv.wnd == 0 and seg.seq == rcv.nxt:
         _update_timestamp(conn, seg, now)
-        # "special allowance should be made to accept valid ACKs, URGs and RSTs": the text is
-        # refused
+        # "special allowance should be made to accept valid ACKs, URGs and RSTs" (MUST-66, L-28):
+        # the text is refused, and the window told (L-24)
         seg.why = Why.WINDOW_CLOSED
         conn.owe_ack(Why.ACK)
         return True
@@ -190,7 +193,7 @@ def _repeated_syn(conn: "Connection", seg: Segment, now: int) -> bool:
     """The SYN that we have already, in SYN-RECEIVED.
 
     With an ACK it is the peer's half of a simultaneous open (RFC 9293 figure 8), whose
-    acknowledgment counts. Without, our SYN,ACK was lost: it is sent again.
+    acknowledgment counts (L-28). Without, our SYN,ACK was lost: it is sent again.
     """
     if seg.flags & ACK:
         if conn.queue.lost_octets:  # our own SYN,ACK has not left yet, and will not any more
@@ -230,7 +233,7 @@ def _update_timestamp(conn: "Connection", seg: Segment, now: int) -> None:
 
 
 def _check_rst(conn: "Connection", seg: Segment, now: int) -> bool:
-    """Second: only a RST at exactly RCV.NXT resets (RFC 5961 3.2)."""
+    """Second: only a RST at exactly RCV.NXT resets (RFC 5961 3.2: U-6, U-7)."""
     if not seg.flags & RST:
         return True
     if conn.state is State.TIME_WAIT:  # RFC 1337: TIME-WAIT cannot be assassinated
@@ -242,10 +245,10 @@ def _check_rst(conn: "Connection", seg: Segment, now: int) -> bool:
         return False
     seg.why = Why.RST
     if conn.state is State.SYN_RECEIVED and conn.passive:
-        conn.transition(Cause.BACK_TO_LISTEN, now)  # the user need not be informed
+        conn.transition(Cause.BACK_TO_LISTEN, now)  # the user need not be informed (L-10)
     elif conn.state in (State.CLOSING, State.LAST_ACK):
         conn.transition(Cause.RCV_RST, now)
-    else:
+    else:  # the user is told (MUST-12, L-20)
         refused = conn.state is State.SYN_RECEIVED
         kind, number = (
             (ConnectionRefusedError, errno.ECONNREFUSED)
@@ -258,11 +261,13 @@ def _check_rst(conn: "Connection", seg: Segment, now: int) -> bool:
 
 
 def _check_syn(conn: "Connection", seg: Segment, now: int) -> bool:
-    """Fourth: a SYN here is old, an attack or a mistake (RFC 5961 4.2), but for the one we have."""
+    """Fourth: a SYN here is old, an attack or a mistake (RFC 5961 4.2, U-8), but for the one we
+    have.
+    """
     if not seg.flags & SYN or (seg.seq == 0 and conn.state is State.SYN_RECEIVED):
         return True
     seg.why = Why.SYN_IN_WINDOW
-    if conn.state is State.SYN_RECEIVED and conn.passive:
+    if conn.state is State.SYN_RECEIVED and conn.passive:  # L-11
         conn.transition(Cause.BACK_TO_LISTEN, now)
     else:
         conn.challenge_ack(now)
@@ -270,19 +275,21 @@ def _check_syn(conn: "Connection", seg: Segment, now: int) -> bool:
 
 
 def _check_ack(conn: "Connection", seg: Segment, now: int) -> bool:
-    """Fifth: the ACK field, the send window, and the states that wait for the ACK of our FIN."""
+    """Fifth: the ACK field (L-12), the send window, and the states that wait for the ACK of our
+    FIN.
+    """
     snd = conn.tcb.snd
     if not seg.flags & ACK:
         seg.why = Why.ACK_MISSING
         return False
     if conn.state is State.SYN_RECEIVED:
-        if not snd.una < seg.ack <= snd.nxt:
+        if not snd.una < seg.ack <= snd.nxt:  # L-13
             seg.why = Why.ACK_UNSENT
             conn.reset_peer(seg.ack)
             return False
         if not _establish(conn, seg, now):
             return False
-    elif not snd.una - snd.max_wnd <= seg.ack <= snd.nxt:  # RFC 5961 5.2
+    elif not snd.una - snd.max_wnd <= seg.ack <= snd.nxt:  # RFC 5961 5.2 (MAY-12, U-9, L-14)
         seg.why = Why.ACK_UNSENT
         conn.challenge_ack(now)
         return False
@@ -374,10 +381,7 @@ def _congestion_marked(conn: "Connection", now: int) -> None:
     snd = conn.tcb.snd
     if snd.una < snd.reduced or conn.recovery.phase is not Phase.OPEN:
         return
-    snd.reduced = snd.nxt
-    snd.say_cwr = True
-    conn.cc.lost(conn.recovery.in_flight(snd, conn.queue), now)
-    conn.note(Event.RECOVERY, now, why=Why.CONGESTION_MARK.label)
+    conn.slow_down(now)
 
 
 def _old_ack(conn: "Connection", seg: Segment, now: int) -> None:
@@ -399,7 +403,10 @@ def _old_ack(conn: "Connection", seg: Segment, now: int) -> None:
 
 
 def _update_window(conn: "Connection", seg: Segment, now: int) -> bool:
-    """SND.WND <- SEG.WND unless the segment is older than the last that did so."""
+    """SND.WND <- SEG.WND unless the segment is older than the last that did so (L-15).
+
+    The window may shrink (MUST-34).
+    """
     snd = conn.tcb.snd
     if seg.ack < snd.una:
         return False
@@ -425,7 +432,7 @@ def _ack_of_fin(conn: "Connection", now: int) -> bool:
 
 def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
     """One RTT sample of the newest segment that has arrived, unless Karn's rule forbids (RFC 6298
-    3).
+    3; RFC 9293 MUST-18).
 
     An acknowledgment that covers something believed lost may answer any transmission, or may have
     waited for the hole to be filled. The timestamp it echoes can tell which (RFC 7323 4): if it is
@@ -454,7 +461,7 @@ def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
 
 
 def _check_urgent(conn: "Connection", seg: Segment, now: int) -> bool:
-    """Sixth: RCV.UP <- max(RCV.UP, SEG.UP), and the application is told (MUST-32)."""
+    """Sixth: RCV.UP <- max(RCV.UP, SEG.UP), and the application is told (MUST-30, MUST-32, U-2)."""
     rcv, up = conn.tcb.rcv, seg.seq + seg.urgent
     pending = max(rcv.up, conn.reassembly.taken)
     if seg.flags & URG and conn.state in _RECEIVING and up > pending:
@@ -466,7 +473,7 @@ def _check_urgent(conn: "Connection", seg: Segment, now: int) -> bool:
 
 
 def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
-    """Seventh: the segment text, trimmed to the window."""
+    """Seventh: the segment text, trimmed to the window (L-8); none behind the FIN (L-18)."""
     rcv = conn.tcb.rcv
     start, data = seg.seq + (seg.flags & SYN != 0), seg.data
     end = start + len(data)
@@ -496,7 +503,7 @@ def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
 
 
 def _take_ecn(conn: "Connection", seg: Segment) -> None:
-    """CE begins our ECEs, CWR ends them (RFC 3168 6.1.3)."""
+    """CE begins our ECEs, CWR ends them (RFC 3168 6.1.3; RFC 9293 SHLD-8)."""
     rcv = conn.tcb.rcv
     if seg.flags & CWR:
         rcv.congested = False
@@ -516,7 +523,7 @@ def _accept_text(conn: "Connection", seg: Segment, start: int, data: bytes, now:
     elif seg.seq < start:  # of two parts that came twice the first is reported (RFC 2883 4)
         reassembly.duplicate = twice
     if rcv.nxt == before:
-        conn.duplicate_acks += 1
+        conn.duplicate_acks += 1  # at once, one for each (MAY-13)
         return
     conn.duplicate_acks = 0  # the acknowledgment of all this says more (MUST-58)
     rcv.unacked += rcv.nxt - before
@@ -527,7 +534,7 @@ def _accept_text(conn: "Connection", seg: Segment, start: int, data: bytes, now:
 
 
 def _check_fin(conn: "Connection", seg: Segment, now: int) -> bool:
-    """Eighth: the peer's FIN, once all before it is here."""
+    """Eighth: the peer's FIN, once all before it is here (L-17)."""
     rcv = conn.tcb.rcv
     if rcv.fin is None or rcv.nxt != rcv.fin:
         if seg.flags & FIN and not seg.data:  # behind a hole; with data it is acknowledged already
@@ -548,4 +555,4 @@ STEPS = (
     *(_check_sequence, _check_rst, _check_syn, _check_ack),
     *(_check_urgent, _process_text, _check_fin),
 )
-"""3.10.7.4 in its order: order is meaning here."""
+"""3.10.7.4 in its order (L-9): order is meaning here."""

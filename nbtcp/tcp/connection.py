@@ -89,7 +89,7 @@ class Connection:
         ready: dict["Connection", None],
         observer: Observer | None,
     ) -> None:
-        self.flow = flow  # of the segments we send
+        self.flow = flow  # of the segments we send, the same for all of them (RFC 9293 MUST-45)
         self.config = config
         self.state = State.CLOSED
         self.error: OSError | None = None
@@ -129,7 +129,7 @@ class Connection:
         self._ready = ready
         self._ack_delay = ns(config.delayed_ack)
         self.persists = self.timeouts = 0  # persist and retransmission timeouts in a row
-        self._challenges = [(0, 0), (0, 0)]  # (since, how many) unforged and perhaps forged
+        self._challenges: list[list[int]] = [[], []]  # when: unforged and perhaps forged
 
     def __repr__(self) -> str:
         local, remote = endpoints(self.flow)
@@ -163,7 +163,8 @@ class Connection:
     def send(self, data: bytes | bytearray | memoryview, now: int, *, urgent: bool = False) -> int:
         """Queue `data`; returns how many octets the send buffer took, 0 when it is full.
 
-        `urgent` moves the urgent pointer behind it (RFC 9293 3.8.5; new protocols should not).
+        `urgent` moves the urgent pointer behind it (RFC 9293 MUST-30; new protocols should not:
+        SHLD-13).
         Raises what ended the connection, or BrokenPipeError after `shutdown` or `close`.
         """
         if self.error is not None:
@@ -197,8 +198,8 @@ class Connection:
 
     @property
     def eof(self) -> bool:
-        """True when all that the peer sent before its FIN has been read, or nothing more can
-        come.
+        """True when all that the peer sent before its FIN has been read, or nothing more can come;
+        `error` tells the one from the other (MUST-12).
         """
         if self.reassembly.size:
             return False
@@ -211,7 +212,9 @@ class Connection:
         return self.state in _SYNCHRONIZED
 
     def shutdown(self, now: int) -> None:
-        """No more data will be sent: FIN follows what is queued. Receiving goes on (half-close)."""
+        """No more data will be sent: FIN follows what is queued. Receiving goes on: half-close
+        (RFC 9293 L-27).
+        """
         self.note(Event.CALL, now, new="shutdown")
         if self.queue.fin is not None or self.state is State.CLOSED:
             return
@@ -227,7 +230,7 @@ class Connection:
         """The application is done in both directions.
 
         Data that it has not read, or that comes later, resets the connection, so that the peer
-        learns of the loss (RFC 9293 SHLD-3).
+        learns of the loss (RFC 9293 MAY-1, SHLD-3).
         """
         self.closed_by_application = True
         if self.reassembly.size and self.state in _RESETTABLE:
@@ -344,7 +347,7 @@ class Connection:
             self.ack_due = why
 
     def delay_ack(self, now: int) -> None:
-        """An acknowledgment may wait for company (RFC 9293 3.8.6.3)."""
+        """An acknowledgment may wait for company (RFC 9293 SHLD-18, MUST-40)."""
         if self.ack_due is None and not self.timers.runs(Timer.DELAYED_ACK):
             if self._ack_delay:
                 self.set_timer(Timer.DELAYED_ACK, now + self._ack_delay, now)
@@ -352,7 +355,7 @@ class Connection:
                 self.ack_due = Why.ACK
 
     def wait_time_wait(self, now: int) -> None:
-        """(Re)start the 2 MSL timer."""
+        """(Re)start the 2 MSL timer (RFC 9293 MUST-13, L-21)."""
         self.set_timer(Timer.TIME_WAIT, now + ns(self.config.time_wait), now)
 
     def challenge_ack(self, now: int, forged: bool = True) -> None:
@@ -365,15 +368,15 @@ class Connection:
             self.owe_ack(Why.CHALLENGE_ACK)
 
     def may_answer(self, now: int, forged: bool) -> bool:
-        """Count an answer to what is perhaps an attack; False when there were too many lately."""
-        began, count = self._challenges[forged]
-        if now - began >= CHALLENGE_PERIOD:
-            began, count = now, 0
-        self._challenges[forged] = began, count + 1
-        return count < CHALLENGE_ACKS
+        """Answer what is perhaps an attack? Counts the answer; False when there were too many, in
+        any such period.
+        """
+        lately = [at for at in self._challenges[forged] if now - at < CHALLENGE_PERIOD]
+        self._challenges[forged] = [*lately, now][:CHALLENGE_ACKS]
+        return len(lately) < CHALLENGE_ACKS
 
     def is_new_incarnation(self, syn: Segment) -> bool:
-        """May `syn` end TIME-WAIT early? By its timestamp or its number (RFC 6191 2)."""
+        """May `syn` end TIME-WAIT early? By timestamp or number (RFC 6191 2; SHLD-4, MAY-2)."""
         if syn.flags & (SYN | ACK | RST) != SYN:
             return False
         ts, rcv = self.tcb.ts, self.tcb.rcv
@@ -388,15 +391,18 @@ class Connection:
         self.transition(Cause.TIME_WAIT_OVER, now)
 
     def set_keepalive(self, seconds: float | None, now: int) -> None:
-        """Probe the peer after so many seconds of silence; None: never."""
+        """Probe the peer after so many seconds of silence; None: never (RFC 9293 MUST-24)."""
         self.keepalive = seconds
+        self._ready[self] = None  # for the stack to see the timer
         if seconds is None:
             self.stop_timer(Timer.KEEPALIVE, now)
         elif self.synchronized and self.state is not State.TIME_WAIT:
             self.set_timer(Timer.KEEPALIVE, now + ns(seconds), now)
 
     def report(self, what: str, text: str, now: int) -> None:
-        """Trouble that is no error, or urgent data: for the application (RFC 9293 3.9.1.8)."""
+        """Trouble that is no error, or urgent data: for the application (RFC 9293 MUST-47, U-2),
+        unless it does not want to know (SHLD-20).
+        """
         self.note(Event.REPORT, now, new=what, why=text)
         if self.config.reports:
             self.reports.append((now, what, text))
@@ -442,6 +448,13 @@ class Connection:
         if told and self.prr is not None and phase is Phase.FAST_RECOVERY:
             pipe = self.recovery.in_flight(snd, queue)
             self.cc.cwnd = self.prr.window(ack, pipe, queue.sent_octets, self.cc.ssthresh)
+
+    def slow_down(self, now: int) -> None:
+        """A router has marked: a reduction as after a loss, but one that is never undone."""
+        self.undo = None
+        self.answer_marks()
+        self.cc.lost(self.recovery.in_flight(self.tcb.snd, self.queue), now)
+        self.note(Event.RECOVERY, now, why=Why.CONGESTION_MARK.label)
 
     def answer_marks(self) -> None:
         """Whatever made us send less, it is also the answer to the marks of this window: CWR, and
@@ -492,7 +505,7 @@ class Connection:
     def set_persist_timer(self, now: int) -> None:
         """Until a zero window is probed: the RTO, doubled each time (RFC 9293 SHLD-29, SHLD-30).
 
-        Until a segment goes out although the window is small: 0.1 to 1 s (3.8.6.2.1, rule 4).
+        Until a segment goes out although the window is small: 0.1 to 1 s (L-22, rule 4).
         """
         if self.tcb.snd.wnd:
             interval = min(max(self.rtt.rto, SECOND // 10), SECOND)
@@ -503,7 +516,7 @@ class Connection:
     def window_opened(self, now: int) -> None:
         """The peer's window is open again: what was sent into the closed one goes out anew.
 
-        R2 counts from here (RFC 9293 MUST-37).
+        R2 counts from here (RFC 9293 MUST-37, SHLD-17).
         """
         self.persists = 0
         self.stop_timer(Timer.PERSIST, now)

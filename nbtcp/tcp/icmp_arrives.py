@@ -42,7 +42,7 @@ def icmp_arrives(conn: "Connection", error: IcmpError, now: int) -> int | None:
     else:  # soft (MUST-56), or taken as soft
         _note(conn, error, REMEMBERED, now)
         conn.reported = error, now
-        conn.report("icmp", f"{error.reporter} says: {error.problem.text}", now)  # SHLD-25
+        conn.report("icmp", f"{error.reporter} says: {error.problem.text}", now)  # SHLD-25, U-2
     return None
 
 

@@ -1,4 +1,5 @@
-"""A port in LISTEN: SYN queue, accept queue, and what becomes of a segment (RFC 9293 3.10.7.2).
+"""A port in LISTEN: SYN queue, accept queue, and what becomes of a segment (RFC 9293 3.10.7.2,
+L-2).
 
 Each queue holds `backlog` connections. When the accept queue is full SYNs are dropped; when only
 the SYN queue is, SYN cookies take its place (RFC 4987).
@@ -13,12 +14,16 @@ from .state import State
 
 
 class Listener:
-    """Made by `Stack.listen`. Connections that the peer has acknowledged wait to be accepted."""
+    """Made by `Stack.listen`. Connections that the peer has acknowledged wait to be accepted.
 
-    __slots__ = ("_accepted", "_embryos", "backlog", "closed", "cookies_until", "port")
+    `address` is the one of ours at which it answers, packed; None: all of them.
+    """
 
-    def __init__(self, port: int, backlog: int) -> None:
+    __slots__ = ("_accepted", "_embryos", "address", "backlog", "closed", "cookies_until", "port")
+
+    def __init__(self, port: int, backlog: int, address: bytes | None = None) -> None:
         self.port = port
+        self.address = address
         self.backlog = backlog
         self.closed = False
         self.cookies_until = 0  # until then (ns) an ACK for no connection may hold a cookie

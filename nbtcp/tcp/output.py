@@ -46,7 +46,7 @@ def transmit(conn: "Connection", now: int) -> list[Segment]:
         _send_new(conn, now, out)
     if conn.probe_peer:  # what the peer has acknowledged already: it must answer
         conn.probe_peer = False
-        out.append(_segment(conn, ACK, conn.tcb.snd.nxt - 1, b"", Why.KEEPALIVE, now))
+        out.append(_segment(conn, ACK, conn.tcb.snd.nxt - 1, b"", Why.KEEPALIVE, now))  # SHLD-12
     while conn.duplicate_acks:
         conn.duplicate_acks -= 1
         out.append(_segment(conn, ACK, conn.tcb.snd.nxt, b"", Why.DUPLICATE_ACK, now))
@@ -76,7 +76,7 @@ def window_update_due(conn: "Connection") -> bool:
 
 
 def reset_for(segment: Segment, ttl: int) -> Segment:
-    """The RST that answers a segment for nobody (RFC 9293 3.10.7.1)."""
+    """The RST that answers a segment for nobody (RFC 9293 3.10.7.1, L-1)."""
     if segment.flags & ACK:  # <SEQ=SEG.ACK><CTL=RST>
         flags, seq, ack = RST, segment.raw_ack, 0
     else:  # <SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>
@@ -106,7 +106,9 @@ def cookie_for(syn: Segment, iss: int, tsval: int, config: Config) -> Segment:
 
 
 def _resend_lost(conn: "Connection", now: int, out: list[Segment]) -> None:
-    """Send again what recovery has marked, oldest first, as far as cwnd allows."""
+    """Send again what recovery has marked, oldest first, as far as cwnd allows; the window does not
+    matter (RFC 9293 SHLD-16, MAY-7).
+    """
     queue, snd = conn.queue, conn.tcb.snd
     while (span := queue.next_lost()) is not None:
         size = span.end - span.start
@@ -132,7 +134,7 @@ def _contents(conn: "Connection", start: int, end: int) -> tuple[int, bytes]:
     elif fin is not None and end > fin:
         flags |= FIN
     data = conn.queue.octets(start, end)
-    if data and end >= conn.queue.end:
+    if data and end >= conn.queue.end:  # RFC 9293 MUST-61
         flags |= PSH
     return flags, data
 
@@ -148,7 +150,11 @@ def _send_syn(conn: "Connection", now: int, out: list[Segment]) -> None:
 
 
 def _send_new(conn: "Connection", now: int, out: list[Segment]) -> None:
-    """New data as far as window, cwnd, Nagle and silly-window avoidance allow, then the FIN."""
+    """New data as far as window, cwnd, Nagle and silly-window avoidance allow, then the FIN.
+
+    Segments are as large as they can be, however the application wrote (RFC 9293 SHLD-27, SHLD-28,
+    MAY-16). What was queued before the handshake goes with its last ACK (U-4).
+    """
     queue, snd = conn.queue, conn.tcb.snd
     if conn.state not in _DATA_STATES or snd.una == 0:  # our SYN must have been acknowledged
         return
@@ -173,12 +179,14 @@ def _send_new(conn: "Connection", now: int, out: list[Segment]) -> None:
 
 
 def _window_left(snd: SendVariables) -> int:
-    """U, the usable window; negative when the peer took window back."""
+    """U, the usable window; negative when the peer took window back (MUST-34, SHLD-15)."""
     return snd.una + snd.wnd - snd.nxt
 
 
 def _sendable(conn: "Connection") -> int:
-    """How many octets the next new segment may carry; 0 for none yet (RFC 9293 3.8.6.2.1)."""
+    """How many octets the next new segment may carry; 0 for none yet (RFC 9293 3.8.6.2.1: MUST-38,
+    L-22). Whatever is queued leaves in the end (MUST-60).
+    """
     queue, snd = conn.queue, conn.tcb.snd
     queued = queue.end - snd.nxt  # D
     if queued <= 0:
@@ -193,7 +201,8 @@ def _sendable(conn: "Connection") -> int:
     if size == snd.mss:  # rule (1)
         return size
     idle = snd.nxt == snd.una
-    if size == queued:  # rule (2); Nagle as Minshall has it: wait only for a small segment (A.3)
+    # rule (2); Nagle (SHLD-7) as Minshall has it: wait only for a small segment (A.3, L-29)
+    if size == queued:
         held = conn.config.nagle and snd.sml > snd.una and queue.fin is None
         return 0 if held else size
     if idle and size >= snd.max_wnd // 2:  # rule (3), Fs = 1/2
@@ -255,11 +264,11 @@ def _segment(
     seg = Segment(conn.flow, flags, wrap(seq, snd.iss), 0, window, data)
     seg.seq = seq
     seg.why = why
-    seg.ttl = conn.config.ttl
-    seg.tos = conn.dscp << 2
+    seg.ttl = conn.config.ttl  # RFC 9293 MUST-49
+    seg.tos = conn.dscp << 2  # SHLD-22
     if snd.up > seq and data:  # the pointer is to what follows the urgent data (MUST-62)
         seg.flags |= URG
-        seg.urgent = min(snd.up - seq, MAX_RAW_WINDOW)
+        seg.urgent = min(snd.up - seq, MAX_RAW_WINDOW)  # MUST-31: again, until it is near
     if flags & ACK:
         seg.ack = rcv.nxt
         seg.raw_ack = wrap(rcv.nxt, rcv.irs)
@@ -289,7 +298,7 @@ def _segment(
 
 
 def _mark_ecn(conn: "Connection", seg: Segment, new: bool) -> None:
-    """Routers may mark new data; ECE says that one did, CWR that we have slowed down."""
+    """Routers may mark new data; ECE says that one did, CWR that we have slowed down (SHLD-8)."""
     snd, rcv = conn.tcb.snd, conn.tcb.rcv
     if seg.flags & ACK and rcv.congested:
         seg.flags |= ECE
@@ -301,7 +310,9 @@ def _mark_ecn(conn: "Connection", seg: Segment, new: bool) -> None:
 
 
 def _syn_options(conn: "Connection", seg: Segment) -> None:
-    """What we ask for; in a SYN,ACK only what the peer asked for too (RFC 7323 2.2, 3.2)."""
+    """What we ask for; in a SYN,ACK only what the peer asked for too (RFC 7323 2.2, 3.2). The MSS
+    is always there (RFC 9293 MUST-14, SHLD-5, MAY-3).
+    """
     seg.window = seg.raw_window
     seg.mss = conn.config.mss
     seg.sack_permitted = conn.tcb.sack
@@ -316,7 +327,9 @@ def _least_gain(conn: "Connection") -> int:
 
 
 def _window_field(conn: "Connection", flags: int) -> int:
-    """The window to advertise: the right edge moves in steps worth moving, and never back."""
+    """The window to advertise: the right edge moves in steps worth moving (RFC 9293 MUST-39, L-23),
+    never back, and not at all while nobody reads (MAY-8).
+    """
     rcv, reassembly = conn.tcb.rcv, conn.reassembly
     free = reassembly.capacity - reassembly.size
     if flags & SYN:

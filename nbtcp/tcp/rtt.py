@@ -1,4 +1,6 @@
-"""Round-trip time and retransmission timeout (RFC 6298). All times are integer nanoseconds."""
+"""Round-trip time and retransmission timeout (RFC 6298; RFC 9293 MUST-18). All times are integer
+nanoseconds.
+"""
 
 SECOND = 1_000_000_000
 GRANULARITY = 1_000_000  # G of RFC 6298: a clock tick
@@ -37,7 +39,7 @@ class RoundTripTime:
         self.rto = min(max(rto, self._min_rto), self._max_rto)
 
     def back_off(self) -> None:
-        """The timer fired: (5.5) RTO <- RTO * 2. The next sample takes it back."""
+        """The timer fired: (5.5) RTO <- RTO * 2 (MUST-19). The next sample takes it back."""
         self.rto = min(2 * self.rto, self._max_rto)
 
     def fall_back(self) -> None:

@@ -111,7 +111,8 @@ class SendQueue:
         self.flight[span] = None
         self.sent_octets += span.end - span.start
         span.order = self.sent_octets
-        self.repaired[span.start] = self.repaired.get(span.start, 0) + 1
+        if span.why is not Why.TAIL_LOSS_PROBE:  # that belongs to no episode
+            self.repaired[span.start] = self.repaired.get(span.start, 0) + 1
 
     # --- what arrived ---
 

@@ -1,4 +1,5 @@
-"""The states of a connection and all transitions between them, as one table (RFC 9293 3.3.2).
+"""The states of a connection and all transitions between them, as one table (RFC 9293 3.3.2, L-16,
+L-17).
 
 `Connection.transition` is the only place where a state changes, and what this table does not hold
 cannot happen: `next_state` raises. The state diagram of the notebooks is drawn from the same table.

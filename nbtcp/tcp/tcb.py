@@ -1,7 +1,8 @@
 """The transmission control block: every variable of a connection, under the RFC's name (RFC 9293
 3.3.1).
 
-All sequence variables are positions (wire/seq.py): 0 is the SYN. SND.NXT is `tcb.snd.nxt`.
+All sequence variables are positions (wire/seq.py): 0 is the SYN. SND.NXT is `tcb.snd.nxt`. Windows
+are integers of any size (REC-1).
 """
 
 from ..config import Config
@@ -55,7 +56,7 @@ class ReceiveVariables:
 
     `promise` is the right edge the receive buffer can hold. The window field counts in units of
     2**shift and is rounded up, so that the promise is kept whole; `edge` is the furthest right edge
-    that came of it, and what lies before it is taken (RFC 7323 2.4, RFC 9293 SHLD-14).
+    that came of it, and what lies before it is taken (RFC 7323 2.4, RFC 9293 SHLD-14, L-19).
     """
 
     __slots__ = (

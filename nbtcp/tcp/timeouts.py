@@ -22,7 +22,9 @@ R1 = 3  # retransmissions after which the application is told (RFC 9293 SHLD-9, 
 
 
 def _retransmission_timeout(conn: "Connection", now: int) -> None:
-    """RFC 6298 5.4 to 5.7, and R2 of RFC 9293 3.8.3."""
+    """RFC 6298 5.4 to 5.7, and R1 and R2 of RFC 9293 3.8.3 (MUST-20), of a SYN too (MUST-22,
+    U-1).
+    """
     spans = conn.queue.spans
     if not spans:
         return
@@ -79,19 +81,21 @@ def _probe_timeout(conn: "Connection", now: int) -> None:
 
 
 def _persist_timeout(conn: "Connection", now: int) -> None:
-    """Probe the window: repeat what is in flight, or send one octet more (RFC 9293 3.8.6.1)."""
+    """Probe the window: repeat what is in flight, or send one octet more (MUST-35, MUST-36)."""
     conn.persists += conn.tcb.snd.wnd == 0
     spans = conn.queue.spans
     if not spans:
         conn.force = Why.WINDOW_PROBE if conn.tcb.snd.wnd == 0 else Why.SWS_OVERRIDE
-    elif now - conn.heard_at >= ns(conn.config.user_timeout):  # MUST-37: not while it answers
+        return
+    answered = conn.heard_at >= spans[0].sent  # MUST-37: then it goes on, however long
+    if not answered and now - conn.heard_at >= ns(conn.config.user_timeout):
         _give_up(conn, spans[0], "window probes", now)
     else:
         conn.queue.mark_lost(spans[0], Why.WINDOW_PROBE, urgently=True)
 
 
 def _keepalive_timeout(conn: "Connection", now: int) -> None:
-    """Probe a silent peer, and give up when several probes stay unanswered (3.8.4)."""
+    """Probe a silent peer, and give up when several stay unanswered (3.8.4, MAY-5, MUST-29)."""
     if conn.keepalive is None:
         return
     interval = conn.config.keepalive_interval if conn.keepalives else conn.keepalive
@@ -111,6 +115,7 @@ def _keepalive_timeout(conn: "Connection", now: int) -> None:
 
 
 def _give_up(conn: "Connection", span: Span, what: str, now: int) -> None:
+    """R2, the user timeout (RFC 9293 3.10.8, L-21)."""
     seconds = (now - span.first_sent) / SECOND
     error = TimeoutError(
         errno.ETIMEDOUT,

@@ -1,15 +1,20 @@
 """What option lines, sysctls and shell commands of a script mean here: tables, in one place."""
 
 import ast
+import re
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from ..config import Config, ConfigError
 
-SILENCE = ("event", "time", "off")
 _LINUX_RTO_MIN, _LINUX_RTO_MAX = 0.2, 120.0
+_ADDRESSES = {  # of a script's --ip_version: ours, the peer's
+    "ipv4": ("192.168.0.1", "192.0.2.1"),
+    "ipv6": ("fd3d:0a0b:17d6::1", "2001:db8::1"),
+}
+_IGNORED_OPTIONS = "gateway_ip netmask_ip speed send_omit_free non_fatal init_scripts".split()
 
 
 class SettingError(ValueError):
@@ -19,16 +24,16 @@ class SettingError(ValueError):
 @dataclass(slots=True)
 class Settings:
     """How a script is run. `silence`: before which of the next lines nothing unexpected may be
-    waiting: any "event", those at a later "time", or none ("off"). Times in ns, `tick` in µs.
+    waiting: any "event", those at a later "time", or none ("off").
     """
 
     config: Config
-    tolerance: int = 4_000_000
+    tolerance_usecs: int = 4000
+    tcp_ts_tick_usecs: int = 0  # of our timestamps, when they are to be checked
     silence: str = "event"
-    push: bool = True  # compare the PSH flag
-    tick: int = 0  # of our timestamps, when they are to be checked
-    local: str = "192.168.0.1"
-    remote: str = "192.0.2.1"
+    push: str = "check"  # the PSH flag, or "ignore" it
+    local_ip: str = "192.168.0.1"
+    remote_ip: str = "192.0.2.1"
     bind_port: int = 8080
     connect_port: int = 8080
     keepalive_time: float = 7200.0  # s; in force on sockets that set SO_KEEPALIVE
@@ -36,17 +41,18 @@ class Settings:
 
     def option(self, name: str, value: str) -> None:
         """An option line, --name=value."""
-        if name in _IGNORED_OPTIONS:
-            return
-        if name not in _OPTIONS:
-            known = ", ".join(sorted(_OPTIONS))
+        if name == "config":
+            self.change(**dict(map(_setting, filter(None, value.split(",")))))
+        elif name == "ip_version":
+            addresses = _converted("--ip_version", _ADDRESSES.__getitem__, value)
+            self.local_ip, self.remote_ip = addresses
+        elif name == "mtu":
+            self.change(mss=_converted("--mtu", int, value) - 40)
+        elif name in _OPTIONS:
+            setattr(self, name, _converted(f"--{name}", _OPTIONS[name], value))
+        elif name not in _IGNORED_OPTIONS:
+            known = ", ".join(sorted(["config", "ip_version", "mtu", *_OPTIONS]))
             raise SettingError(f"there is no option --{name}; options are {known}")
-        try:
-            _OPTIONS[name](self, value)
-        except SettingError:
-            raise
-        except (ValueError, SyntaxError):
-            raise SettingError(f"--{name} cannot be {value!r}") from None
 
     def change(self, **changes: Any) -> None:
         """Change Config settings."""
@@ -54,58 +60,43 @@ class Settings:
 
     def command(self, text: str) -> None:
         """Shell commands, one a line."""
-        for line in text.replace("\\\n", " ").replace("&&", "\n").replace(";", "\n").splitlines():
+        for line in re.split(r"&&|;|\n", text.replace("\\\n", " ")):
             try:
                 words = shlex.split(line, comments=True)
             except ValueError as problem:
                 raise SettingError(f"{line.strip()}: {problem}") from None
             if words:
-                self._run(words)
+                self._run(*words)
 
-    def _run(self, words: list[str]) -> None:
-        program = words[0].rpartition("/")[2]
+    def _run(self, command: str, *arguments: str) -> None:
+        program = command.rpartition("/")[2]
         if program in ("sysctl", "set_sysctls.py"):
-            for word in words[1:]:
-                if not word.startswith("-") and not word.startswith(">"):
-                    name, equals, value = word.partition("=")
-                    if not equals:
-                        raise SettingError(f"{word} sets nothing; write name=value")
+            for word in arguments:
+                if word[:1] not in "->":  # no option, nor where the output goes
+                    name, _, value = word.partition("=")
                     self._sysctl(name.replace("/", ".").rpartition(".")[2], value)
         elif program == "defaults.sh":  # of the scripts that come with packetdrill and Linux
             self.change(receive_buffer=15 << 20, send_buffer=4 << 20)
-        elif program == "nbtcp" and len(words) == 3 and words[1] == "flow" and words[2].isdigit():
-            self.flow = int(words[2])
+        elif program == "nbtcp" and arguments[:1] == ("flow",):
+            self.flow = _converted("flow", _up_to(999), arguments[-1])
         elif program not in _HARMLESS and not program.startswith("sysctl_restore"):
-            raise SettingError(f"unknown command {words[0]}: it cannot be carried out here")
+            raise SettingError(f"unknown command {command}: it cannot be carried out here")
 
     def _sysctl(self, name: str, value: str) -> None:
-        if name == "tcp_keepalive_time":
-            self.keepalive_time = float(value)
-        elif name in SYSCTLS:
-            setting, convert = SYSCTLS[name]
-            try:
-                converted = convert(value)
-            except (ValueError, KeyError, IndexError):
-                raise SettingError(f"{name} cannot be {value!r}") from None
-            self.change(**{setting: converted})
-        elif name in FIXED:
-            if value not in FIXED[name]:
-                raise SettingError(f"{name}={value}: nbtcp has no such choice")
-        elif name not in HARMLESS_SYSCTLS:
+        if name not in SYSCTLS:
             raise SettingError(f"the sysctl {name} means nothing to nbtcp")
+        setting, convert = SYSCTLS[name]
+        converted = _converted(name, convert, value)
+        if setting == "keepalive_time":
+            self.keepalive_time = converted
+        elif setting:
+            self.change(**{setting: converted})
 
 
 def changed(config: Config, **changes: Any) -> Config:
-    """`config` with changes; SettingError says which this nbtcp does not have.
-
-    What it does not have is off: to turn that off changes nothing.
-    """
-    known = {field.name for field in fields(Config)}
-    for name, value in list(changes.items()):
-        if name not in known:
-            if changes.pop(name) not in (False, None, "off"):
-                raise SettingError(f"this nbtcp has no setting {name}")
-        elif isinstance(getattr(config, name), bool) is not isinstance(value, bool):
+    """`config` with changes; SettingError says which are not possible."""
+    for name, value in changes.items():
+        if isinstance(getattr(config, name, value), bool) is not isinstance(value, bool):
             raise SettingError(f"{name} cannot be {value!r}")
     try:
         return config.but(**changes)
@@ -115,68 +106,40 @@ def changed(config: Config, **changes: Any) -> Config:
         raise SettingError(f"one of these cannot be so: {changes}") from None
 
 
-def _config(settings: Settings, value: str) -> None:
-    changes: dict[str, Any] = {}
-    for part in filter(None, value.split(",")):
-        name, _, text = part.partition("=")
-        try:
-            changes[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            changes[name] = text
-    settings.change(**changes)
+def _setting(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
-def _ip_version(_: Settings, value: str) -> None:
-    if value != "ipv4":
-        raise SettingError(f"--ip_version={value}: scripts run over IPv4 here")
+def _converted(name: str, convert: Callable[[str], Any], value: str) -> Any:
+    try:
+        return convert(value)
+    except (ValueError, LookupError, OverflowError):
+        raise SettingError(f"{name} cannot be {value!r}") from None
 
 
-def _silence(settings: Settings, value: str) -> None:
-    if value not in SILENCE:
-        raise ValueError
-    settings.silence = value
+def _one_of(*choices: str) -> Callable[[str], str]:
+    return lambda value: choices[choices.index(value)]  # ValueError when it is none
 
 
-def _push(settings: Settings, value: str) -> None:
-    settings.push = {"check": True, "ignore": False}.get(value, True)
-    if value not in ("check", "ignore"):
-        raise ValueError
+def _up_to(most: int) -> Callable[[str], int]:
+    return lambda value: range(most + 1)[range(most + 1).index(int(value))]
 
 
-def _number(name: str, unit: int = 1, most: int = 10**9) -> Callable[[Settings, str], None]:
-    def put(settings: Settings, value: str) -> None:
-        if not 0 <= int(value) <= most:
-            raise ValueError
-        setattr(settings, name, int(value) * unit)
-
-    return put
-
-
-def _text(name: str) -> Callable[[Settings, str], None]:
-    return lambda settings, value: setattr(settings, name, value)
-
-
-_OPTIONS: dict[str, Callable[[Settings, str], None]] = {
-    "tolerance_usecs": _number("tolerance", 1000),
-    "tcp_ts_tick_usecs": _number("tick"),
-    "ip_version": _ip_version,
-    "local_ip": _text("local"),
-    "remote_ip": _text("remote"),
-    "bind_port": _number("bind_port", most=65535),
-    "connect_port": _number("connect_port", most=65535),
-    "mtu": lambda settings, value: settings.change(mss=int(value) - 40),
-    "config": _config,  # these three are our own
-    "silence": _silence,
-    "push": _push,
+_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "tolerance_usecs": _up_to(10**9),
+    "tcp_ts_tick_usecs": _up_to(10**9),
+    "silence": _one_of("event", "time", "off"),
+    "push": _one_of("check", "ignore"),
+    "local_ip": str,
+    "remote_ip": str,
+    "bind_port": _up_to(65535),
+    "connect_port": _up_to(65535),
 }
-_IGNORED_OPTIONS = {
-    "gateway_ip",
-    "netmask_ip",
-    "speed",
-    "send_omit_free",
-    "non_fatal",
-    "init_scripts",
-}
+"""Option -> the value of the setting of that name."""
 
 
 def _on(value: str) -> bool:
@@ -214,21 +177,17 @@ SYSCTLS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "tcp_fin_timeout": ("time_wait", float),
     "tcp_rto_min_us": ("min_rto", lambda v: int(v) / 1e6),
     "tcp_rto_max_ms": ("max_rto", lambda v: int(v) / 1e3),
+    "tcp_keepalive_time": ("keepalive_time", float),
+    "tcp_slow_start_after_idle": ("", _one_of("1")),  # those without a name have one value here
+    "tcp_reordering": ("", _one_of("3")),
+    "tcp_early_retrans": ("", _one_of("3")),  # tail loss probes come with recovery="rack"
+    "tcp_dsack": ("", _one_of("1")),
+    "tcp_abort_on_overflow": ("", _one_of("0")),
+    "ip_no_pmtu_disc": ("", _one_of("0")),
 }
 """Name under net.ipv4 -> the Config setting, and its value from the sysctl's."""
 
-FIXED = {
-    "tcp_slow_start_after_idle": ("1",),
-    "tcp_reordering": ("3",),
-    "tcp_early_retrans": ("3", "4"),  # tail loss probes come with recovery="rack"
-    "tcp_dsack": ("1",),
-    "tcp_abort_on_overflow": ("0",),
-    "ip_no_pmtu_disc": ("0",),
-}
-"""Sysctls that have one value here."""
-
-HARMLESS_SYSCTLS = set(
-    """
+_WITHOUT_EFFECT = """
     tcp_fack tcp_frto tcp_no_metrics_save tcp_tso_win_divisor tcp_min_tso_segs tcp_tso_rtt_log
     tcp_pacing_ss_ratio tcp_pacing_ca_ratio tcp_limit_output_bytes tcp_autocorking tcp_retries1
     tcp_notsent_lowat tcp_fastopen tcp_fastopen_key tcp_low_latency tcp_min_snd_mss tcp_mtu_probing
@@ -236,7 +195,6 @@ HARMLESS_SYSCTLS = set(
     tcp_max_syn_backlog tcp_invalid_ratelimit tcp_challenge_ack_limit tcp_rfc1337 tcp_mem
     tcp_allowed_congestion_control tcp_default_congestion_control default_qdisc optmem_max rmem_max
     wmem_max somaxconn""".split()
-)
-"""Sysctls about what nbtcp has not, or without effect on what a script sees."""
+SYSCTLS |= dict.fromkeys(_WITHOUT_EFFECT, ("", str))
 
 _HARMLESS = {"tc", "ip", "ethtool", "true", "sleep", "modprobe", "rm", "sync"}

@@ -7,44 +7,32 @@ absent.
 from ..tcp.connection import Connection
 from ..tcp.state import State
 
-STATES = {
-    State.ESTABLISHED: 1,
-    State.SYN_SENT: 2,
-    State.SYN_RECEIVED: 3,
-    State.FIN_WAIT_1: 4,
-    State.FIN_WAIT_2: 5,
-    State.TIME_WAIT: 6,
-    State.CLOSED: 7,
-    State.CLOSE_WAIT: 8,
-    State.LAST_ACK: 9,
-    State.LISTEN: 10,
-    State.CLOSING: 11,
-}
-CA_STATES = {"OPEN": 0, "DISORDER": 1, "CWR": 2, "FAST_RECOVERY": 3, "LOSS": 4}  # of a Phase
-NAMES = {
-    **{f"TCP_{s.name}".replace("WAIT_", "WAIT").replace("RECEIVED", "RECV"): n
-       for s, n in STATES.items()},
-    **{"TCP_CLOSE": 7, "TCPI_OPT_TIMESTAMPS": 1, "TCPI_OPT_SACK": 2, "TCPI_OPT_WSCALE": 4},
-    **{"TCPI_OPT_ECN": 8, "TCP_INFINITE_SSTHRESH": 0x7FFFFFFF},
-    **{"TCP_CA_Open": 0, "TCP_CA_Disorder": 1, "TCP_CA_CWR": 2},
-    **{"TCP_CA_Recovery": 3, "TCP_CA_Loss": 4},
-}  # fmt: skip
-"""Linux's constants that scripts compare with."""
-
+# Our names in the order of Linux's numbers: of states from 1 on, of phases of recovery from 0 on.
+_STATES = """ESTABLISHED SYN_SENT SYN_RECEIVED FIN_WAIT_1 FIN_WAIT_2 TIME_WAIT CLOSED CLOSE_WAIT
+    LAST_ACK LISTEN CLOSING""".split()
+_PHASES = "OPEN DISORDER CWR FAST_RECOVERY LOSS".split()
+STATES = {State[name]: number for number, name in enumerate(_STATES, start=1)}
 INFINITE = 0x7FFFFFFF
+NAMES = {f"TCP_{name.replace('WAIT_', 'WAIT')}": n for n, name in enumerate(_STATES, start=1)}
+NAMES |= {"TCP_SYN_RECV": 3, "TCP_CLOSE": 7, "TCP_INFINITE_SSTHRESH": INFINITE}
+NAMES |= {"TCP_CA_Open": 0, "TCP_CA_Disorder": 1, "TCP_CA_CWR": 2}
+NAMES |= {"TCP_CA_Recovery": 3, "TCP_CA_Loss": 4}
+NAMES |= {"TCPI_OPT_TIMESTAMPS": 1, "TCPI_OPT_SACK": 2, "TCPI_OPT_WSCALE": 4, "TCPI_OPT_ECN": 8}
+"""Linux's constants that scripts compare with."""
 
 
 def tcp_info(conn: Connection, now: int) -> dict[str, int]:
     """tcpi_state, tcpi_snd_cwnd, ... of `conn` at `now`."""
-    snd, rcv, rtt = conn.tcb.snd, conn.tcb.rcv, conn.rtt
+    snd, rcv, rtt, cc = conn.tcb.snd, conn.tcb.rcv, conn.rtt, conn.cc
     spans = conn.queue.spans
     end = min(snd.una, conn.queue.end)  # neither SYN nor FIN is counted as octets
-    options = 1 * conn.tcb.ts.on + 2 * bool(getattr(conn.tcb, "sack", False))
-    options += 4 * conn.tcb.scaling + 8 * bool(getattr(conn.tcb, "ecn", False))
+    options = 1 * conn.tcb.ts.on + 2 * bool(conn.tcb.sack)
+    options += 4 * conn.tcb.scaling + 8 * bool(conn.tcb.ecn)
     fin = rcv.fin is not None and rcv.nxt > rcv.fin
+    phase, min_rtt = conn.recovery.phase.name, getattr(conn.recovery, "min_rtt", None)
     info = {
         "state": STATES[conn.state],
-        "ca_state": CA_STATES.get(conn.recovery.phase.name),
+        "ca_state": _PHASES.index(phase) if phase in _PHASES else None,
         "probes": conn.persists,
         "options": options,
         "snd_wscale": snd.shift,
@@ -52,17 +40,17 @@ def tcp_info(conn: Connection, now: int) -> dict[str, int]:
         "rto": rtt.rto // 1000,
         "rtt": (rtt.srtt or 0) // 1000,
         "rttvar": rtt.rttvar // 1000,
-        "min_rtt": _microseconds(getattr(conn.recovery, "min_rtt", None)),
+        "min_rtt": None if min_rtt is None else min_rtt // 1000,
         "snd_mss": snd.mss,
         "rcv_mss": rcv.mss,
         "advmss": conn.config.mss,
         "pmtu": getattr(snd, "pmtu", None),
         "unacked": len(spans),
-        "sacked": sum(bool(getattr(span, "sacked", False)) for span in spans),
+        "sacked": sum(bool(span.sacked) for span in spans),
         "lost": sum(span.lost for span in spans),
         "retrans": sum(span.times > 1 and not span.lost for span in spans),
-        "snd_cwnd": conn.cc.cwnd // snd.mss,
-        "snd_ssthresh": INFINITE if conn.cc.ssthresh > INFINITE else conn.cc.ssthresh // snd.mss,
+        "snd_cwnd": cc.cwnd // snd.mss,
+        "snd_ssthresh": INFINITE if cc.ssthresh > INFINITE else cc.ssthresh // snd.mss,
         "snd_wnd": snd.wnd,
         "rcv_wnd": rcv.wnd,
         "bytes_acked": max(0, end - 1),
@@ -71,7 +59,3 @@ def tcp_info(conn: Connection, now: int) -> dict[str, int]:
         "last_data_sent": (now - snd.sent_at) // 1_000_000,
     }
     return {f"tcpi_{name}": int(value) for name, value in info.items() if value is not None}
-
-
-def _microseconds(ns: int | None) -> int | None:
-    return None if ns is None else ns // 1000

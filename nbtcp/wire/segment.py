@@ -30,7 +30,7 @@ _MOST_DATA = 1 << 18  # octets in one captured packet; devices take less from th
 # IPv4 and TCP in one: version+IHL, TOS, length, id, fragment, TTL, protocol, checksum, flow; then
 # sequence, acknowledgment, data offset, flags, window, checksum, urgent pointer.
 _HEADERS = Struct("!BBHHHBBH12sLLBBHHH")
-_FIELDS = Struct("!xBH2xHBB2x12sLLBBH2xH")  # those that parse looks at one by one
+_FIELDS = Struct("!xBH2xHBB2x12sLLBBH2xH")  # those that parse looks at one by one; MUST-1: H
 # IPv6 and TCP: version+traffic class+flow label, payload length, next header, hop limit; the rest
 # as above.
 _HEADERS6 = Struct("!LHBB36sLLBBHHH")
@@ -44,7 +44,7 @@ _IPV4_SUM = 0x4500 + ip.HEADER_LENGTH + ip.DONT_FRAGMENT + ip.PROTOCOL_TCP
 
 
 class Option:
-    """Option kinds (RFC 9293 3.2, RFC 7323, RFC 2018)."""
+    """Option kinds (RFC 9293 3.2: MUST-4, RFC 7323, RFC 2018)."""
 
     END, NOP, MSS, WSCALE, SACK_PERMITTED, SACK, TIMESTAMPS = 0, 1, 2, 3, 4, 5, 8
 
@@ -208,7 +208,7 @@ def _zeros(size: int) -> bytes:
 
 
 def build(segment: Segment) -> bytes:
-    """The IP packet that carries `segment`, checksums made.
+    """The IP packet that carries `segment`, checksums made (RFC 9293 MUST-2).
 
     IPv4's don't-fragment is set (RFC 1191); IPv6's flow label is 0, as of a flow that asks routers
     for nothing (RFC 6437).
@@ -238,7 +238,10 @@ def _flow_sums(flow: bytes) -> tuple[int, int]:
 
 
 def _parse_options(options: bytes, segment: Segment) -> None:
-    """Read TCP options into `segment`; unknown ones are skipped by their length (MUST-6)."""
+    """Read TCP options into `segment`, whatever its flags (RFC 9293 MUST-5) and wherever they begin
+    (MUST-64); unknown ones are skipped by their length (MUST-6), which all but two kinds have
+    (MUST-68).
+    """
     if len(options) == _TIMESTAMPS_ONLY.size:  # RFC 7323 appendix A: what nearly all segments carry
         kind, tsval, tsecr = _TIMESTAMPS_ONLY.unpack(options)
         if kind == _NOP_NOP_TIMESTAMPS:
@@ -281,7 +284,7 @@ def _build_options(segment: Segment) -> bytes:
             edges = [edge for block in segment.sack for edge in block]
             options += pack(f"!{1 + len(edges)}L", _NOP_NOP_SACK | 2 + 4 * len(edges), *edges)
         return options
-    if segment.mss is not None:
+    if segment.mss is not None:  # in no other segment (RFC 9293 MUST-65)
         options += pack("!BBH", Option.MSS, 4, segment.mss)
     if segment.sack_permitted:
         options += bytes((Option.SACK_PERMITTED, 2))
@@ -289,4 +292,4 @@ def _build_options(segment: Segment) -> bytes:
         options += pack("!BBLL", Option.TIMESTAMPS, 10, tsval, tsecr)
     if segment.wscale is not None:
         options += bytes((Option.NOP, Option.WSCALE, 3, segment.wscale))
-    return options + b"\0" * (-len(options) % 4)
+    return options + b"\0" * (-len(options) % 4)  # RFC 9293 MUST-69

@@ -1,4 +1,4 @@
-"""How much may be in flight: congestion control algorithms, one small file each.
+"""How much may be in flight: congestion control algorithms (RFC 9293 MAY-18), one small file each.
 
 An algorithm owns `cwnd` and `ssthresh` (octets) and has three methods of its own: `acked`, `lost`,
 `timed_out`. It sees numbers only, never the connection. Its state is in plain attributes of its

@@ -1,4 +1,6 @@
-"""Reno: slow start and congestion avoidance (RFC 5681 3.1), counting octets (RFC 3465)."""
+"""Reno: slow start and congestion avoidance (RFC 5681 3.1; RFC 9293 MUST-19), counting
+octets (RFC 3465).
+"""
 
 from ..ack import Ack
 from .base import CongestionControl

@@ -10,7 +10,7 @@ from ..ack import Ack
 from ..rtt import RoundTripTime
 from ..sendqueue import SendQueue
 from ..tcb import SendVariables
-from .base import DUPLICATE_THRESHOLD, Phase, Recovery, Verdict
+from .base import DUPLICATE_THRESHOLD, Phase, Probing, Recovery, Verdict
 
 
 class NewReno(Recovery):
@@ -30,6 +30,7 @@ class NewReno(Recovery):
     def acked(
         self, ack: Ack, snd: SendVariables, queue: SendQueue, rtt: RoundTripTime
     ) -> Verdict | None:
+        probed = self.probing is Probing.NEW_DATA
         if self.phase is Phase.LOSS and (verdict := self.after_timeout(ack, snd, queue)):
             return verdict
         if ack.octets:
@@ -38,6 +39,8 @@ class NewReno(Recovery):
             ack.lost = queue.lost_octets - before
         elif ack.duplicate and self.phase is not Phase.LOSS:  # there they answer what left earlier
             return self._duplicate(snd, queue)
+        elif ack.duplicate and probed:  # F-RTO's new data arrives, and the rest may follow it
+            self._departed = snd.mss  # (RFC 5682 2.1 step 3a)
         return None
 
     def timed_out(self, snd: SendVariables, queue: SendQueue, now: int) -> None:

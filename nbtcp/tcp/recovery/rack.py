@@ -48,11 +48,20 @@ class Rack(Sack):
     ) -> Verdict | None:
         if ack.rtt is not None:
             self._measured = True
+        self._update_reordering_window(ack, snd)  # step 4, also when the D-SACK ends the episode
         repaired = self._process_probe(ack)
         verdict = super().acked(ack, snd, queue, rtt)
         return Verdict.REPAIRED if repaired and verdict is None else verdict
 
     # --- RACK: section 6 ---
+
+    def _all_needless(self, ack: Ack, queue: SendQueue) -> bool:
+        """What was resent and had arrived before was overtaken. The RFC does not count that as
+        reordering (6.2 step 3), and without it the same mistake is made in each round.
+        """
+        if any(start in queue.repaired for start, _ in ack.dsacks):
+            self._seen = True
+        return super()._all_needless(ack, queue)
 
     def find_losses(
         self, ack: Ack, snd: SendVariables, queue: SendQueue, rtt: RoundTripTime
@@ -61,8 +70,7 @@ class Rack(Sack):
             self.min_rtt = ack.rtt if self.min_rtt is None else min(self.min_rtt, ack.rtt)
         for span in sorted(ack.arrived):  # steps 2 and 3; what one ACK reports is not reordered
             self._update(span, ack)
-        self._update_reordering_window(ack, snd)  # step 4
-        self._detect(queue, self._reordering_window(queue, rtt, snd.mss), ack.now)  # step 5
+        self._detect(queue, self._reordering_window(queue, rtt), ack.now)  # step 5
 
     def _update(self, span: Span, ack: Ack) -> None:
         """Steps 2 and 3: the segment sent last among those that have arrived, and reordering."""
@@ -92,11 +100,9 @@ class Rack(Sack):
         if self._reo_wnd_persist <= 0:
             self._reo_wnd_mult = 1
 
-    def _reordering_window(self, queue: SendQueue, rtt: RoundTripTime, mss: int) -> int:
+    def _reordering_window(self, queue: SendQueue, rtt: RoundTripTime) -> int:
         """RACK.reo_wnd, ns: min(reo_wnd_mult*min_RTT/4, SRTT); 0 while nothing speaks for it."""
-        if not self._seen and (
-            self.phase is not Phase.OPEN or queue.sacked_octets >= DUPLICATE_THRESHOLD * mss
-        ):
+        if not self._seen and (self.phase is not Phase.OPEN or _enough_sacked(queue)):
             return 0
         return min(self._reo_wnd_mult * (self.min_rtt or 0) // 4, rtt.srtt or 0)
 
@@ -156,3 +162,8 @@ class Rack(Sack):
         if not self._probe_again or needless or beyond or (ack.duplicate and not ack.sacked):
             self._probe_end = None
         return self._probe_again and beyond and not needless
+
+
+def _enough_sacked(queue: SendQueue) -> bool:
+    """DupThresh segments were SACKed, however small: RACK.segs_sacked (6.2 step 4)."""
+    return queue.sacked_octets > 0 and sum(s.sacked for s in queue.spans) >= DUPLICATE_THRESHOLD
