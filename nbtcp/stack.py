@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2s
 from heapq import heappop, heappush
+from itertools import chain
 
 from .config import Config
 from .tcp.connection import Connection, Observer
@@ -22,15 +23,7 @@ from .why import Why
 from .wire import ip, scapy
 from .wire import segment as struct_codec
 from .wire.icmp import IcmpError, parse_icmp
-from .wire.segment import (
-    RST,
-    Segment,
-    addresses,
-    endpoints,
-    format_endpoint,
-    pack_flow,
-    reverse_flow,
-)
+from .wire.segment import RST, Segment, addresses, format_endpoint, pack_flow, reverse_flow
 from .wire.seq import MODULUS
 
 EPHEMERAL_PORTS = range(49152, 65536)  # RFC 6335 6
@@ -156,20 +149,16 @@ class Stack:
         """One IP packet arrived at `now` (ns). Never raises, whatever the bytes."""
         try:
             segment = self._parse(packet)
-        except ip.WireError as problem:
-            self._receive_other(packet, problem.why, now)
+        except ip.WireError as fault:
+            self._receive_other(packet, fault.why, now)
             return
         conn = self._connections.get(segment.flow)
-        if conn is None or conn.state is State.CLOSED or conn.state is State.LISTEN:
-            self._receive_unknown(segment, now)
-            return
-        if conn.state is State.TIME_WAIT and self._reopens(conn, segment):
+        if conn is not None and conn.state is State.TIME_WAIT and self._reopens(conn, segment):
             conn.leave_time_wait(now)
-            self._receive_unknown(segment, now, conn.tcb.snd.nxt + conn.tcb.snd.iss)
-            return
-        conn.receive(segment, now)
-        if conn.listener is not None:
-            self._settle(conn)
+        if conn is None or conn.state <= State.LISTEN:
+            self._receive_unknown(segment, now)
+        else:
+            conn.receive(segment, now)
 
     def transmit(self, now: int) -> list[bytes]:
         """The IP packets to put on the link at `now`."""
@@ -180,7 +169,7 @@ class Stack:
             conn = next(iter(ready))
             del ready[conn]
             packets += [build(segment) for segment in conn.transmit(now)]
-            if conn.state is State.CLOSED or conn.state is State.LISTEN:
+            if conn.state <= State.LISTEN:
                 self._forget(conn)
             else:
                 self._schedule(conn)
@@ -188,12 +177,11 @@ class Stack:
 
     def deadline(self) -> int | None:
         """When `handle_timer` is next due (ns), or None."""
-        wakeups = self._wakeups
-        while wakeups:
-            at, _, conn = wakeups[0]
+        while self._wakeups:
+            at, _, conn = self._wakeups[0]
             if conn.wake_at == at and conn.deadline() == at:
                 return at
-            heappop(wakeups)
+            heappop(self._wakeups)
             if conn.wake_at == at:  # the timer was moved or stopped since
                 conn.wake_at = None
                 self._schedule(conn)
@@ -212,159 +200,116 @@ class Stack:
             conn = heappop(self._wakeups)[2]
             conn.wake_at = None
             conn.handle_timer(now)
-            if conn.listener is not None:
-                self._settle(conn)
             self._schedule(conn)
 
     # --- inside ---
 
     def _receive_other(self, packet: bytes, why: Why, now: int) -> None:
         """No segment that may be used: an ICMP error about one of ours, or nothing."""
+        error = None
         if why is Why.NOT_TCP:
             try:
                 error = parse_icmp(packet)
-            except ip.WireError as problem:
-                why, error = problem.why, None
-            if error is not None:
-                self._receive_icmp(error, now)
-                return
-        if self.observer is not None:
+            except ip.WireError as fault:
+                why = fault.why
+        if error is not None:
+            self._receive_icmp(error, now)
+        elif self.observer is not None:
             self.observer.refused(self.address, None, why, now)
 
     def _receive_icmp(self, error: IcmpError, now: int) -> None:
         """RFC 9293 MUST-54: the error goes to the connection that sent what it quotes."""
-        conn = self._connections.get(reverse_flow(error.flow))
-        if conn is None or conn.state is State.CLOSED or conn.state is State.LISTEN:
+        answers = reverse_flow(error.flow)
+        conn = self._connections.get(answers)
+        if conn is None or conn.state <= State.LISTEN:
             if self.observer is not None:
-                host = endpoints(error.flow)[0][0]
-                host = host if host in self.addresses else self.address
-                self.observer.refused(host, None, Why.ICMP, now)
+                self.observer.refused(self._host(answers), None, Why.ICMP, now)
             return
         mtu = conn.icmp(error, now)
         if mtu is not None:
             if len(self._path_mtus) >= MOST_PATH_MTUS:  # forgotten is learned again
                 self._path_mtus.clear()
             self._path_mtus[addresses(error.flow)[1]] = mtu, now
-        if conn.listener is not None:
-            self._settle(conn)
 
-    def _receive_unknown(self, segment: Segment, now: int, above: int | None = None) -> None:
-        """No connection has this flow: a listener's SYN, or 3.10.7.1, CLOSED (L-1).
+    def _receive_unknown(self, segment: Segment, now: int) -> None:
+        """No connection has this flow: it opens one, is answered without one, or dropped."""
+        why, listener = self._judge(segment)
+        reply = None
+        if listener is not None and self._opens(segment, listener, why, now):
+            return
+        if listener is not None and why is Why.COOKIE:
+            reply = self._cookie(segment, listener, now)
+        elif why is Why.NO_CONNECTION and not segment.flags & RST:  # 3.10.7.1, CLOSED (L-1)
+            reply = reset_for(segment, self.config.ttl)
+        segment.why = why
+        if reply is not None:
+            self._replies.append(reply)
+        if self.observer is not None:
+            host = self._host(segment.flow)
+            self.observer.refused(host, segment, why, now)
+            if reply is not None:
+                self.observer.replied(host, reply, now)
 
-        `above` is a sequence number that the ISN has to exceed (RFC 9293 MAY-2).
-        """
-        why: Why | None = Why.NO_CONNECTION
+    def _judge(self, segment: Segment) -> tuple[Why, Listener | None]:
+        """What becomes of a segment that is of no connection, and the listener that says so."""
         source, destination = addresses(segment.flow)
         if destination not in self._own or _is_nobodys(source):
-            why = Why.MISDIRECTED  # RFC 9293 MUST-57, MUST-63
-        else:
-            listener = self._listener(segment.flow)
-            if listener is not None:
-                why = listener.refuses(segment)
-                if why is None and self._listen(listener, segment, now, above):
-                    return
-                why = why or Why.BACKLOG_FULL
-                if why is Why.NO_CONNECTION and self._open_from_cookie(listener, segment, now):
-                    return
-        segment.why = why or Why.NO_CONNECTION
-        if why is Why.NO_CONNECTION and not segment.flags & RST:
-            self._reply(segment, reset_for(segment, self.config.ttl), now)
-        elif self.observer is not None:
-            self.observer.refused(self._host(segment), segment, segment.why, now)
-
-    def _listener(self, flow: bytes) -> Listener | None:
-        """Who listens at the address and port to which segments of `flow` go."""
-        listener = self._listeners.get(int.from_bytes(flow[-2:], "big"))
-        if listener is None or listener.address not in (None, addresses(flow)[1]):
-            return None
-        return listener
+            return Why.MISDIRECTED, None  # RFC 9293 MUST-57, MUST-63
+        listener = self._listeners.get(int.from_bytes(segment.flow[-2:], "big"))
+        if listener is not None and listener.address in (None, destination):
+            return listener.judge(segment, self.config.syn_cookies), listener
+        return Why.NO_CONNECTION, None
 
     def _reopens(self, conn: Connection, syn: Segment) -> bool:
         """A SYN for a listener of ours, on the ports of a connection in TIME-WAIT (SHLD-4)."""
-        listener = self._listener(syn.flow)
-        if listener is None or listener.refuses(syn) is not None:
-            return False
-        return conn.is_new_incarnation(syn)
+        return self._judge(syn)[0] in (Why.SYN, Why.COOKIE) and conn.is_new_incarnation(syn)
 
-    def _listen(self, listener: Listener, syn: Segment, now: int, above: int | None) -> bool:
-        """A SYN for a listener; False when its SYN queue is full and cookies are not wanted."""
-        if not listener.flooded:
-            self._open_passively(listener, syn, now, above)
-        elif self.config.syn_cookies:
-            self._send_cookie(listener, syn, now)
-        else:
+    def _opens(self, segment: Segment, listener: Listener, why: Why, now: int) -> bool:
+        """A SYN opens a connection, and so does an ACK that brings our cookie back."""
+        syn = segment if why is Why.SYN else None
+        if why is Why.NO_CONNECTION and now < listener.cookies_until and not listener.full:
+            syn = restore(segment, self._secret, now)
+        if syn is None:
             return False
+        conn = self._new_connection(reverse_flow(syn.flow), self.config, self.observer, now)
+        listener.add(conn)
+        if syn is segment:
+            conn.open_passively(listener, syn, now)
+        else:
+            conn.tcb.snd.iss = (segment.raw_ack - 1) % MODULUS
+            conn.open_from_cookie(listener, syn, now)
+            conn.receive(segment, now)
         return True
 
-    def _open_passively(
-        self, listener: Listener, syn: Segment, now: int, above: int | None = None
-    ) -> None:
-        conn = self._new_connection(reverse_flow(syn.flow), self.config, self.observer, now)
-        if above is not None and 0 < (above - conn.tcb.snd.iss) % MODULUS < MODULUS // 2:
-            conn.tcb.snd.iss = (above + ISN_STEP) % MODULUS
-        listener.add(conn)
-        conn.open_passively(listener, syn, now)
-
-    def _send_cookie(self, listener: Listener, syn: Segment, now: int) -> None:
+    def _cookie(self, syn: Segment, listener: Listener, now: int) -> Segment:
         """The SYN queue is full: answer, and remember nothing."""
         listener.cookies_until = now + LIFETIME * PERIOD
         iss = initial_sequence_number(syn, self._secret, now)
         value = timestamp(syn, now // TICK + self._timestamp_offset(reverse_flow(syn.flow)))
-        syn.why = Why.COOKIE
-        self._reply(syn, cookie_for(syn, iss, value, _config_for(syn.flow, self.config)), now)
+        config = self.config if len(syn.flow) == 12 else _for_ipv6(self.config)
+        return cookie_for(syn, iss, value, config)
 
-    def _open_from_cookie(self, listener: Listener, ack: Segment, now: int) -> bool:
-        """An ACK that brings our cookie back opens the connection that it stands for."""
-        if now >= listener.cookies_until or listener.full:
-            return False
-        syn = restore(ack, self._secret, now)
-        if syn is None:
-            return False
-        conn = self._new_connection(reverse_flow(ack.flow), self.config, self.observer, now)
-        conn.tcb.snd.iss = (ack.raw_ack - 1) % MODULUS
-        listener.add(conn)
-        conn.open_from_cookie(listener, syn, now)
-        conn.receive(ack, now)
-        self._settle(conn)
-        return True
-
-    def _reply(self, segment: Segment, reply: Segment, now: int) -> None:
-        """`segment` is of no connection, and this answers it."""
-        self._replies.append(reply)
-        if self.observer is not None:
-            host = self._host(segment)
-            self.observer.refused(host, segment, segment.why, now)
-            self.observer.replied(host, reply, now)
-
-    def _host(self, segment: Segment) -> str:
-        """Which of our addresses a segment came to; the first when it is none of them."""
-        text = segment.destination[0]
+    def _host(self, flow: bytes) -> str:
+        """Which of our addresses `flow` goes to; the first when it is none of them."""
+        text = ip.format_address(addresses(flow)[1])
         return text if text in self.addresses else self.address
-
-    def _settle(self, conn: Connection) -> None:
-        """A connection in a SYN queue may have become established, or come to nothing."""
-        listener: Listener = conn.listener
-        if conn.synchronized:
-            conn.listener = None
-            listener.promote(conn)
-        elif conn.state is State.CLOSED or conn.state is State.LISTEN:
-            conn.listener = None
-            listener.forget(conn)
 
     def _new_connection(
         self, flow: bytes, config: Config, observer: Observer | None, now: int
     ) -> Connection:
-        offset = self._timestamp_offset(flow)
-        iss = self._initial_sequence_number(flow, now)
-        destination = addresses(flow)[1]
-        conn = Connection(flow, _config_for(flow, config), iss, offset, self._ready, observer)
-        if destination in self._path_mtus:
-            mtu, since = self._path_mtus[destination]
-            if now - since < PATH_MTU_LIFETIME:
-                conn.limit_path(mtu)
-            else:
-                del self._path_mtus[destination]
-        self._connections[reverse_flow(flow)] = conn
+        iss, offset = self._initial_sequence_number(flow, now), self._timestamp_offset(flow)
+        answers = reverse_flow(flow)
+        old = self._connections.get(answers)
+        if old is not None:  # RFC 9293 MAY-2: begin above what the old one has used
+            used = old.tcb.snd.nxt + old.tcb.snd.iss
+            if 0 < (used - iss) % MODULUS < MODULUS // 2:
+                iss = (used + ISN_STEP) % MODULUS
+        config = config if len(flow) == 12 else _for_ipv6(config)
+        conn = Connection(flow, config, iss, offset, self._ready, observer)
+        mtu, since = self._path_mtus.get(addresses(flow)[1], (0, 0))
+        if mtu and now - since < PATH_MTU_LIFETIME:
+            conn.limit_path(mtu)
+        self._connections[answers] = conn
         return conn
 
     def _check_own(self, address: str) -> bytes:
@@ -388,9 +333,8 @@ class Stack:
             if len(own) == len(destination):
                 return text
         family = "IPv6" if len(destination) == ip.IPV6_ADDRESS else "IPv4"
-        there, here = ip.format_address(destination), ", ".join(self.addresses)
-        reason = f"{there} is an {family} address, and this host has only {here}"
-        raise OSError(errno.EAFNOSUPPORT, reason)
+        reason = f"{ip.format_address(destination)} is an {family} address, and this host has only "
+        raise OSError(errno.EAFNOSUPPORT, reason + ", ".join(self.addresses))
 
     def _initial_sequence_number(self, flow: bytes, now: int) -> int:
         """ISN = M + F(localip, localport, remoteip, remoteport, secretkey) (RFC 6528 3,
@@ -407,8 +351,7 @@ class Stack:
     def _free_port(self, source: str, remote: tuple[str, int]) -> int:
         """An ephemeral port, chosen at random (RFC 6056 3.3.1)."""
         first = self._random.randrange(len(EPHEMERAL_PORTS))
-        for i in range(len(EPHEMERAL_PORTS)):
-            port = EPHEMERAL_PORTS[(first + i) % len(EPHEMERAL_PORTS)]
+        for port in chain(EPHEMERAL_PORTS[first:], EPHEMERAL_PORTS[:first]):
             flow = pack_flow(remote, (source, port))
             if flow not in self._connections and port not in self._listeners:
                 return port
@@ -418,12 +361,9 @@ class Stack:
         """See to it that the heap holds an entry no later than the connection's deadline."""
         due = conn.deadline()
         if due is not None and (conn.wake_at is None or due < conn.wake_at):
-            self._push(conn, due)
-
-    def _push(self, conn: Connection, at: int) -> None:
-        conn.wake_at = at
-        self._pushed += 1
-        heappush(self._wakeups, (at, self._pushed, conn))
+            conn.wake_at = due
+            self._pushed += 1
+            heappush(self._wakeups, (due, self._pushed, conn))
 
     def _forget(self, conn: Connection) -> None:
         flow = reverse_flow(conn.flow)
@@ -442,18 +382,14 @@ def _is_nobodys(address: bytes) -> bool:
     return address[0] == 0xFF or address == bytes(16) or address[:12] == ip.IPV4_MAPPED
 
 
-def _config_for(flow: bytes, config: Config) -> Config:
-    """The settings of a connection: with IPv6, `mss` is less by what the IP header is longer.
+@lru_cache(maxsize=64)
+def _for_ipv6(config: Config) -> Config:
+    """With `mss` less by what the IPv6 header is longer than IPv4's.
 
     It stands for the MTU of the link, which carries both: packets of both are of one size (RFC 9293
     MUST-67).
     """
-    return config if len(flow) == 12 else _with_mss(config, max(64, config.mss - 20))
-
-
-@lru_cache(maxsize=64)
-def _with_mss(config: Config, mss: int) -> Config:
-    return config.but(mss=mss)
+    return config.but(mss=max(64, config.mss - 20))
 
 
 def _check_port(port: int) -> None:

@@ -579,6 +579,23 @@ def test_ipv6_on_ethernet_cut_short_and_with_extensions(tmp_path: File) -> None:
     assert found.segments["len"].tolist() == [1000]
 
 
+@pytest.mark.parametrize("kept", [20, 53, 54, 55, 61, 62, 81, 82, 85, 86, 95, 96])
+def test_ipv6_with_extensions_cut_off_anywhere(tmp_path: File, kept: int) -> None:
+    """Options that are not there are left out; without a whole header there is no segment."""
+    from scapy.layers.inet import TCP
+    from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
+    from scapy.layers.l2 import Ether
+
+    head = Ether() / IPv6(src="fd00::1", dst="fd00::2") / IPv6ExtHdrDestOpt()
+    options = [("MSS", 1400), ("Timestamp", (5, 6)), ("NOP", None), ("NOP", None)]
+    packet = bytes(head / TCP(sport=5000, dport=80, flags="S", options=options) / bytes(9))
+    found = read_capture(pcap(tmp_path / "a.pcap", [packet], link=1, snaplen=kept))
+    assert len(found.segments) == (kept >= 14 + 40 + 8 + 20)
+    rows = found.segments[["len", "mss", "tsval"]].fillna(0)
+    expected = (9, 1400 if kept >= 86 else 0, 5 if kept >= 96 else 0)
+    assert all(row == expected for row in rows.itertuples(index=False, name=None))
+
+
 # --- files ---
 
 

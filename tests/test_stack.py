@@ -169,6 +169,15 @@ def test_isn_advances_by_one_every_four_microseconds() -> None:
         assert first_iss(1, (PEER, 80), 5000, later) == expected
 
 
+def test_isn_on_the_same_ports_is_above_what_the_last_connection_used() -> None:
+    """RFC 9293 3.4.1: also when the clock has not ticked since."""
+    peer = established()
+    port, snd = peer.conn.local[1], peer.conn.tcb.snd
+    peer.conn.abort(peer.now)
+    again = peer.stack.connect((PEER, 80), peer.now, local_port=port)
+    assert 0 < (again.tcb.snd.iss - snd.iss - snd.nxt) % 2**32 < 2**31
+
+
 def test_isn_without_a_seed_is_nobodys_guess() -> None:
     """RFC 9293 MUST-9."""
     stacks = [Stack(US) for _ in range(2)]

@@ -4,9 +4,10 @@ import itertools
 from typing import Any
 
 import pytest
-from peer import MODULUS, NANOSECOND, Peer, established, twice  # noqa: F401
+from peer import MODULUS, NANOSECOND, PEER, US, Peer, established, twice  # noqa: F401
 
 from nbtcp import State
+from nbtcp.wire.segment import SYN, Segment, build, pack_flow
 
 # --- we close first ---
 
@@ -394,6 +395,25 @@ def test_time_wait_stays_when_the_listener_takes_nobody() -> None:
     peer.sent()
     peer.sends("S 5000:5000 <mss 1000>")
     assert peer.state is State.TIME_WAIT
+
+
+@pytest.mark.parametrize("cookies", [False, True])
+def test_time_wait_ends_for_a_full_syn_queue_only_where_a_cookie_answers(cookies: bool) -> None:
+    """RFC 9293 MAY-2, as above; RFC 4987 3.6."""
+    peer = Peer(syn_cookies=cookies)
+    peer.listens(backlog=1)
+    peer.sends("S 0:0 <mss 1000>")
+    peer.acks(1)
+    assert peer.listener.accept() is peer.conn
+    peer.app_closes()
+    peer.sends("F. 1:1 ack 2")
+    peer.sent()
+    other = Segment(pack_flow((PEER, 4001), (US, 80)), SYN, 7, 0, 1000)
+    peer.stack.receive(build(other), peer.now)
+    assert len(peer.stack.transmit(peer.now)) == 1, "the SYN queue has room for one"
+    why = peer.sends("S 5000:5000 <mss 1000>")
+    assert (why == "cookie") == cookies
+    assert (peer.conn.state is State.TIME_WAIT) == (not cookies)
 
 
 def test_time_wait_syn_that_has_timestamps_after_a_connection_without_opens_anew() -> None:

@@ -147,10 +147,10 @@ class Connection:
     def open_passively(self, listener: Any, syn: Segment, now: int) -> None:
         """A SYN came to a listener: this connection answers it."""
         self.passive = True
-        self.listener = listener
         self.tcb.rcv.irs = syn.raw_seq
         self._opened(now)
         self.transition(Cause.PASSIVE_OPEN, now)
+        self.listener = listener
         self.receive(syn, now)
 
     def open_from_cookie(self, listener: Any, syn: Segment, now: int) -> None:
@@ -316,6 +316,8 @@ class Connection:
         old = self.state
         self.state = new = next_state(old, cause)
         self.note(Event.STATE, now, old=old.label, new=new.label, why=cause.label)
+        if self.listener is not None:
+            self.listener.settle(self)
         if new is State.ESTABLISHED:
             self.set_keepalive(self.keepalive, now)
             if self.queue.fin is not None:

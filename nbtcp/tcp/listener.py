@@ -10,6 +10,7 @@ from collections import deque
 from ..why import Why
 from ..wire.segment import ACK, RST, SYN, Segment
 from .connection import Connection
+from .state import State
 
 
 class Listener:
@@ -40,11 +41,11 @@ class Listener:
         """The oldest established connection nobody has taken yet."""
         return self._accepted.popleft() if self._accepted else None
 
-    def refuses(self, segment: Segment) -> Why | None:
-        """First, second and fourth step of 3.10.7.2: why `segment` opens nothing here, None if it
-        does.
+    def judge(self, segment: Segment, cookies: bool) -> Why:
+        """First, second and fourth step of 3.10.7.2: what becomes of `segment`.
 
-        NO_CONNECTION calls for a RST, the others are dropped.
+        SYN opens a connection; NO_CONNECTION calls for a RST, and COOKIE, where `cookies` are
+        wanted, for a SYN cookie; the others are dropped.
         """
         if segment.flags & RST:
             return Why.RST
@@ -52,29 +53,26 @@ class Listener:
             return Why.NO_CONNECTION
         if not segment.flags & SYN:
             return Why.NOT_SYN
-        return Why.BACKLOG_FULL if self.full else None
+        if len(self._embryos) < self.backlog and not self.full:
+            return Why.SYN
+        return Why.COOKIE if cookies and not self.full else Why.BACKLOG_FULL
 
     @property
     def full(self) -> bool:
         """True while the accept queue is full."""
         return len(self._accepted) >= self.backlog
 
-    @property
-    def flooded(self) -> bool:
-        """True while the SYN queue is full."""
-        return len(self._embryos) >= self.backlog
-
     def add(self, embryo: Connection) -> None:
-        """A connection in SYN-RECEIVED."""
+        """A connection that goes to SYN-RECEIVED."""
         self._embryos[embryo] = None
 
-    def promote(self, embryo: Connection) -> None:
-        """`embryo` is established: it can be accepted."""
-        del self._embryos[embryo]
-        self._accepted.append(embryo)
-
-    def forget(self, embryo: Connection) -> None:
-        """`embryo` came to nothing."""
+    def settle(self, embryo: Connection) -> None:
+        """A connection in the SYN queue may be established now, or have come to nothing."""
+        if embryo.synchronized:
+            self._accepted.append(embryo)
+        elif embryo.state > State.LISTEN:
+            return
+        embryo.listener = None
         del self._embryos[embryo]
 
     def waiting(self) -> list[Connection]:

@@ -1,10 +1,13 @@
-"""IPv4 and IPv6 as far as TCP needs them: addresses, the internet checksum, headers made plain (RFC
-791, 1071, 8200).
+"""IPv4 and IPv6 as far as TCP needs them: addresses, the internet checksum, headers (RFC 791, 1071,
+8200).
 
 An address is its 4 or 16 octets everywhere inside the package; text only at the edges.
 """
 
-from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from contextlib import suppress
+from ipaddress import IPv6Address, ip_address
+from struct import Struct
+from typing import NamedTuple
 
 from ..errors import NbtcpError
 from ..why import Why
@@ -17,7 +20,10 @@ IPV4_MAPPED = bytes(10) + b"\xff\xff"  # how such an IPv6 address begins (RFC 42
 DONT_FRAGMENT = 0x4000
 FRAGMENT_MASK = 0x3FFF  # more-fragments flag and offset
 
-_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION_OPTIONS = 0, 43, 44, 60
+# Version+IHL, TOS, length, id, fragment, TTL, protocol, checksum; version+traffic class+flow label,
+# length of what follows, protocol, hop limit; then both addresses.
+_IPV4, _IPV6 = Struct("!BBHHHBBH8s"), Struct("!LHBB32s")
+_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION_OPTIONS = 0, 43, 44, 60  # extension headers
 _EXTENSIONS = frozenset({_HOP_BY_HOP, _ROUTING, _FRAGMENT, _DESTINATION_OPTIONS})
 _IPV6_FRAGMENT_MASK = 0xFFF9  # offset and more-fragments flag
 
@@ -30,15 +36,25 @@ class WireError(NbtcpError):
         self.why = why
 
 
+class Header(NamedTuple):
+    """An IP header, with all that belongs to it: the packet's data lies from `at` to `end`.
+
+    `addresses` is those of source and destination, 8 octets or 32, and tells the family; with IPv6
+    `tos` is the traffic class and `ttl` the hop limit.
+    """
+
+    tos: int
+    ttl: int
+    addresses: bytes
+    at: int
+    end: int
+
+
 def pack_address(text: str) -> bytes:
     """The 4 or 16 octets of an address; ValueError when it is none, or one with a zone."""
-    try:
-        if ":" not in text:
-            return IPv4Address(text).packed
+    with suppress(ValueError):
         if "%" not in text:
-            return IPv6Address(text).packed
-    except AddressValueError:
-        pass
+            return ip_address(text).packed
     raise ValueError(f"{text!r} is no IP address such as 192.0.2.1 or 2001:db8::1")
 
 
@@ -67,28 +83,56 @@ def checksum(total: int) -> int:
     return -total % 65535
 
 
-def without_options(packet: bytes) -> bytes:
-    """`packet` with a plain 20-octet IPv4 header: TCP ignores IP options (RFC 9293 MUST-50).
+def parse_header(packet: bytes, protocol: int, least: int, captured: int | None = None) -> Header:
+    """The header of a packet that holds at least so many octets of `protocol`, the headers checked.
 
-    The header's checksum is verified and made anew. Raises WireError when this is no whole IPv4
-    header.
+    IPv4 options are skipped (RFC 9293 MUST-50), and IPv6 extension headers that allow it. Of a
+    packet that was `captured` or quoted the end may be missing and the IPv4 checksum wrong; its
+    length is `captured` where the header says 0, as in packets that the device is to cut up. Raises
+    WireError.
     """
-    if not packet or packet[0] >> 4 != 4:
-        raise WireError(Why.NOT_TCP, "no IPv4 packet")
-    length = (packet[0] & 15) * 4
-    if length < HEADER_LENGTH or len(packet) < length:
-        raise WireError(Why.MALFORMED, f"an IPv4 header of {length} octets in {len(packet)}")
-    if ones_sum(packet[:length]):
-        raise WireError(Why.BAD_CHECKSUM, "IPv4 header")
-    total = int.from_bytes(packet[2:4], "big")
-    if total < length:
-        raise WireError(Why.MALFORMED, f"total length {total} ends inside the IPv4 header")
-    header = bytearray(packet[:HEADER_LENGTH])
-    header[0] = 0x45
-    header[2:4] = (total - length + HEADER_LENGTH).to_bytes(2, "big")
-    header[10:12] = b"\0\0"
-    header[10:12] = checksum(ones_sum(bytes(header))).to_bytes(2, "big")
-    return bytes(header) + packet[length:]
+    version = packet[0] >> 4 if packet else 0
+    if version not in (4, 6):
+        raise WireError(Why.NOT_TCP, "no IP packet")
+    at = (packet[0] & 15) * 4 if version == 4 else IPV6_HEADER_LENGTH
+    if not HEADER_LENGTH <= at <= len(packet):
+        raise WireError(Why.MALFORMED, f"an IP header of {at} octets in {len(packet)}")
+    if version == 4:
+        if captured is None and ones_sum(packet[:at]):
+            raise WireError(Why.BAD_CHECKSUM, "IPv4 header")
+        _, tos, end, _, fragment, ttl, found, _, addresses = _IPV4.unpack_from(packet)
+        length = end
+    else:
+        word, length, found, ttl, addresses = _IPV6.unpack_from(packet)
+        tos, fragment, end = word >> 20 & 0xFF, 0, at + length
+    if captured is not None and length == 0:
+        end = captured
+    if end < at or (captured is None and end > len(packet)):
+        raise WireError(Why.MALFORMED, f"a packet of {end} octets in {len(packet)}")
+    if version == 6:
+        found, at = _skip_extensions(packet[:end], found)
+    if found != protocol:
+        raise WireError(Why.NOT_TCP, f"IP protocol {found}")
+    if fragment & FRAGMENT_MASK:
+        raise WireError(Why.FRAGMENT, "an IP fragment")
+    size = min(end, len(packet)) - at
+    if size < least:
+        raise WireError(Why.MALFORMED, f"{size} octets hold no header of IP protocol {protocol}")
+    return Header(tos, ttl, addresses, at, end)
+
+
+def build_header(addresses: bytes, protocol: int, size: int, tos: int = 0, ttl: int = 64) -> bytes:
+    """The header, without options, of a packet with `size` octets of data; see Header."""
+    if len(addresses) == 2 * IPV6_ADDRESS:
+        return _IPV6.pack(6 << 28 | tos << 20, size, protocol, ttl, addresses)
+    fields = (0x45, tos, HEADER_LENGTH + size, 0, 0, ttl, protocol)
+    return _IPV4.pack(*fields, checksum(ones_sum(_IPV4.pack(*fields, 0, addresses))), addresses)
+
+
+def plain(packet: bytes, protocol: int, least: int) -> bytes:
+    """`packet` without options, extension headers and padding. Raises WireError."""
+    tos, ttl, addresses, at, end = parse_header(packet, protocol, least)
+    return build_header(addresses, protocol, end - at, tos, ttl) + packet[at:end]
 
 
 def mark_congestion(packet: bytes) -> bytes:
@@ -96,49 +140,36 @@ def mark_congestion(packet: bytes) -> bytes:
     marked = bytearray(packet)
     if packet[0] >> 4 == 4 and packet[1] & 3 in (1, 2):
         marked[1] |= 3
-        marked[10:12] = b"\0\0"
-        marked[10:12] = checksum(ones_sum(bytes(marked[: (packet[0] & 15) * 4]))).to_bytes(2, "big")
+        # RFC 1624: the checksum changes by as much as the header.
+        check = int.from_bytes(packet[10:12], "big") + packet[1] - marked[1]
+        marked[10:12] = (check % 65535).to_bytes(2, "big")
     elif packet[0] >> 4 == 6 and packet[1] >> 4 & 3 in (1, 2):  # the traffic class is 4 bits later
         marked[1] |= 0x30
     return bytes(marked)
 
 
-def without_extensions(packet: bytes) -> bytes:
-    """`packet` with its IPv6 header alone before the data, whose protocol is in octet 6 (RFC 8200
-    4).
+def _skip_extensions(packet: bytes, kind: int) -> tuple[int, int]:
+    """What follows the extension headers of which `kind` is the first, and where (RFC 8200 4).
 
     Hop-by-hop and destination options, a routing header that has done its work and the fragment
     header of a whole packet (RFC 6946) are skipped. Raises WireError for what they forbid.
     """
-    if len(packet) < IPV6_HEADER_LENGTH:
-        raise WireError(Why.MALFORMED, f"{len(packet)} octets hold no IPv6 header")
-    total = IPV6_HEADER_LENGTH + int.from_bytes(packet[4:6], "big")
-    if total > len(packet):
-        raise WireError(Why.MALFORMED, f"total length {total}, {len(packet)} octets")
-    kind, at = packet[6], IPV6_HEADER_LENGTH
+    at = IPV6_HEADER_LENGTH
     while kind in _EXTENSIONS:
-        header = packet[at : min(total, at + 8 + 8 * (packet[at + 1] if at + 1 < total else 0))]
+        size = 8 if kind == _FRAGMENT else 8 + 8 * int.from_bytes(packet[at + 1 : at + 2], "big")
+        header = packet[at : at + size]
+        if len(header) < size or (kind == _HOP_BY_HOP and at != IPV6_HEADER_LENGTH):
+            raise WireError(Why.MALFORMED, f"IPv6 extension header {kind} at {at}")
         if kind == _FRAGMENT:
-            header = header[:8]
-        _check_extension(kind, header, at)
-        kind, at = header[0], at + len(header)
-    plain = bytearray(packet[:IPV6_HEADER_LENGTH])
-    plain[4:6] = (total - at).to_bytes(2, "big")
-    plain[6] = kind
-    return bytes(plain) + packet[at:total]
-
-
-def _check_extension(kind: int, header: bytes, at: int) -> None:
-    """Raise WireError when a packet with this extension header is none that may be used."""
-    whole = 8 if kind == _FRAGMENT or len(header) < 2 else 8 + 8 * header[1]
-    if len(header) < whole or (kind == _HOP_BY_HOP and at != IPV6_HEADER_LENGTH):
-        raise WireError(Why.MALFORMED, f"IPv6 extension header {kind} at {at}")
-    if kind == _FRAGMENT and int.from_bytes(header[2:4], "big") & _IPV6_FRAGMENT_MASK:
-        raise WireError(Why.FRAGMENT, "an IP fragment")
-    if kind == _ROUTING and header[3]:
-        raise WireError(Why.MISDIRECTED, f"{header[3]} more hosts are on its route")
-    if kind in (_HOP_BY_HOP, _DESTINATION_OPTIONS):
-        _check_ipv6_options(header[2:])
+            if int.from_bytes(header[2:4], "big") & _IPV6_FRAGMENT_MASK:
+                raise WireError(Why.FRAGMENT, "an IP fragment")
+        elif kind == _ROUTING:
+            if header[3]:
+                raise WireError(Why.MISDIRECTED, f"{header[3]} more hosts are on its route")
+        else:
+            _check_ipv6_options(header[2:])
+        kind, at = header[0], at + size
+    return kind, at
 
 
 def _check_ipv6_options(options: bytes) -> None:
@@ -147,9 +178,7 @@ def _check_ipv6_options(options: bytes) -> None:
     while at < len(options):
         if options[at] >> 6:
             raise WireError(Why.NOT_TCP, f"IPv6 option {options[at]} must be understood")
-        if options[at] == 0:
-            at += 1  # Pad1, the one without a length
-        else:
-            at += 2 + (options[at + 1] if at + 1 < len(options) else 0)
+        length = int.from_bytes(options[at + 1 : at + 2], "big")
+        at += 2 + length if options[at] else 1  # Pad1, 0, is the one without a length
     if at > len(options):
         raise WireError(Why.MALFORMED, "an IPv6 option is longer than its header")

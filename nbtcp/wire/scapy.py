@@ -7,7 +7,7 @@ wire/segment.py. scapy is imported when they are first called, and nowhere else 
 from typing import TYPE_CHECKING, Any
 
 from . import ip
-from .segment import MAX_HEADER_LENGTH, SYN, Segment, addresses, pack_flow
+from .segment import HEADER_LENGTH, MAX_HEADER_LENGTH, SYN, Segment, pack_flow
 from .segment import parse as check
 
 if TYPE_CHECKING:
@@ -20,21 +20,14 @@ def parse(packet: bytes) -> Segment:
     scapy takes anything: whether a packet may be used at all, checksums and lengths, is decided in
     one place for both codecs. A segment that scapy's dissectors fail on is taken as read there.
     """
-    from scapy.layers.inet import IP, TCP
+    from scapy.layers.inet import IP
     from scapy.layers.inet6 import IPv6
 
     checked = check(packet)
+    packet = ip.plain(packet, ip.PROTOCOL_TCP, HEADER_LENGTH)
     try:
-        header: Any
-        if packet[0] >> 4 == 4:
-            header = IP(packet)
-            start, end = header.ihl * 4, header.len
-        else:
-            packet = ip.without_extensions(packet)
-            header = IPv6(packet)
-            start, end = ip.IPV6_HEADER_LENGTH, ip.IPV6_HEADER_LENGTH + header.plen
-        tcp = header[TCP]
-        return _from_scapy(header, tcp, packet[start + tcp.dataofs * 4 : end])
+        header = IP(packet) if packet[0] >> 4 == 4 else IPv6(packet)
+        return _from_scapy(header, checked.data)
     except Exception:  # they raise whatever their fields do
         return checked
 
@@ -45,8 +38,7 @@ def build(segment: Segment) -> bytes:
     Raises ValueError when data or options do not fit, as the other codec does.
     """
     packet = bytes(to_scapy(segment))
-    is_ipv4 = len(addresses(segment.flow)[0]) == ip.IPV4_ADDRESS
-    header = ip.HEADER_LENGTH if is_ipv4 else ip.IPV6_HEADER_LENGTH
+    header = ip.HEADER_LENGTH if packet[0] >> 4 == 4 else ip.IPV6_HEADER_LENGTH
     if len(packet) > header + MAX_HEADER_LENGTH + len(segment.data):
         raise ValueError("the options do not fit into a TCP header")
     return packet
@@ -64,20 +56,14 @@ def to_scapy(segment: Segment) -> "Packet":
         header = IPv6(src=source, dst=destination, hlim=segment.ttl, tc=segment.tos)
     else:
         header = IP(src=source, dst=destination, id=0, flags="DF", ttl=segment.ttl, tos=segment.tos)
-    header /= TCP(
-        sport=sport,
-        dport=dport,
-        seq=segment.raw_seq,
-        ack=segment.raw_ack,
-        flags=segment.flags,
-        window=segment.raw_window,
-        urgptr=segment.urgent,
-        options=_options(segment),
-    )
-    return header / Raw(segment.data) if segment.data else header
+    tcp = TCP(sport=sport, dport=dport, seq=segment.raw_seq, ack=segment.raw_ack)
+    tcp.flags, tcp.window, tcp.urgptr = segment.flags, segment.raw_window, segment.urgent
+    tcp.options = _options(segment)
+    return header / tcp / Raw(segment.data) if segment.data else header / tcp
 
 
-def _from_scapy(header: Any, tcp: Any, data: bytes) -> Segment:
+def _from_scapy(header: Any, data: bytes) -> Segment:
+    tcp = header.payload
     flow = pack_flow((header.src, tcp.sport), (header.dst, tcp.dport))
     segment = Segment(flow, int(tcp.flags) & 0xFF, tcp.seq, tcp.ack, tcp.window, data)
     segment.urgent = tcp.urgptr
@@ -102,22 +88,18 @@ def _from_scapy(header: Any, tcp: Any, data: bytes) -> Segment:
 
 def _options(segment: Segment) -> list[tuple[str, Any]]:
     """The options of `segment` in scapy's form, in the order of wire/segment.py."""
-    timestamps = (
-        [("Timestamp", (segment.tsval, segment.tsecr or 0))] if segment.tsval is not None else []
-    )
+    nop: tuple[str, Any] = ("NOP", None)
     options: list[tuple[str, Any]] = []
+    if segment.tsval is not None:
+        options.append(("Timestamp", (segment.tsval, segment.tsecr or 0)))
     if not segment.flags & SYN:
-        if timestamps:
-            options += [("NOP", None), ("NOP", None), *timestamps]
         if segment.sack:
-            edges = tuple(edge for block in segment.sack for edge in block)
-            options += [("NOP", None), ("NOP", None), ("SAck", edges)]
-        return options
-    if segment.mss is not None:
-        options.append(("MSS", segment.mss))
+            options.append(("SAck", tuple(edge for block in segment.sack for edge in block)))
+        return [item for option in options for item in (nop, nop, option)]
     if segment.sack_permitted:
-        options.append(("SAckOK", b""))
-    options += timestamps
+        options.insert(0, ("SAckOK", b""))
+    if segment.mss is not None:
+        options.insert(0, ("MSS", segment.mss))
     if segment.wscale is not None:
-        options += [("NOP", None), ("WScale", segment.wscale)]
+        options += [nop, ("WScale", segment.wscale)]
     return options

@@ -1,14 +1,14 @@
 """TCP segments: an IP packet's bytes <-> `Segment` (RFC 9293 3.1, RFC 7323, RFC 2018, RFC 8200).
 
 `parse` and `build` are the two functions every packet passes through, so both unpack the IP and the
-TCP header with one precompiled struct. Neither keeps state; any bytes give a `Segment` or a
-`WireError`.
+TCP header with one precompiled struct; headers with anything unusual are left to ip.py. Neither
+keeps state; any bytes give a `Segment` or a `WireError`.
 """
 
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from struct import Struct, error
+from struct import Struct, error, pack
 from typing import TYPE_CHECKING
 
 from ..why import Why
@@ -23,23 +23,24 @@ FLAG_LETTERS = "FSRPAUEC"  # as scapy writes them, lowest bit first
 
 HEADER_LENGTH = 20  # octets of TCP header without options
 MAX_HEADER_LENGTH = 60  # octets of TCP header with all options it can hold
-_LENGTH = ip.HEADER_LENGTH + HEADER_LENGTH  # both headers, without options
-_LENGTH6 = ip.IPV6_HEADER_LENGTH + HEADER_LENGTH  # the same with IPv6
-_FLOW4 = 12  # octets of a flow of IPv4; 36 with IPv6
 MAX_WSCALE = 14  # RFC 7323 2.3
+_FLOW4 = 12  # octets of a flow of IPv4; 36 with IPv6
+_MOST_DATA = 1 << 18  # octets in one captured packet; devices take less from their host
 
 # IPv4 and TCP in one: version+IHL, TOS, length, id, fragment, TTL, protocol, checksum, flow; then
 # sequence, acknowledgment, data offset, flags, window, checksum, urgent pointer.
 _HEADERS = Struct("!BBHHHBBH12sLLBBHHH")
 _FIELDS = Struct("!xBH2xHBB2x12sLLBBH2xH")  # those that parse looks at one by one; MUST-1: H
-_PROTOCOL_AT = 9  # in an IPv4 header
-_MOST_DATA = 1 << 18  # octets in one captured packet; devices take less from their host
 # IPv6 and TCP: version+traffic class+flow label, payload length, next header, hop limit; the rest
 # as above.
 _HEADERS6 = Struct("!LHBB36sLLBBHHH")
-_FIELDS6 = Struct("!LHxB36sLLBBH2xH")
+_FIELDS6 = Struct("!LHBB36sLLBBH2xH")
+_TCP = Struct("!4xLLBBH2xH")  # behind the ports
 _TIMESTAMPS_ONLY = Struct("!LLL")
-_NOP_NOP_TIMESTAMPS = 0x0101080A
+_PAIR = Struct("!LL")  # of timestamps, of a SACK block's edges
+_NOP_NOP_TIMESTAMPS, _NOP_NOP_SACK = 0x0101080A, 0x01010500
+# What all IPv4 headers have in common: version, IHL, their own length, don't fragment, protocol.
+_IPV4_SUM = 0x4500 + ip.HEADER_LENGTH + ip.DONT_FRAGMENT + ip.PROTOCOL_TCP
 
 
 class Option:
@@ -149,35 +150,36 @@ def format_flags(flags: int) -> str:
 
 def parse(packet: bytes) -> Segment:
     """The segment in an IP packet, its checksums verified. Raises WireError and nothing else."""
-    if packet[:1] != b"\x45":
-        if packet and packet[0] >> 4 == 6:
-            return _parse_ipv6(packet)
-        packet = ip.without_options(packet)
     try:
-        tos, total, fragment, ttl, protocol, flow, seq, ack, offset, flags, window, urgent = (
-            _FIELDS.unpack_from(packet)
-        )
-    except error:
-        raise _too_short(packet) from None
-    if int.from_bytes(packet[: ip.HEADER_LENGTH], "big") % 65535:
-        raise WireError(Why.BAD_CHECKSUM, "IPv4 header")
-    if protocol != ip.PROTOCOL_TCP:
-        raise WireError(Why.NOT_TCP, f"IP protocol {protocol}")
-    if fragment & ip.FRAGMENT_MASK:
-        raise WireError(Why.FRAGMENT, "an IP fragment")
-    data_at = ip.HEADER_LENGTH + (offset >> 4) * 4
-    if not _LENGTH <= data_at <= total <= len(packet):
-        raise WireError(
-            Why.MALFORMED, f"data at {data_at}, total length {total}, {len(packet)} octets"
-        )
+        if packet[0] == 0x45:
+            tos, end, fragment, ttl, protocol, flow, seq, ack, offset, flags, window, urgent = (
+                _FIELDS.unpack_from(packet)
+            )
+            addresses_at, at = 12, ip.HEADER_LENGTH
+            damaged = int.from_bytes(packet[: ip.HEADER_LENGTH], "big") % 65535
+            unusual = damaged or fragment & ip.FRAGMENT_MASK or protocol != ip.PROTOCOL_TCP
+        else:
+            word, end, protocol, ttl, flow, seq, ack, offset, flags, window, urgent = (
+                _FIELDS6.unpack_from(packet)
+            )
+            addresses_at, at = 8, ip.IPV6_HEADER_LENGTH
+            end += at
+            tos = word >> 20 & 0xFF
+            unusual = word >> 28 != 6 or protocol != ip.PROTOCOL_TCP
+    except (IndexError, error):  # too short
+        unusual = True
+    if unusual:  # is made plain, or refused
+        return parse(ip.plain(packet, ip.PROTOCOL_TCP, HEADER_LENGTH))
+    data_at = at + (offset >> 4) * 4
+    if not at + HEADER_LENGTH <= data_at <= end <= len(packet):
+        raise WireError(Why.MALFORMED, f"data from {data_at} to {end} of {len(packet)} octets")
     # From the addresses on: the pseudo-header but for protocol and length, then the segment.
-    length = total - ip.HEADER_LENGTH
-    if (ip.ones_sum(packet[12:total]) + ip.PROTOCOL_TCP + length) % 65535:
+    if (ip.ones_sum(packet[addresses_at:end]) + ip.PROTOCOL_TCP + end - at) % 65535:
         raise WireError(Why.BAD_CHECKSUM, "TCP segment")  # RFC 9293 MUST-3
-    segment = Segment(flow, flags, seq, ack, window, packet[data_at:total])
+    segment = Segment(flow, flags, seq, ack, window, packet[data_at:end])
     segment.urgent, segment.tos, segment.ttl = urgent, tos, ttl
-    if data_at > _LENGTH:
-        _parse_options(packet[_LENGTH:data_at], segment)
+    if data_at > at + HEADER_LENGTH:
+        _parse_options(packet[at + HEADER_LENGTH : data_at], segment)
     return segment
 
 
@@ -188,55 +190,15 @@ def parse_captured(packet: bytes, length: int) -> Segment:
     data is zeros, as many as there were; `length` is what the capture says of the packet, and
     counts where the header says 0, as in packets that the device is to cut up. Raises WireError.
     """
-    if packet and packet[0] >> 4 == 6:
-        return _parse_captured_ipv6(packet, length)
-    at = (packet[0] & 15) * 4 if packet else 0
-    if at != ip.HEADER_LENGTH:
-        packet = packet[: ip.HEADER_LENGTH] + packet[at:]
-    try:
-        tos, total, fragment, ttl, protocol, flow, seq, ack, offset, flags, window, urgent = (
-            _FIELDS.unpack_from(packet)
-        )
-    except error:
-        if len(packet) > _PROTOCOL_AT and packet[_PROTOCOL_AT] != ip.PROTOCOL_TCP:
-            raise WireError(Why.NOT_TCP, f"IP protocol {packet[_PROTOCOL_AT]}") from None
-        raise WireError(Why.MALFORMED, f"{len(packet)} octets hold no TCP header") from None
-    if protocol != ip.PROTOCOL_TCP:
-        raise WireError(Why.NOT_TCP, f"IP protocol {protocol}")
-    if fragment & ip.FRAGMENT_MASK:
-        raise WireError(Why.FRAGMENT, "an IP fragment")
-    header = (offset >> 4) * 4
-    size = (total or length) - at - header
-    if header < HEADER_LENGTH or at < ip.HEADER_LENGTH or not 0 <= size < _MOST_DATA:
-        raise WireError(Why.MALFORMED, f"headers of {at} and {header} in {total or length} octets")
-    segment = Segment(flow, flags, seq, ack, window, _zeros(size))
+    tos, ttl, both, at, end = ip.parse_header(packet, ip.PROTOCOL_TCP, HEADER_LENGTH, length)
+    seq, ack, offset, flags, window, urgent = _TCP.unpack_from(packet, at)
+    data_at = at + (offset >> 4) * 4
+    if not at + HEADER_LENGTH <= data_at <= end < data_at + _MOST_DATA:
+        raise WireError(Why.MALFORMED, f"data from {data_at} to {end}")
+    segment = Segment(both + packet[at : at + 4], flags, seq, ack, window, _zeros(end - data_at))
     segment.urgent, segment.tos, segment.ttl = urgent, tos, ttl
     with suppress(WireError):  # the snaplen may cut options off
-        _parse_options(packet[_LENGTH : ip.HEADER_LENGTH + header], segment)
-    return segment
-
-
-def _parse_captured_ipv6(packet: bytes, length: int) -> Segment:
-    """The same for an IPv6 packet."""
-    if packet[6:7] != b"\x06":
-        whole = ip.IPV6_HEADER_LENGTH + int.from_bytes(packet[4:6], "big")
-        packet = ip.without_extensions(packet.ljust(whole, b"\0"))
-        if packet[6] != ip.PROTOCOL_TCP:
-            raise WireError(Why.NOT_TCP, f"IP protocol {packet[6]}")
-    try:
-        word, payload, ttl, flow, seq, ack, offset, flags, window, urgent = _FIELDS6.unpack_from(
-            packet
-        )
-    except error:
-        raise WireError(Why.MALFORMED, f"{len(packet)} octets hold no TCP header") from None
-    header = (offset >> 4) * 4
-    size = (payload or length - ip.IPV6_HEADER_LENGTH) - header
-    if header < HEADER_LENGTH or not 0 <= size < _MOST_DATA:
-        raise WireError(Why.MALFORMED, f"a header of {header} in {payload or length} octets")
-    segment = Segment(flow, flags, seq, ack, window, _zeros(size))
-    segment.urgent, segment.tos, segment.ttl = urgent, word >> 20 & 0xFF, ttl
-    with suppress(WireError):
-        _parse_options(packet[_LENGTH6 : ip.IPV6_HEADER_LENGTH + header], segment)
+        _parse_options(packet[at + HEADER_LENGTH : data_at], segment)
     return segment
 
 
@@ -245,112 +207,34 @@ def _zeros(size: int) -> bytes:
     return bytes(size)
 
 
-def _parse_ipv6(packet: bytes) -> Segment:
-    """The same for an IPv6 packet, which has no checksum of its own."""
-    if packet[6:7] != b"\x06":
-        packet = ip.without_extensions(packet)
-        if packet[6] != ip.PROTOCOL_TCP:
-            raise WireError(Why.NOT_TCP, f"IP protocol {packet[6]}")
-    try:
-        word, length, ttl, flow, seq, ack, offset, flags, window, urgent = _FIELDS6.unpack_from(
-            packet
-        )
-    except error:
-        raise WireError(Why.MALFORMED, f"{len(packet)} octets hold no TCP header") from None
-    total = ip.IPV6_HEADER_LENGTH + length
-    data_at = ip.IPV6_HEADER_LENGTH + (offset >> 4) * 4
-    if not _LENGTH6 <= data_at <= total <= len(packet):
-        raise WireError(
-            Why.MALFORMED, f"data at {data_at}, total length {total}, {len(packet)} octets"
-        )
-    # The pseudo-header of RFC 8200 8.1 but for protocol and length, then the segment.
-    if (ip.ones_sum(packet[8:total]) + ip.PROTOCOL_TCP + length) % 65535:
-        raise WireError(Why.BAD_CHECKSUM, "TCP segment")
-    segment = Segment(flow, flags, seq, ack, window, packet[data_at:total])
-    segment.urgent, segment.tos, segment.ttl = urgent, word >> 20 & 0xFF, ttl
-    if data_at > _LENGTH6:
-        _parse_options(packet[_LENGTH6:data_at], segment)
-    return segment
-
-
 def build(segment: Segment) -> bytes:
-    """The IP packet that carries `segment`, checksums made (RFC 9293 MUST-2); IPv4's
-    don't-fragment is set (RFC 1191).
+    """The IP packet that carries `segment`, checksums made (RFC 9293 MUST-2).
+
+    IPv4's don't-fragment is set (RFC 1191); IPv6's flow label is 0, as of a flow that asks routers
+    for nothing (RFC 6437).
     """
-    flow = segment.flow
-    if len(flow) != _FLOW4:
-        return _build_ipv6(segment)
+    flow, options = segment.flow, _build_options(segment)
+    payload = options + segment.data
+    offset, length = HEADER_LENGTH + len(options), HEADER_LENGTH + len(payload)
     addresses_sum, flow_sum = _flow_sums(flow)
-    options = _build_options(segment)
-    data = segment.data
-    offset = HEADER_LENGTH + len(options)
-    length = offset + len(data)
-    total = ip.HEADER_LENGTH + length
-    ip_sum = (
-        (0x4500 | segment.tos)
-        + total
-        + ip.DONT_FRAGMENT
-        + (segment.ttl << 8 | ip.PROTOCOL_TCP)
-        + addresses_sum
-    )
-    tcp_sum = (
-        flow_sum  # the addresses of the pseudo-header, and the ports
-        + ip.PROTOCOL_TCP
-        + length
-        + segment.raw_seq
-        + segment.raw_ack
-        + (offset << 10 | segment.flags)
-        + segment.raw_window
-        + segment.urgent
-        + ip.ones_sum(options + data)
-    )
-    tcp = (segment.raw_seq, segment.raw_ack, offset << 2, segment.flags, segment.raw_window)
-    ipv4 = (0x45, segment.tos, total, 0, ip.DONT_FRAGMENT, segment.ttl, ip.PROTOCOL_TCP)
-    headers = _HEADERS.pack(*ipv4, -ip_sum % 65535, flow, *tcp, -tcp_sum % 65535, segment.urgent)
-    return b"".join((headers, options, data))
-
-
-def _build_ipv6(segment: Segment) -> bytes:
-    """The same with IPv6. The flow label is 0, as of a flow that asks routers for nothing (RFC
-    6437).
-    """
-    options = _build_options(segment)
-    data = segment.data
-    offset = HEADER_LENGTH + len(options)
-    length = offset + len(data)
-    total = (
-        _flow_sums(segment.flow)[1]
-        + ip.PROTOCOL_TCP
-        + length
-        + segment.raw_seq
-        + segment.raw_ack
-        + (offset << 10 | segment.flags)
-        + segment.raw_window
-        + segment.urgent
-        + ip.ones_sum(options + data)
-    )
-    tcp = (segment.raw_seq, segment.raw_ack, offset << 2, segment.flags, segment.raw_window)
-    ipv6 = (6 << 28 | segment.tos << 20, length, ip.PROTOCOL_TCP, segment.ttl)
-    headers = _HEADERS6.pack(*ipv6, segment.flow, *tcp, -total % 65535, segment.urgent)
-    return b"".join((headers, options, data))
+    fields_sum = segment.raw_seq + segment.raw_ack + segment.raw_window + segment.urgent
+    fields_sum += offset << 10 | segment.flags
+    # The pseudo-header: addresses (and the ports with them), protocol, length.
+    tcp_sum = flow_sum + ip.PROTOCOL_TCP + length + fields_sum + ip.ones_sum(payload)
+    tcp = (flow, segment.raw_seq, segment.raw_ack, offset << 2, segment.flags, segment.raw_window)
+    sums = (-tcp_sum % 65535, segment.urgent)
+    if len(flow) != _FLOW4:
+        ipv6 = (6 << 28 | segment.tos << 20, length, ip.PROTOCOL_TCP, segment.ttl)
+        return _HEADERS6.pack(*ipv6, *tcp, *sums) + payload
+    ipv4 = (0x45, segment.tos, length + 20, 0, ip.DONT_FRAGMENT, segment.ttl, ip.PROTOCOL_TCP)
+    ip_sum = _IPV4_SUM + segment.tos + length + (segment.ttl << 8) + addresses_sum
+    return _HEADERS.pack(*ipv4, -ip_sum % 65535, *tcp, *sums) + payload
 
 
 @lru_cache(maxsize=1024)
 def _flow_sums(flow: bytes) -> tuple[int, int]:
-    """What the addresses, and addresses and ports, add to a checksum."""
+    """What the addresses of IPv4, and addresses and ports, add to a checksum."""
     return ip.ones_sum(flow[:8]), ip.ones_sum(flow)
-
-
-def _too_short(packet: bytes) -> WireError:
-    """Why a packet too short for both headers is refused."""
-    if len(packet) >= ip.HEADER_LENGTH:
-        if ip.ones_sum(packet[: ip.HEADER_LENGTH]):
-            return WireError(Why.BAD_CHECKSUM, "IPv4 header")
-        if packet[9] != ip.PROTOCOL_TCP:
-            return WireError(Why.NOT_TCP, f"IP protocol {packet[9]}")
-        if int.from_bytes(packet[6:8], "big") & ip.FRAGMENT_MASK:
-            return WireError(Why.FRAGMENT, "an IP fragment")
-    return WireError(Why.MALFORMED, f"{len(packet)} octets hold no TCP header")
 
 
 def _parse_options(options: bytes, segment: Segment) -> None:
@@ -361,8 +245,7 @@ def _parse_options(options: bytes, segment: Segment) -> None:
     if len(options) == _TIMESTAMPS_ONLY.size:  # RFC 7323 appendix A: what nearly all segments carry
         kind, tsval, tsecr = _TIMESTAMPS_ONLY.unpack(options)
         if kind == _NOP_NOP_TIMESTAMPS:
-            segment.tsval = tsval
-            segment.tsecr = tsecr
+            segment.tsval, segment.tsecr = tsval, tsecr
             return
     at = 0
     while at < len(options):
@@ -375,51 +258,38 @@ def _parse_options(options: bytes, segment: Segment) -> None:
         length = options[at + 1] if at + 1 < len(options) else 0
         if length < 2 or at + length > len(options):  # MUST-7
             raise WireError(Why.MALFORMED, f"TCP option {kind} of length {length}")
-        _read_option(kind, options[at + 2 : at + length], segment)
+        value = options[at + 2 : at + length]
+        match kind, length:  # a known kind of another length is treated as unknown
+            case (Option.MSS, 4):
+                segment.mss = int.from_bytes(value, "big")
+            case (Option.WSCALE, 3):
+                segment.wscale = value[0]
+            case (Option.SACK_PERMITTED, 2):
+                segment.sack_permitted = True
+            case (Option.SACK, 10 | 18 | 26 | 34):
+                segment.sack = tuple(_PAIR.iter_unpack(value))
+            case (Option.TIMESTAMPS, 10):
+                segment.tsval, segment.tsecr = _PAIR.unpack(value)
         at += length
-
-
-def _read_option(kind: int, value: bytes, segment: Segment) -> None:
-    """One option into `segment`; a known kind of a wrong length is treated as unknown."""
-    match kind, len(value):
-        case (Option.MSS, 2):
-            segment.mss = int.from_bytes(value, "big")
-        case (Option.WSCALE, 1):
-            segment.wscale = value[0]
-        case (Option.SACK_PERMITTED, 0):
-            segment.sack_permitted = True
-        case (Option.SACK, 8 | 16 | 24 | 32):
-            edges = [int.from_bytes(value[i : i + 4], "big") for i in range(0, len(value), 4)]
-            segment.sack = tuple(zip(edges[::2], edges[1::2], strict=True))
-        case (Option.TIMESTAMPS, 8):
-            segment.tsval = int.from_bytes(value[:4], "big")
-            segment.tsecr = int.from_bytes(value[4:], "big")
 
 
 def _build_options(segment: Segment) -> bytes:
     """The options of `segment`, padded to whole words, in the order that Linux uses."""
-    if segment.flags & SYN:  # the only one with an MSS (RFC 9293 MUST-65)
-        return _build_syn_options(segment)
-    if segment.tsval is None:
-        options = b""
-    else:
-        options = _TIMESTAMPS_ONLY.pack(_NOP_NOP_TIMESTAMPS, segment.tsval, segment.tsecr or 0)
-    if segment.sack:
-        edges = [edge for block in segment.sack for edge in block]
-        options += bytes((Option.NOP, Option.NOP, Option.SACK, 2 + 4 * len(edges)))
-        options += b"".join(edge.to_bytes(4, "big") for edge in edges)
-    return options
-
-
-def _build_syn_options(segment: Segment) -> bytes:
+    tsval, tsecr = segment.tsval, segment.tsecr or 0
     options = b""
-    if segment.mss is not None:
-        options += bytes((Option.MSS, 4)) + segment.mss.to_bytes(2, "big")
+    if not segment.flags & SYN:
+        if tsval is not None:
+            options = _TIMESTAMPS_ONLY.pack(_NOP_NOP_TIMESTAMPS, tsval, tsecr)
+        if segment.sack:
+            edges = [edge for block in segment.sack for edge in block]
+            options += pack(f"!{1 + len(edges)}L", _NOP_NOP_SACK | 2 + 4 * len(edges), *edges)
+        return options
+    if segment.mss is not None:  # in no other segment (RFC 9293 MUST-65)
+        options += pack("!BBH", Option.MSS, 4, segment.mss)
     if segment.sack_permitted:
         options += bytes((Option.SACK_PERMITTED, 2))
-    if segment.tsval is not None:
-        options += bytes((Option.TIMESTAMPS, 10)) + segment.tsval.to_bytes(4, "big")
-        options += (segment.tsecr or 0).to_bytes(4, "big")
+    if tsval is not None:
+        options += pack("!BBLL", Option.TIMESTAMPS, 10, tsval, tsecr)
     if segment.wscale is not None:
         options += bytes((Option.NOP, Option.WSCALE, 3, segment.wscale))
     return options + b"\0" * (-len(options) % 4)  # RFC 9293 MUST-69
