@@ -30,8 +30,9 @@ IMPURE = (
 LAZY = ("scapy", "pandas", "matplotlib", "httpx")  # imported where they are used
 
 LINES_OF_A_FUNCTION = 50
-# Of code: no blanks, comments, docstrings. What one reads to know TCP is tcp/ without the algorithms
-# of congestion control, each of which stands alone; nbtcp/testing is a program of its own.
+# Of code: no blanks, comments, docstrings. What one reads to know TCP is tcp/ without the
+# algorithms of congestion control, each of which stands alone; nbtcp/testing is a program of its
+# own.
 ALGORITHMS = ("tcp/congestion", "tcp/rate.py", "tcp/pacing.py")
 LINES = {
     "tcp": (2500, ALGORITHMS),
