@@ -16,7 +16,7 @@ from ..why import Why
 from ..wire.segment import ACK, CWR, ECE, FIN, MAX_WSCALE, RST, SYN, URG, Segment
 from ..wire.seq import unwrap, unwrap_blocks
 from .ack import Ack
-from .recovery import NewReno, Phase, Verdict
+from .recovery import NewReno, Phase, Recovery, Verdict
 from .rtt import SECOND
 from .state import Cause, State
 from .tcb import MAX_RAW_WINDOW, TICK, TIMESTAMPS_LENGTH, default_mss, window_shift
@@ -329,9 +329,7 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
         ack.octets = seg.ack - snd.una
         snd.una = seg.ack
         ack.done = queue.acknowledge(seg.ack)
-    if (
-        seg.blocks and conn.tcb.sack and recovery.selective
-    ):  # else they would never be believed lost
+    if seg.blocks and conn.tcb.sack and recovery.selective:
         _take_sack(conn, seg, ack)
     ack.delivered = ack.octets + queue.sacked_octets - sacked
     _sample_rtt(conn, seg, ack)
@@ -347,15 +345,17 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
             conn.cc.acked(ack)  # for its RTT: the first rate depends on it
     else:
         conn.adjust_window(ack, before, verdict)
-    conn.note_phase(before, lost, _told_by(ack, verdict), now)
+    conn.note_phase(before, lost, _told_by(recovery, ack, verdict), now)
     if ack.octets:
         conn.restart_retransmission_timer(now)
 
 
-def _told_by(ack: Ack, verdict: Verdict | None) -> Why:
+def _told_by(recovery: Recovery, ack: Ack, verdict: Verdict | None) -> Why:
     """What made recovery decide, for the log."""
     if verdict is Verdict.SPURIOUS:
         return Why.SPURIOUS
+    if ack.lost and recovery.selective:
+        return recovery.sign
     if verdict is None and ack.lost:
         return Why.PARTIAL_ACK
     return Why.ACK_NEW if ack.octets else Why.DUPLICATE_ACK

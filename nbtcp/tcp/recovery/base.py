@@ -42,6 +42,7 @@ class Recovery:
     __slots__ = ("flight", "phase", "probing", "recover")
 
     selective = False  # works with SACK, and only with it
+    sign = Why.DUPLICATE_ACK  # what tells it of losses
     false_alarms = True  # looks for spurious timeouts
 
     def __init__(self) -> None:

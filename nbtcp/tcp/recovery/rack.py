@@ -26,6 +26,8 @@ class Rack(Sack):
         *("_reo_wnd_mult", "_reo_wnd_persist", "_rtt", "_seen", "_sent", "min_rtt"),
     )
 
+    sign = Why.RACK
+
     def __init__(self) -> None:
         super().__init__()
         self.min_rtt: int | None = None

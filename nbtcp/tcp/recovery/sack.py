@@ -18,6 +18,7 @@ class Sack(Recovery):
     __slots__ = ("_duplicates", "_looked_at")
 
     selective = True
+    sign = Why.SACK_HOLE
 
     def __init__(self) -> None:
         super().__init__()
