@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from ..why import Why
 from ..wire.segment import ACK, CWR, ECE, FIN, MAX_WSCALE, RST, SYN, URG, Segment
 from ..wire.seq import unwrap, unwrap_blocks
+from . import reaction
 from .ack import Ack
 from .recovery import NewReno, Phase, Recovery, Verdict
 from .rtt import SECOND
@@ -344,7 +345,7 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
         if conn.cc.pacing_rate is not None:
             conn.cc.acked(ack)  # for its RTT: the first rate depends on it
     else:
-        conn.adjust_window(ack, before, verdict)
+        reaction.acknowledged(conn, ack, before, verdict)
     conn.note_phase(before, lost, _told_by(recovery, ack, verdict), now)
     if ack.octets:
         conn.restart_retransmission_timer(now)
@@ -381,7 +382,7 @@ def _congestion_marked(conn: "Connection", now: int) -> None:
     snd = conn.tcb.snd
     if snd.una < snd.reduced or conn.recovery.phase is not Phase.OPEN:
         return
-    conn.slow_down(now)
+    reaction.marked(conn, now)
 
 
 def _old_ack(conn: "Connection", seg: Segment, now: int) -> None:

@@ -1,13 +1,13 @@
 """One TCP connection: the application's calls, the timers, and its place in the log.
 
-The logic is in arrives.py (what a segment does to the TCB) and output.py (what may be sent); this
-module joins them. All entries in the log come from here, through four doors: `log_segment`, `note`,
-`transition` and the observer's `rtt_sample`.
+The logic is elsewhere and this module joins it: arrives.py (what a segment does to the TCB),
+timeouts.py (what a timer does), reaction.py (what a loss does to cwnd) and output.py (what may be
+sent). What they tell the log goes through the observer: `note` and `transition` here, and each
+segment once.
 """
 
 import errno
 from collections import deque
-from copy import copy
 from typing import Any, Protocol
 
 from ..config import Config
@@ -16,7 +16,6 @@ from ..wire.icmp import IcmpError
 from ..wire.segment import ACK, RST, SYN, Segment, endpoints, format_endpoint
 from ..wire.seq import unwrap
 from . import output
-from .ack import Ack
 from .arrives import segment_arrives, unwrap_numbers
 from .congestion import ALGORITHMS, CongestionControl, initial_window
 from .icmp_arrives import icmp_arrives
@@ -24,7 +23,7 @@ from .pacing import Pacer
 from .prediction import predicted
 from .rate import DeliveryRate
 from .reassembly import Reassembly
-from .recovery import STRATEGIES, Phase, Recovery, Verdict
+from .recovery import STRATEGIES, Phase, Recovery
 from .recovery.prr import ProportionalRateReduction
 from .rtt import SECOND, RoundTripTime, ns
 from .sendqueue import SendQueue, Span
@@ -69,13 +68,12 @@ class Connection:
     """
 
     __slots__ = (
-        *("_ack_delay", "_challenges", "persists", "prr", "_ready", "undo", "ack_due"),
-        *("cc", "closed_by_application", "duplicate_acks", "config", "error", "flow", "force"),
-        *("dscp", "heard_at", "held", "keepalive", "listener", "log_entry", "observer", "pacer"),
-        *("keepalives", "_window_began", "_window_end", "passive", "probe_peer", "queue"),
-        *("timeouts", "progress", "reported", "reports"),
-        *("reassembly", "recovery", "reset_due", "restart_window", "rtt", "state"),
-        *("syn_lost", "tcb", "timers", "wake_at"),
+        *("_ack_delay", "_challenges", "_ready", "_window_began", "_window_end", "ack_due", "cc"),
+        *("closed_by_application", "config", "dscp", "duplicate_acks", "error", "flow", "force"),
+        *("heard_at", "held", "keepalive", "keepalives", "listener", "log_entry", "observer"),
+        *("pacer", "passive", "persists", "probe_peer", "progress", "prr", "queue", "reassembly"),
+        *("recovery", "reported", "reports", "reset_due", "restart_window", "rtt", "state"),
+        *("syn_lost", "tcb", "timeouts", "timers", "undo", "wake_at"),
     )
 
     cc: CongestionControl
@@ -95,10 +93,8 @@ class Connection:
         self.error: OSError | None = None
         self.tcb = TCB(iss, ts_offset, config)
         self.queue = SendQueue(config.send_buffer)
-        most = (
-            min(config.receive_buffer, FIRST_BUFFER) if config.autotune else config.receive_buffer
-        )
-        self.reassembly = Reassembly(most)
+        first = FIRST_BUFFER if config.autotune else config.receive_buffer
+        self.reassembly = Reassembly(min(first, config.receive_buffer))
         self._window_began = self._window_end = 0  # for autotuning: since when, and up to where
         self.rtt = RoundTripTime(ns(config.initial_rto), ns(config.min_rto), ns(config.max_rto))
         self.timers, self.pacer = Timers(), Pacer()
@@ -421,64 +417,6 @@ class Connection:
         self.cc = ALGORITHMS[self.config.congestion](window, mss)
         paced = self.cc.pacing_rate is not None
         self.queue.rate = DeliveryRate(self.recovery.selective) if paced else None
-
-    def adjust_window(self, ack: Ack, before: Phase, verdict: Verdict | None) -> None:
-        """Congestion control learns of an acknowledgment, and of what recovery made of it."""
-        snd, queue, phase = self.tcb.snd, self.queue, self.recovery.phase
-        if verdict is Verdict.SPURIOUS:
-            self._undo_reduction()
-        elif verdict is Verdict.RESTART:
-            self.cc.timed_out(self.recovery.flight, False, ack.now)
-            self.answer_marks()
-        elif verdict is not None:
-            self.answer_marks()
-            self.undo = copy(self.cc) if verdict is Verdict.LOST else None
-            # A lost tail shows when little is out: what was out before is what cwnd allowed.
-            tail = verdict is Verdict.REPAIRED
-            self.cc.lost(self.cc.cwnd if tail else self.recovery.flight, ack.now)
-            if self.recovery.selective and not self.cc.in_recovery and phase is not Phase.OPEN:
-                sent = queue.sent_octets
-                self.prr = ProportionalRateReduction(ack.flight, sent, snd.mss)
-        usual = ack.octets > 0 and before is not Phase.FAST_RECOVERY
-        if self.cc.in_recovery or (usual and verdict is None and not ack.marked):
-            self.cc.acked(ack)
-        elif phase is Phase.OPEN and before is Phase.FAST_RECOVERY and verdict is None:
-            self._end_recovery()
-        told = ack.delivered or verdict is not None
-        if told and self.prr is not None and phase is Phase.FAST_RECOVERY:
-            pipe = self.recovery.in_flight(snd, queue)
-            self.cc.cwnd = self.prr.window(ack, pipe, queue.sent_octets, self.cc.ssthresh)
-
-    def slow_down(self, now: int) -> None:
-        """A router has marked: a reduction as after a loss, but one that is never undone."""
-        self.undo = None
-        self.answer_marks()
-        self.cc.lost(self.recovery.in_flight(self.tcb.snd, self.queue), now)
-        self.note(Event.RECOVERY, now, why=Why.CONGESTION_MARK.label)
-
-    def answer_marks(self) -> None:
-        """Whatever made us send less, it is also the answer to the marks of this window: CWR, and
-        no second reduction (RFC 3168 6.1.2).
-        """
-        if self.tcb.ecn:
-            self.tcb.snd.say_cwr, self.tcb.snd.reduced = True, self.tcb.snd.nxt
-
-    def _end_recovery(self) -> None:
-        """cwnd <- ssthresh; without PRR no more than a segment above what is out, so that no burst
-        follows: min(ssthresh, max(FlightSize, SMSS) + SMSS) (RFC 6582 3.2 step 3).
-        """
-        snd, cc = self.tcb.snd, self.cc
-        cc.cwnd = cc.ssthresh
-        if self.prr is None:
-            cc.cwnd = min(cc.ssthresh, max(snd.nxt - snd.una, snd.mss) + snd.mss)
-        self.prr = None
-
-    def _undo_reduction(self) -> None:
-        """The last loss episode was a false alarm: as if it had not been (RFC 4015 3)."""
-        if self.undo is not None:
-            self.undo.cwnd = max(self.undo.cwnd, self.cc.cwnd)
-            self.cc, self.undo = self.undo, None
-        self.prr = None
 
     def restart_retransmission_timer(self, now: int) -> None:
         """New data was acknowledged: (5.3) restart the timer, (5.2) stop it when all is (RFC

@@ -18,19 +18,8 @@ class SendVariables:
     """The send sequence variables."""
 
     __slots__ = (
-        *(
-            "iss",
-            "max_wnd",
-            "mss",
-            "nxt",
-            "path_mss",
-            "reduced",
-            "say_cwr",
-            "sent_at",
-            "shift",
-            "sml",
-        ),
-        *("una", "up", "wl1", "wl2", "wnd"),
+        *("iss", "max_wnd", "mss", "nxt", "path_mss", "reduced", "say_cwr", "sent_at", "shift"),
+        *("sml", "una", "up", "wl1", "wl2", "wnd"),
     )
 
     def __init__(self, iss: int, mss: int) -> None:
@@ -60,16 +49,7 @@ class ReceiveVariables:
     """
 
     __slots__ = (
-        "congested",
-        "edge",
-        "fin",
-        "irs",
-        "mss",
-        "nxt",
-        "promise",
-        "shift",
-        "unacked",
-        "up",
+        *("congested", "edge", "fin", "irs", "mss", "nxt", "promise", "shift", "unacked", "up"),
     )
 
     def __init__(self, mss: int) -> None:

@@ -5,10 +5,10 @@ As the steps of arrives.py they change the connection and leave it to output.py 
 
 import errno
 from collections.abc import Callable
-from copy import copy
 from typing import TYPE_CHECKING
 
 from ..why import Why
+from . import reaction
 from .ack import Ack
 from .rtt import SECOND, ns
 from .sendqueue import Span
@@ -43,11 +43,7 @@ def _retransmission_timeout(conn: "Connection", now: int) -> None:
     if is_syn:
         conn.syn_lost = True
     else:
-        again = first.why is Why.TIMEOUT
-        if not again:
-            conn.undo, conn.prr = copy(conn.cc), None
-        conn.cc.timed_out(snd.nxt - snd.una, again, now)
-        conn.answer_marks()
+        reaction.timed_out(conn, first.why is Why.TIMEOUT, now)
     conn.recovery.timed_out(snd, conn.queue, now)
     conn.note_phase(before, lost, Why.TIMEOUT, now)
     conn.rtt.back_off()
@@ -61,7 +57,7 @@ def _reordering_timeout(conn: "Connection", now: int) -> None:
     verdict = conn.recovery.late(snd, queue, now)
     nothing.lost = queue.lost_octets - lost
     if verdict is not None:
-        conn.adjust_window(nothing, before, verdict)
+        reaction.acknowledged(conn, nothing, before, verdict)
     conn.note_phase(before, lost, Why.RACK, now)
 
 
