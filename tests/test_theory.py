@@ -285,13 +285,10 @@ def test_two_flows_of_the_same_kind_share_alike(congestion: str) -> None:
 @pytest.mark.parametrize("rate_of_link", [5e6, 10e6, 20e6])
 @pytest.mark.parametrize("congestion", ["reno", "cubic"])
 def test_two_flows_share_alike_everywhere(congestion: str, rate_of_link: float, queue: int) -> None:
-    """Given time: a deep queue makes the sawtooth long. One that holds less than the path makes
-    drops a matter of phase (Floyd and Jacobson 1992); CUBIC shares less evenly there.
-    """
+    """Given time: a deep queue makes the sawtooth long."""
     rates = compete(congestion, rate_of_link, queue, 200)
     print(congestion, rate_of_link, queue, rates, jain(rates))
-    held = rate_of_link * 0.04 / 8 / 1500
-    assert jain(rates) > (0.95 if congestion == "reno" or queue >= held else 0.9), rates
+    assert jain(rates) > 0.95, rates
 
 
 # --- RFC 9406 ---
