@@ -93,5 +93,6 @@ class Event(Labelled):
     RTT_SAMPLE = 7  # value: the sample in seconds; why: kept or rejected, and the reason
     CALL = 8  # new: the application's call; value: octets
     ERROR = 9  # new: the exception's name; why: its text
+    CONGESTION = 12  # old, new: stages of congestion control; value: cwnd
     REPORT = 10  # trouble that is no error yet; new: what
     ICMP = 11  # new: what an ICMP error said; value: its MTU; why: what was done with it

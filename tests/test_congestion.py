@@ -212,6 +212,22 @@ def test_the_example_in_contributing_is_a_whole_algorithm(monkeypatch: pytest.Mo
     assert sent.ssthresh.notna().any(), "and halved"
 
 
+def test_the_log_tells_the_stages() -> None:
+    """Slow start, its conservative end, and what follows; BBR's states by their names."""
+
+    def stages(congestion: str, **path: Any) -> list[str]:
+        network = Path(rate=10e6, delay=0.04, **path)
+        events = Simulation(network, seed=1).transfer(5_000_000, congestion=congestion).log.events
+        rows = events[events.event == "congestion"]
+        assert rows.old.tolist()[1:] == rows.new.tolist()[:-1]
+        return [*rows.old[:1], *rows.new]
+
+    begin = ["slow-start", "conservative-slow-start", "congestion-avoidance"]
+    assert stages("cubic", queue=300) == begin
+    assert stages("reno", queue=30)[:2] == ["slow-start", "congestion-avoidance"]
+    assert stages("bbr", queue=300)[:3] == ["startup", "drain", "probe-bw-cruise"]
+
+
 # --- Reno ---
 
 

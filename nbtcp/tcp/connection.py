@@ -72,7 +72,16 @@ class Connection:
         *("closed_by_application", "config", "dscp", "duplicate_acks", "error", "flow", "force"),
         *("heard_at", "held", "keepalive", "keepalives", "listener", "log_entry", "observer"),
         *("pacer", "passive", "persists", "probe_peer", "progress", "prr", "queue", "reassembly"),
-        *("recovery", "reported", "reports", "reset_due", "restart_window", "rtt", "state"),
+        *(
+            "recovery",
+            "reported",
+            "reports",
+            "reset_due",
+            "restart_window",
+            "rtt",
+            "stage",
+            "state",
+        ),
         *("syn_lost", "tcb", "timeouts", "timers", "undo", "wake_at"),
     )
 
@@ -415,6 +424,7 @@ class Connection:
         window = window or self.config.initial_window or initial_window(mss)
         self.restart_window = window
         self.cc = ALGORITHMS[self.config.congestion](window, mss)
+        self.stage = self.cc.stage  # as the log knows it
         paced = self.cc.pacing_rate is not None
         self.queue.rate = DeliveryRate(self.recovery.selective) if paced else None
 

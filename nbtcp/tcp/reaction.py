@@ -36,6 +36,7 @@ def acknowledged(conn: "Connection", ack: Ack, before: Phase, verdict: Verdict |
     if told and conn.prr is not None and phase is Phase.FAST_RECOVERY:
         pipe = conn.recovery.in_flight(conn.tcb.snd, conn.queue)
         conn.cc.cwnd = conn.prr.window(ack, pipe, conn.queue.sent_octets, conn.cc.ssthresh)
+    _note_stage(conn, ack.now)
 
 
 def timed_out(conn: "Connection", again: bool, now: int) -> None:
@@ -45,6 +46,7 @@ def timed_out(conn: "Connection", again: bool, now: int) -> None:
         conn.undo, conn.prr = copy(conn.cc), None
     conn.cc.timed_out(snd.nxt - snd.una, again, now)
     _answer_marks(conn)
+    _note_stage(conn, now)
 
 
 def marked(conn: "Connection", now: int) -> None:
@@ -53,6 +55,13 @@ def marked(conn: "Connection", now: int) -> None:
     _answer_marks(conn)
     conn.cc.lost(conn.recovery.in_flight(conn.tcb.snd, conn.queue), now)
     conn.note(Event.RECOVERY, now, why=Why.CONGESTION_MARK.label)
+    _note_stage(conn, now)
+
+
+def _note_stage(conn: "Connection", now: int) -> None:
+    if conn.observer is not None and (stage := conn.cc.stage) != conn.stage:
+        conn.note(Event.CONGESTION, now, old=conn.stage, new=stage, value=conn.cc.cwnd)
+        conn.stage = stage
 
 
 def _lost(conn: "Connection", ack: Ack, verdict: Verdict) -> None:

@@ -235,7 +235,7 @@ class EventLog:
 
     @property
     def events(self) -> "pd.DataFrame":
-        """One row per transition, timer, loss, RTT sample and call of the application."""
+        """One row per transition, timer, loss, stage of congestion control, RTT sample and call."""
         return self._frame("events")
 
     @property

@@ -18,6 +18,11 @@ class CongestionControl:
     False: cwnd goes to ssthresh meanwhile (RFC 9937), and the algorithm sleeps.
     """
 
+    @property
+    def stage(self) -> str:
+        """What the algorithm is doing, for the log."""
+        return "slow-start" if self.cwnd < self.ssthresh else "congestion-avoidance"
+
     def __init__(self, initial_window: int, mss: int) -> None:
         self.cwnd = initial_window
         self.ssthresh = INFINITE

@@ -105,6 +105,10 @@ class BBR(CongestionControl):
 
     # --- what the connection calls ---
 
+    @property
+    def stage(self) -> str:
+        return self.state.label
+
     def acked(self, ack: Ack) -> None:
         """UpdateOnACK (5.2.3)."""
         now, rs = ack.now, ack.rate

@@ -14,6 +14,10 @@ class Fixed(CongestionControl):
 
     in_recovery: bool = True  # no reduction during fast recovery either
 
+    @property
+    def stage(self) -> str:
+        return "fixed"
+
     def __init__(self, initial_window: int, mss: int) -> None:
         super().__init__(initial_window, mss)
         self.ssthresh = initial_window

@@ -32,6 +32,11 @@ class HyStart(Reno):
         self._baseline = INFINITE  # cssBaselineMinRtt; INFINITE outside CSS
         self._css_rounds = 0
 
+    @property
+    def stage(self) -> str:
+        conservative = self._baseline < INFINITE and self.cwnd < self.ssthresh
+        return "conservative-slow-start" if conservative else super().stage
+
     def acked(self, ack: Ack) -> None:
         if self.ssthresh < INFINITE:
             super().acked(ack)
