@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path as File
 
 import pytest
+from sniffer import captured
 
 import nbtcp
 from nbtcp.inside import content
@@ -289,23 +290,9 @@ def test_tshark_finds_nothing_malformed(tmp_path: File) -> None:
     """A capture on the kernel's side of the TUN device, checksums validated."""
     capture = tmp_path / "lab.pcap"
     with nbtcp.Lab(nbtcp.Path(delay=0.005, loss=0.02, seed=4)) as lab:
-        program = ["tshark", "-q", "-i", "tun0", "-w", str(capture), "-F", "pcap"]
-        try:
-            sniffer = lab.popen(program, stderr=subprocess.PIPE)
-        except nbtcp.MachineError as problem:
-            pytest.skip(str(problem))
-        with sniffer:
-            assert sniffer.stderr is not None
-            for line in sniffer.stderr:
-                if b"Capturing on" in line:
-                    break
-            _wait_until(capture.exists)
-            time.sleep(0.5)  # dumpcap opens the file a moment before it captures
+        with captured(lab, capture, "pcap"):
             lab.fetch("/bytes/200000")
             post(lab, "/sink", bytes(200_000), lab.new_log())
-            time.sleep(0.5)
-            sniffer.terminate()
-            sniffer.communicate(timeout=20)
         assert_kernel_content(lab)
     checks = ["-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"]
     assert len(_tshark(capture, *checks, "tcp.len > 0 && ip.src == 10.0.0.2")) > 130
