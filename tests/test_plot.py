@@ -443,7 +443,9 @@ def test_saved_csv_holds_the_data(tmp_path):
 
 @pytest.mark.parametrize("name", ["plot.gif", "plot", "plot.png.txt"])
 def test_saving_under_another_suffix_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=f"cannot save '{name}': use .png, .svg, .pdf, .csv or .xpl"):
+    with pytest.raises(
+        ValueError, match=f"cannot save '{name}': use .png, .svg, .pdf, .csv or .xpl"
+    ):
         picture(download()).save(tmp_path / name)
     assert not list(tmp_path.iterdir())
 

@@ -11,6 +11,7 @@ from .glyphs import glyph_of
 from .kinds import View
 from .metrics import Floats, resent
 
+MOST = 1000  # segments
 SLOT, STRETCH = 0.17, 3.0  # inches: the least for a segment's text, the most for a pause
 _KEY = ["flow", "raw_seq", "raw_ack", "len", "flags", "tsval", "sack"]
 
@@ -90,7 +91,12 @@ def _texts(table: pd.DataFrame) -> list[str]:
 
 
 def height(table: pd.DataFrame) -> float:
-    """Of the figure, inches."""
+    """Of the figure, inches; ValueError when nobody could read it."""
+    if len(table) > MOST:
+        raise ValueError(
+            f"a ladder of {len(table)} segments is too long to read: choose a part of it, as "
+            f"between=(0, {table['time'].iloc[MOST // 4]:.3g})"
+        )
     return 1.2 + float(_places(table).max())
 
 
@@ -128,7 +134,8 @@ def draw(ax: Axes, table: pd.DataFrame, way: Any) -> None:
     for row, (top, _) in zip(table.itertuples(), places, strict=True):
         where, align = (-0.02, "right") if row.low == 0 else (1.02, "left")
         text = f"{row.text}   {row.time:.6f} s" if row.low else f"{row.time:.6f} s   {row.text}"
-        ax.text(where, top, text, ha=align, va="center", fontsize="x-small")
+        note = ax.text(where, top, text, ha=align, va="center", fontsize="x-small")
+        note.set_in_layout(False)  # there is room for them: measuring hundreds takes seconds
     for side in (0, 1):
         ax.axvline(side, color="0.2", linewidth=1.5)
     ax.set(xlim=(-0.6, 1.6), ylim=(float(places.max()) + SLOT, -2 * SLOT), yticks=[])
