@@ -178,7 +178,7 @@ def test_queue_is_what_the_path_knows():
     mine = table[table["host"] == "10.0.0.1"]
     assert (mine.loc[mine["wait"] == 0, "packets"] == 0).all()
     assert mine["packets"].max() > 5
-    # A packet of 1500 octets takes 12 ms; with k packets before it one waits for k - 1 to k of them.
+    # A packet of 1500 octets takes 12 ms; with k before it one waits for k - 1 to k of them.
     full = mine[mine["packets"] > 1]
     assert (full["wait"] <= full["packets"] * 0.012 + 1e-9).all()
     assert (full["wait"] >= (full["packets"] - 1) * 0.012 * 52 / 1500).all()
