@@ -64,6 +64,7 @@ class Tape:
         frame[NULLABLE] = pd.NA
         frame = frame.astype(dict.fromkeys(NULLABLE, "Int64"))
         frame[["ssthresh", "srtt", "rttvar", "rto"]] = np.nan
+        frame = frame.assign(sack_permitted=False, urgent=0, ecn=None)
         frame.attrs = {"seed": 1}
         return frame
 

@@ -480,7 +480,7 @@ class Large(Tape):
         back = back.assign(why="ack-new", event="recv", len=0, seq=1)
         table = pd.concat([out, back]).sort_values("time", kind="stable", ignore_index=True)
         table = table.assign(host=A, conn=1, flags="A", window=10**6, sack=[()] * len(table))
-        self.table = table.assign(snd_una=1, snd_nxt=1, snd_wnd=1, cwnd=pd.NA, inflight=0)
+        self.table = table.assign(snd_una=1, snd_nxt=1, snd_wnd=1, cwnd=pd.NA, inflight=0, ecn=None)
 
     @property
     def segments(self):
@@ -490,10 +490,10 @@ class Large(Tape):
 @pytest.mark.slow
 def test_hundred_thousand_segments_take_less_than_two_seconds():
     tape = Large(100_000)
-    began = time.perf_counter()
+    began = time.process_time()
     shown = picture(tape)
     assert len(shown._repr_png_()) > 10_000
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert repr(shown) == (
         "<sequence plot of connection 1: "
         "101000 data segments, 1000 retransmissions, 100000 acknowledgments>"

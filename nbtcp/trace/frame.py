@@ -25,11 +25,13 @@ EVENT_LABELS = {event.value: event.label for event in Event}
 WHY_LABELS = {why.value: why.label for why in Why}
 INFINITE = 1 << 62  # ssthresh before the first loss
 SECOND = 1e9
+ECN = {1: "ECT(1)", 2: "ECT(0)", 3: "CE"}  # RFC 3168 5; missing: none of them
 
 TCB_COLUMNS = "snd_una snd_nxt snd_wnd rcv_nxt rcv_wnd cwnd inflight".split()
 SEGMENT_COLUMNS = (
     "time host conn event why state flags seq ack raw_seq raw_ack len window sack tsval tsecr "
-    "mss wscale snd_una snd_nxt snd_wnd rcv_nxt rcv_wnd cwnd ssthresh inflight srtt rttvar rto"
+    "mss wscale snd_una snd_nxt snd_wnd rcv_nxt rcv_wnd cwnd ssthresh inflight srtt rttvar rto "
+    "sack_permitted urgent ecn"
 ).split()
 
 
@@ -58,6 +60,9 @@ def segments(log: "EventLog") -> pd.DataFrame:
     }
     for name in ("seq", "ack", "len", "window"):
         columns[name] = rows[name].astype(np.int64)
+    columns["sack_permitted"] = (present & Has.SACK_PERMITTED) != 0
+    columns["urgent"] = rows["urgent"]
+    columns["ecn"] = _labels(rows["tos"] & 3, ECN)
     columns["raw_seq"], columns["raw_ack"] = rows["raw_seq"], rows["raw_ack"]
     for name in TCB_COLUMNS:
         columns[name] = _nullable(rows[name], has_tcb)

@@ -66,6 +66,7 @@ GLYPHS = {
     "rst": Glyph("RST", "mark", BLACK, "8", size=9, zorder=6),
     "rst-back": Glyph("RST from the other end", "mark", BLACK, "8", size=9, hollow=True, zorder=6),
     "urgent": Glyph("urgent data", "mark", PURPLE, "$U$", size=7, zorder=6),
+    "ce": Glyph("marked by a router (CE)", "mark", ORANGE, "$M$", size=7, zorder=6),
     "cwr": Glyph("CWR: has slowed down", "mark", ORANGE, "$C$", size=7, zorder=6),
     # What the other end said.
     "ack": Glyph("acknowledged", "steps", GREEN, zorder=2.2),

@@ -185,6 +185,8 @@ def _sent(rows: pd.DataFrame, again: Bools) -> Iterator[Piece]:
         yield piece(glyph, rows[mask], place[mask])
     slower = has_flag(rows, "C") & ~has_flag(rows, "S")
     yield piece("cwr", rows[slower], end[slower])
+    marked = (rows["ecn"] == "CE").to_numpy(bool)
+    yield piece("ce", rows[marked], end[marked])
 
 
 def _dropped(rows: pd.DataFrame) -> Iterator[Piece]:

@@ -291,6 +291,14 @@ class EventLog:
 
         return summary(self.segments, self.rtt(), self.connections)
 
+    def statistics(self) -> "pd.DataFrame":
+        """All that tcptrace counts: one row per connection, direction and statistic, with value,
+        unit and definition.
+        """
+        from .statistics import statistics
+
+        return statistics(self.segments, self.connections)
+
     @property
     def plot(self) -> "Plots":
         """Pictures: `log.plot.sequence()`."""
