@@ -36,13 +36,18 @@ BDP = 100 * MSS
 
 
 class Driver:
-    """One ACK a round: the path delivers `rate` octets per second and has `rtt`."""
+    """One ACK a round: the path delivers `rate` octets per second and has `rtt`.
+
+    Samples count as limited by the application as the connection marks them (4.1.2.4):
+    also until what left while BBR held back on purpose has been delivered.
+    """
 
     def __init__(self, rate: int = RATE, rtt: int = RTT) -> None:
         self.cc = BBR(10 * MSS, MSS)
         self.rate, self.rtt = rate, rtt
         self.now = 1000 * SECOND
         self.total = 0
+        self.held_back = False
         handshake = Ack(self.now, 1, 1, 1)
         handshake.rtt = handshake.srtt = rtt
         self.cc.acked(handshake)
@@ -69,6 +74,8 @@ class Driver:
         ack.octets = ack.delivered = delivered
         ack.rtt = ack.srtt = self.rtt
         ack.lost, ack.marked = news, marked
+        held_back, self.held_back = self.held_back, self.cc.holds_back
+        limited |= held_back or self.held_back
         sent = Sent(prior, self.now - self.rtt, self.now - self.rtt, 0, out, limited)
         lost, losses = lost or news, losses or []
         ack.rate = RateSample(rate, delivered, lost, self.rtt, sent, losses, self.total, out)
@@ -354,7 +361,7 @@ def test_a_copy_from_before_a_false_alarm_undoes_it() -> None:
         driver.round(inflight=BDP)
     assert driver.cc.state is DOWN
     assert driver.cc.inflight_longterm == INFINITE
-    assert all(isinstance(x, int | float) for x in vars(kept).values())  # nothing is shared
+    assert all(isinstance(x, int | float | tuple) for x in vars(kept).values())  # nothing is shared
 
 
 def test_a_path_without_a_round_trip_time_or_with_a_tiny_bdp_keeps_four_segments() -> None:

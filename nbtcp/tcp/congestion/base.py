@@ -18,8 +18,10 @@ class CongestionControl:
     False: cwnd goes to ssthresh meanwhile (RFC 9937), and the algorithm sleeps.
     """
 
-    holds_back: bool = False
-    """True: it sends less than it might, to measure; the delivery rates of now prove nothing."""
+    @property
+    def holds_back(self) -> bool:
+        """Does it send less than it might, to measure? Then delivery rates prove nothing."""
+        return False
 
     @property
     def stage(self) -> str:
