@@ -54,13 +54,14 @@ def marked(conn: "Connection", now: int) -> None:
     down to one segment (RFC 9438 4.6); then it is the time between them that grows.
     """
     snd, cc = conn.tcb.snd, conn.cc
+    flight = conn.recovery.in_flight(snd, conn.queue)
     conn.undo = None
     _answer_marks(conn)
     if cc.cwnd <= snd.mss:  # RFC 3168 6.1.2: send when the retransmission timer would expire
         conn.pacer.next_send_time = now + conn.rtt.rto
-    least = cc.cwnd <= 2 * snd.mss and not cc.in_recovery
-    cc.lost(conn.recovery.in_flight(snd, conn.queue), now)
-    cc.cwnd = snd.mss if least else cc.cwnd
+    cc.lost(flight, now)
+    if flight <= 2 * snd.mss == cc.cwnd:
+        cc.cwnd = snd.mss
     conn.note(Event.RECOVERY, now, why=Why.CONGESTION_MARK.label)
     _note_stage(conn, now)
 

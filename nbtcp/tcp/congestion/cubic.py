@@ -4,8 +4,8 @@ cwnd rises fast towards W_max, the window of the last loss, is careful around it
 more, faster and faster; and it is never behind what Reno would have (4.3). Windows are octets where
 the RFC has segments, times are nanoseconds; the integers make it the same on every machine.
 
-Not there: the cwnd of one SMSS that ECN may lead to (4.6); undoing a reduction that proved needless
-(4.9) is the connection's, which puts a copy of the whole object back.
+Undoing a reduction that proved needless (4.9) is the connection's, which puts a copy of the whole
+object back, and so is the cwnd of one SMSS to which marks may lead (4.6).
 """
 
 from ..ack import Ack
@@ -37,9 +37,9 @@ class Cubic(HyStart):
         super().timed_out(flight, again, now)
         self._w_max = 0  # RFC 9438 4.8: K = 0, W_max = cwnd at the beginning of the next stage
 
-    def _slow_start(self, ack: Ack, used: bool) -> None:
+    def _slow_start(self, ack: Ack) -> None:
         self._begun = None
-        super()._slow_start(ack, used)
+        super()._slow_start(ack)
 
     def _avoid_congestion(self, ack: Ack, used: bool) -> None:
         if self._begun is None:

@@ -38,9 +38,9 @@ class HyStart(Reno):
         conservative = self._baseline < INFINITE and self.cwnd < self.ssthresh
         return "conservative-slow-start" if conservative else super().stage
 
-    def _slow_start(self, ack: Ack, used: bool) -> None:
+    def _slow_start(self, ack: Ack) -> None:
         if self.ssthresh < INFINITE:
-            super()._slow_start(ack, used)
+            super()._slow_start(ack)
             return
         if ack.una > self._window_end:
             self._window_end = ack.nxt
@@ -48,10 +48,10 @@ class HyStart(Reno):
             self._css_rounds += self._baseline < INFINITE
         if ack.rtt is not None:
             self._measure(ack.rtt)
-        if used:
-            # RFC 9406 4.2: cwnd = cwnd + min(N, L * SMSS), in CSS divided by CSS_GROWTH_DIVISOR
-            growth = min(ack.octets, L * self._mss)
-            self.cwnd += growth if self._baseline == INFINITE else growth // CSS_GROWTH_DIVISOR
+        # RFC 9406 4.2: cwnd = cwnd + min(N, L * SMSS), in CSS divided by CSS_GROWTH_DIVISOR
+        growth = min(ack.octets, L * self._mss)
+        divisor = CSS_GROWTH_DIVISOR if self._baseline < INFINITE else 1
+        self._grow_to(self.cwnd + growth // divisor)
         if self._css_rounds > CSS_ROUNDS:
             self.ssthresh = self.cwnd  # congestion avoidance begins
 

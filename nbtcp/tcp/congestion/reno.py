@@ -34,17 +34,17 @@ class Reno(CongestionControl):
         self._unvalidated = False  # was it not, when the last loss was found?
 
     def acked(self, ack: Ack) -> None:
-        used = self._is_used(ack)
+        self._validate(ack)
         if self.cwnd < self.ssthresh:
-            self._slow_start(ack, used)
+            self._slow_start(ack)
         else:
             self._limit = 2  # the slow start after a timeout is over
-            self._avoid_congestion(ack, used)
+            self._avoid_congestion(ack, self.cwnd <= self._pipe_ack + 2 * self._mss)
 
     def lost(self, flight: int, now: int) -> None:
         # Max(pipeACK, LossFlightSize) (RFC 7661 4.4.1), always: ACKs come in batches, of which
         # those before the one that tells of a loss have lowered `flight`.
-        self._unvalidated = 2 * self._pipe_ack < self.cwnd
+        self._unvalidated = 0 < 2 * self._pipe_ack < self.cwnd
         self._reduce(max(flight, min(self.cwnd, self._pipe_ack)))
         self.cwnd = self.ssthresh
 
@@ -59,9 +59,12 @@ class Reno(CongestionControl):
             self.ssthresh = max(self.ssthresh - resent * self.kept // 10, 2 * self._mss)
         self.cwnd = self.ssthresh
 
-    def _slow_start(self, ack: Ack, used: bool) -> None:
-        if used:
-            self.cwnd += min(ack.octets, self._limit * self._mss)
+    def _slow_start(self, ack: Ack) -> None:
+        self._grow_to(self.cwnd + min(ack.octets, self._limit * self._mss))
+
+    def _grow_to(self, window: int) -> None:
+        """In slow start: not beyond what may come of the most that was used."""
+        self.cwnd = max(self.cwnd, min(window, 2 * self._pipe_ack))
 
     def _avoid_congestion(self, ack: Ack, used: bool) -> None:
         if used:
@@ -82,17 +85,15 @@ class Reno(CongestionControl):
         """
         return max(self._pipe_now, self._pipe_before)
 
-    def _is_used(self, ack: Ack) -> bool:
-        """May cwnd grow? Here also ends the time for which it is kept if not."""
+    def _validate(self, ack: Ack) -> None:
+        """Measure what is used of cwnd; nor is it kept for ever if that is little."""
         if ack.now - self._period_began > max(3 * (ack.srtt or 0), SECOND) // 2:
             self._period_began = ack.now
             self._pipe_before, self._pipe_now = self._pipe_now, 0
         self._pipe_now = max(self._pipe_now, ack.flight)
-        pipe = self._pipe_ack
-        if 2 * pipe >= self.cwnd or not self._validated_at:
+        if 2 * self._pipe_ack >= self.cwnd or not self._validated_at:
             self._validated_at = ack.now
         elif ack.now - self._validated_at > NVP:  # RFC 7661 4.4.3
             self.ssthresh = max(self.ssthresh, self.cwnd * 3 // 4)
             self.cwnd = max(self.cwnd // 2, self._initial_window)
             self._validated_at = ack.now
-        return self.cwnd <= (2 * pipe if self.cwnd < self.ssthresh else pipe + 2 * self._mss)
