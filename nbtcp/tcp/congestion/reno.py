@@ -18,8 +18,8 @@ class Reno(CongestionControl):
     """cwnd grows by what is acknowledged in slow start, by one SMSS a round trip after that."""
 
     __slots__ = (
-        *("_acked", "_limit", "_period_began", "_pipe_before", "_pipe_now", "_unvalidated"),
-        "_validated_at",
+        *("_acked", "_limit", "_period_began", "_pipe_before", "_pipe_now"),
+        *("_unvalidated", "_validated_at"),
     )
 
     kept = 5
@@ -75,7 +75,7 @@ class Reno(CongestionControl):
 
     def _reduce(self, flight: int) -> None:
         self.ssthresh = max(flight * self.kept // 10, 2 * self._mss)
-        self._acked = 0
+        self._acked = self._pipe_now = self._pipe_before = 0  # a new window has not been used yet
         self._limit = 2
 
     @property
