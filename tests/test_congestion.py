@@ -299,6 +299,32 @@ def test_the_example_in_contributing_is_a_whole_algorithm(monkeypatch: pytest.Mo
     assert sent.ssthresh.notna().any(), "and halved"
 
 
+class Least(CongestionControl):
+    """The three methods and nothing else: it does not even know ssthresh."""
+
+    def acked(self, ack: Ack) -> None:
+        self.cwnd += self._mss * ack.octets // self.cwnd
+
+    def lost(self, flight: int, now: int) -> None:
+        self.cwnd = max(flight // 2, 2 * self._mss)
+
+    def timed_out(self, flight: int, again: bool, now: int) -> None:
+        self.cwnd = self._mss
+
+
+@pytest.mark.parametrize("recovery", ["newreno", "rack"])
+def test_an_algorithm_is_three_methods(monkeypatch: pytest.MonkeyPatch, recovery: str) -> None:
+    monkeypatch.setitem(ALGORITHMS, "least", Least)
+    monkeypatch.setitem(config._CHOICES, "congestion", ("cubic", "least"))
+    path = Path(delay=0.02, rate=5e6, queue=10)
+    done = Simulation(path).transfer(1_000_000, congestion="least", recovery=recovery)
+    segments = done.log.segments
+    assert done.complete
+    assert (segments.event == "drop").any()
+    assert segments.cwnd.max() < 60_000
+    assert done.throughput > 0.7 * 5e6
+
+
 def test_the_log_tells_the_stages() -> None:
     """Slow start, its conservative end, and what follows; BBR's states by their names."""
 

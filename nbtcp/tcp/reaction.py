@@ -78,7 +78,10 @@ def _lost(conn: "Connection", ack: Ack, verdict: Verdict) -> None:
     conn.undo = copy(cc) if verdict is Verdict.LOST else None
     # A lost tail shows when little is out: what was out before is what cwnd allowed.
     cc.lost(cc.cwnd if verdict is Verdict.REPAIRED else recovery.flight, ack.now)
-    if recovery.selective and not cc.in_recovery and recovery.phase is not Phase.OPEN:
+    if cc.in_recovery:
+        return
+    cc.ssthresh = min(cc.ssthresh, cc.cwnd)  # where recovery leads, of whatever algorithm
+    if recovery.selective and recovery.phase is not Phase.OPEN:
         sent = conn.queue.sent_octets
         conn.prr = ProportionalRateReduction(ack.flight, sent, conn.tcb.snd.mss)
 

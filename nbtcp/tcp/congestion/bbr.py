@@ -69,7 +69,7 @@ class BBR(CongestionControl):
     # rounds (5.5.1)
     delivered = next_round_delivered = round_count = 0  # delivered: C.delivered
     round_start = False
-    cwnd_limited = cwnd_limited_before = False  # was cwnd used up in this round, in the one before?
+    cwnd_limited_round = -2  # the last round in which cwnd was used up
     # the model of the path (2.9)
     max_bw = bw = cycle_count = 0
     max_bw_filter: MaxFilter = ()
@@ -81,7 +81,6 @@ class BBR(CongestionControl):
     # loss in this round (5.5.10)
     bw_latest = inflight_latest = loss_round_delivered = 0
     is_loss_in_round = False
-    loss_pending = False  # there was one, and the next ACK begins the round
     lost_ranges = lost_end = 0  # discontiguous ranges, and where the last one ends
     # is the pipe full? (5.3.1.2)
     full_bw_reached = full_bw_now = False
@@ -121,7 +120,8 @@ class BBR(CongestionControl):
             self._update_min_rtt(rtt, now)
             return
         self.delivered = rs.total
-        self.cwnd_limited |= ack.flight + self._mss > self.cwnd
+        if ack.flight + self._mss > self.cwnd:
+            self.cwnd_limited_round = self.round_count
         self._take_losses(ack, rs)
         self._update_delivery_signals(rs)
         self._update_ack_aggregation(ack)
@@ -136,9 +136,8 @@ class BBR(CongestionControl):
 
     def lost(self, flight: int, now: int) -> None:
         """OnEnterFastRecovery (5.6.4.4), or a mark for congestion was echoed."""
-        self.loss_pending = True
         self._save_cwnd()
-        self.recovery_end = INFINITE  # known with the next ACK
+        self.recovery_end = INFINITE  # known with the next ACK, which also notes the loss
 
     def timed_out(self, flight: int, again: bool, now: int) -> None:
         """OnEnterRTO (5.6.4.4)."""
@@ -163,7 +162,6 @@ class BBR(CongestionControl):
             self._start_round()
             self.round_count += 1
             self.rounds_since_probe_up += 1
-            self.cwnd_limited_before, self.cwnd_limited = self.cwnd_limited, False
         if rs.rate and (rs.rate >= self.max_bw or not rs.sent.app_limited):
             window = (self.cycle_count, MAX_BW_FILTER_LEN)
             self.max_bw_filter = _update_max(self.max_bw_filter, rs.rate, *window)
@@ -195,9 +193,8 @@ class BBR(CongestionControl):
         """HandleLostPacket (5.5.10.2) for each. A mark ends Startup and probes, as much loss does;
         at other times `lost` is called.
         """
-        if self.loss_pending:
+        if self.recovery_end == INFINITE:
             self._note_loss()
-        self.loss_pending = False
         for loss in rs.losses:
             self._note_loss()
             self.lost_ranges += loss.start != self.lost_end
@@ -312,8 +309,8 @@ class BBR(CongestionControl):
         self.bw_probe_up_rounds = min(self.bw_probe_up_rounds + 1, 30)
 
     def _is_bounded_by_inflight_longterm(self) -> bool:
-        used = self.cwnd_limited or self.cwnd_limited_before  # C.is_cwnd_limited
-        return used and self.cwnd >= self.inflight_longterm
+        is_cwnd_limited = self.cwnd_limited_round >= self.round_count - 1
+        return is_cwnd_limited and self.cwnd >= self.inflight_longterm
 
     def _is_time_to_probe_bw(self, now: int) -> bool:
         """After 2 to 3 seconds; or after as many rounds as Reno needs to get a loss (5.3.3.8)."""

@@ -30,6 +30,3 @@ class Fixed(CongestionControl):
 
     def timed_out(self, flight: int, again: bool, now: int) -> None:
         """Nothing."""
-
-    def restart(self, window: int, now: int) -> None:
-        """Nothing."""
