@@ -325,7 +325,7 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
     ack = Ack(now, max(seg.ack, snd.una), snd.nxt, recovery.in_flight(snd, queue))
     ack.duplicate = duplicate
     ack.marked = conn.tcb.ecn and bool(seg.flags & ECE)
-    sacked = queue.sacked_octets
+    sacked, was_lost = queue.sacked_octets, queue.lost_octets
     if seg.ack > snd.una:
         ack.octets = seg.ack - snd.una
         snd.una = seg.ack
@@ -337,6 +337,9 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
     before, lost = recovery.phase, queue.lost_octets
     verdict = recovery.acked(ack, snd, queue, conn.rtt)
     if queue.rate is not None:
+        if not recovery.selective:  # a duplicate ACK tells of a segment, too (bbr-06 4.1.3.5.1)
+            left = ack.flight - recovery.in_flight(snd, queue)
+            ack.delivered = max(0, left - queue.lost_octets + was_lost)
         ack.rate = queue.rate.sample(ack, recovery.in_flight(snd, queue))
     if opening:  # our SYN; one that was lost costs the initial window (RFC 5681 3.1)
         if conn.syn_lost:
