@@ -325,7 +325,7 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
     ack = Ack(now, max(seg.ack, snd.una), snd.nxt, recovery.in_flight(snd, queue))
     ack.duplicate = duplicate
     ack.marked = conn.tcb.ecn and bool(seg.flags & ECE)
-    sacked, was_lost = queue.sacked_octets, queue.lost_octets
+    sacked = queue.sacked_octets
     if seg.ack > snd.una:
         ack.octets = seg.ack - snd.una
         snd.una = seg.ack
@@ -333,13 +333,12 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
     if seg.blocks and conn.tcb.sack and recovery.selective:
         _take_sack(conn, seg, ack)
     ack.delivered = ack.octets + queue.sacked_octets - sacked
+    if duplicate and not recovery.selective:  # it tells of a segment
+        ack.delivered = snd.mss
     _sample_rtt(conn, seg, ack)
     before, lost = recovery.phase, queue.lost_octets
     verdict = recovery.acked(ack, snd, queue, conn.rtt)
     if queue.rate is not None:
-        if not recovery.selective:  # a duplicate ACK tells of a segment, too (bbr-06 4.1.3.5.1)
-            left = ack.flight - recovery.in_flight(snd, queue)
-            ack.delivered = max(0, left - queue.lost_octets + was_lost)
         ack.rate = queue.rate.sample(ack, recovery.in_flight(snd, queue))
     if opening:  # our SYN; one that was lost costs the initial window (RFC 5681 3.1)
         if conn.syn_lost:
