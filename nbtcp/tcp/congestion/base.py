@@ -39,7 +39,7 @@ class CongestionControl:
 
     def lost(self, flight: int, now: int) -> None:
         """A loss was found without a timeout, or a router marked; once per loss episode. It sets
-        cwnd and ssthresh.
+        cwnd, to which fast recovery leads, and ssthresh.
         """
         raise NotImplementedError
 

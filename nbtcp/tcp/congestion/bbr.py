@@ -10,7 +10,8 @@ Loss bounds the model: for long, when more than 2 % of what was sent to probe is
 (inflight_longterm); until the next probe, when anything is lost at other times (bw_shortterm,
 inflight_shortterm).
 
-Names and sections are the draft's. A mark for congestion counts as a loss, for the draft leaves the
+Names and sections are the draft's. Without SACK, duplicate ACKs tell what was delivered, but not of
+which segment (4.1.3.5.1). A mark for congestion counts as a loss, for the draft leaves the
 response open (3.7). Its dice are a function of the time. All state is plain numbers, or tuples that
 are replaced: the connection undoes a loss that was none with a copy from before (the draft saves
 some of them: 5.5.11).
