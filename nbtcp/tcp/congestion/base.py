@@ -8,8 +8,6 @@ INFINITE = 1 << 62  # ssthresh before the first loss
 class CongestionControl:
     """An algorithm has three methods of its own. Sizes in octets, `now` in nanoseconds."""
 
-    __slots__ = ("_initial_window", "_mss", "cwnd", "ssthresh")
-
     pacing_rate: int | None = None
     """Octets a second; None: not paced."""
 

@@ -19,19 +19,15 @@ from .hystart import HyStart
 class Cubic(HyStart):
     """CUBIC, with HyStart++ for its first slow start (RFC 9438 4.10)."""
 
-    __slots__ = ("_begun", "_est_left", "_heard_at", "_k", "_left", "_prior", "_w_est", "_w_max")
-
     kept = 7  # beta_cubic = 0.7 (RFC 9438 4.6): ssthresh = flight_size * beta_cubic
 
-    def __init__(self, initial_window: int, mss: int) -> None:
-        super().__init__(initial_window, mss)
-        self._begun: int | None = None  # t_epoch: when this stage of congestion avoidance began
-        self._heard_at = 0  # when the last ACK of it came
-        self._w_max = 0  # W_max; 0: take the cwnd with which the stage begins
-        self._k = 0  # K: how long the curve takes from there to W_max
-        self._prior = 0  # cwnd_prior: cwnd when ssthresh was set last
-        self._w_est = 0  # W_est: what Reno would have
-        self._left = self._est_left = 0  # remainders of the divisions by cwnd
+    _begun: int | None = None  # t_epoch: when this stage of congestion avoidance began
+    _heard_at = 0  # when the last ACK of it came
+    _w_max = 0  # W_max; 0: take the cwnd with which the stage begins
+    _k = 0  # K: how long the curve takes from there to W_max
+    _prior = 0  # cwnd_prior: cwnd when ssthresh was set last
+    _w_est = 0  # W_est: what Reno would have
+    _left = _est_left = 0  # remainders of the divisions by cwnd
 
     def timed_out(self, flight: int, again: bool, now: int) -> None:
         super().timed_out(flight, again, now)

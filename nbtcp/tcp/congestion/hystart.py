@@ -22,16 +22,12 @@ L = 8  # for a sender that does not pace
 class HyStart(Reno):
     """Reno with HyStart++. Times in nanoseconds; INFINITE where there is none yet."""
 
-    __slots__ = ("_baseline", "_css_rounds", "_last_rtt", "_rtt", "_samples", "_window_end")
-
-    def __init__(self, initial_window: int, mss: int) -> None:
-        super().__init__(initial_window, mss)
-        self._window_end = 0  # windowEnd: a round is over when more than this is acknowledged
-        self._last_rtt = INFINITE  # lastRoundMinRTT
-        self._rtt = INFINITE  # currentRoundMinRTT
-        self._samples = 0  # rttSampleCount
-        self._baseline = INFINITE  # cssBaselineMinRtt; INFINITE outside CSS
-        self._css_rounds = 0
+    _window_end = 0  # windowEnd: a round is over when more than this is acknowledged
+    _last_rtt = INFINITE  # lastRoundMinRTT
+    _rtt = INFINITE  # currentRoundMinRTT
+    _samples = 0  # rttSampleCount
+    _baseline = INFINITE  # cssBaselineMinRtt; INFINITE outside CSS
+    _css_rounds = 0
 
     @property
     def stage(self) -> str:

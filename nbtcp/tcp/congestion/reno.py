@@ -17,21 +17,14 @@ NVP = 300 * SECOND  # how long a window is kept that is not used (RFC 7661 4.4)
 class Reno(CongestionControl):
     """cwnd grows by what is acknowledged in slow start, by one SMSS a round trip after that."""
 
-    __slots__ = (
-        *("_acked", "_limit", "_period_began", "_pipe_before", "_pipe_now"),
-        *("_unvalidated", "_validated_at"),
-    )
-
     kept = 5
     """Tenths of what was in flight that a loss leaves (RFC 5681 equation 4)."""
 
-    def __init__(self, initial_window: int, mss: int) -> None:
-        super().__init__(initial_window, mss)
-        self._acked = 0  # octets acknowledged towards the next increase
-        self._limit = 2  # slow start takes so many SMSS of one ACK: L of RFC 3465 2.2
-        self._period_began = self._pipe_now = self._pipe_before = 0
-        self._validated_at = 0  # when pipeACK was at least half of cwnd, ns
-        self._unvalidated = False  # was it not, when the last loss was found?
+    _acked = 0  # octets acknowledged towards the next increase
+    _limit = 2  # slow start takes so many SMSS of one ACK: L of RFC 3465 2.2
+    _period_began = _pipe_now = _pipe_before = 0
+    _validated_at = 0  # when pipeACK was at least half of cwnd, ns
+    _unvalidated = False  # was it not, when the last loss was found?
 
     def acked(self, ack: Ack) -> None:
         self._validate(ack)
