@@ -333,6 +333,8 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
     if seg.blocks and conn.tcb.sack and recovery.selective:
         _take_sack(conn, seg, ack)
     ack.delivered = ack.octets + queue.sacked_octets - sacked
+    if duplicate and not recovery.selective:  # it tells of a segment
+        ack.delivered = snd.mss
     _sample_rtt(conn, seg, ack)
     before, lost = recovery.phase, queue.lost_octets
     verdict = recovery.acked(ack, snd, queue, conn.rtt)
