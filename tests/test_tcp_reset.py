@@ -87,6 +87,19 @@ def test_rst_where_both_have_closed_is_no_error(reach: Reach) -> None:
     assert not peer.stack.connections
 
 
+@pytest.mark.parametrize("reach", [*CLOSED_BY_BOTH.values()])
+def test_rst_where_both_have_closed_before_our_data_arrived_is_an_error(reach: Reach) -> None:
+    """RFC 9293 3.6, MUST-12: who waits for CLOSED to know that all was delivered learns that it
+    was not.
+    """
+    peer = established(receive_buffer=1000)
+    peer.app_writes(100)
+    reach(peer)
+    peer.sends(f"R {peer.nxt}:{peer.nxt}(0)")
+    assert peer.state is State.CLOSED
+    assert isinstance(peer.conn.error, ConnectionResetError)
+
+
 @pytest.mark.parametrize("reach", [*OPEN.values(), *CLOSED_BY_BOTH.values()])
 @pytest.mark.parametrize("ahead", [1, 500, 999])
 def test_rst_in_the_window_gets_a_challenge_ack(reach: Reach, ahead: int) -> None:

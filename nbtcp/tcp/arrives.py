@@ -96,8 +96,12 @@ def _syn_sent(conn: "Connection", seg: Segment, now: int) -> None:
     _acknowledge(conn, seg, False, now)
     conn.transition(Cause.RCV_SYN_ACK, now)
     conn.owe_ack(Why.ACK)
-    _process_text(conn, seg, now)
-    _check_fin(conn, seg, now)
+    _from_the_sixth_step(conn, seg, now)
+
+
+def _from_the_sixth_step(conn: "Connection", seg: Segment, now: int) -> bool:
+    """Urgent pointer, text and FIN that came with a SYN."""
+    return all(step(conn, seg, now) for step in (_check_urgent, _process_text, _check_fin))
 
 
 def _take_syn(conn: "Connection", seg: Segment, now: int) -> None:
@@ -170,7 +174,7 @@ def _check_sequence(conn: "Connection", seg: Segment, now: int) -> bool:
     if seg.seq < rcv.nxt and seg.len and not seg.flags & SYN:
         seg.why = Why.DUPLICATE
         if seg.data:
-            conn.reassembly.duplicate = (seg.seq, seg.seq + len(seg.data))
+            conn.reassembly.duplicate = (seg.seq, min(seg.seq + len(seg.data), rcv.nxt))
         conn.owe_ack(Why.DUPLICATE_ACK)
         if conn.state is State.TIME_WAIT and seg.flags & FIN:  # the peer's FIN again: L-16
             conn.wait_time_wait(now)
@@ -218,7 +222,6 @@ def _timestamp_acceptable(conn: "Connection", seg: Segment, now: int) -> bool:
     age = (seg.tsval - ts.recent) & 0xFFFFFFFF
     if age >= 1 << 31:  # SEG.TSval < TS.Recent
         if now - ts.recent_at > PAWS_IDLE:
-            ts.recent = seg.tsval
             return True
         seg.why = Why.PAWS
         conn.challenge_ack(now)
@@ -227,9 +230,11 @@ def _timestamp_acceptable(conn: "Connection", seg: Segment, now: int) -> bool:
 
 
 def _update_timestamp(conn: "Connection", seg: Segment, now: int) -> None:
-    """TS.Recent <- SEG.TSval if SEG.SEQ =< Last.ACK.sent (RFC 7323 4.3)."""
+    """TS.Recent <- SEG.TSval if SEG.SEQ =< Last.ACK.sent (RFC 7323 4.3); not from a RST, which
+    PAWS has not looked at.
+    """
     ts = conn.tcb.ts
-    if ts.on and seg.tsval is not None and seg.seq <= ts.last_ack_sent:
+    if ts.on and seg.tsval is not None and seg.seq <= ts.last_ack_sent and not seg.flags & RST:
         ts.recent, ts.recent_at = seg.tsval, now
 
 
@@ -247,9 +252,9 @@ def _check_rst(conn: "Connection", seg: Segment, now: int) -> bool:
     seg.why = Why.RST
     if conn.state is State.SYN_RECEIVED and conn.passive:
         conn.transition(Cause.BACK_TO_LISTEN, now)  # the user need not be informed (L-10)
-    elif conn.state in (State.CLOSING, State.LAST_ACK):
+    elif conn.state in (State.CLOSING, State.LAST_ACK) and not conn.queue.data:
         conn.transition(Cause.RCV_RST, now)
-    else:  # the user is told (MUST-12, L-20)
+    else:  # the user is told (MUST-12, L-20), also where data was lost after both had closed (3.6)
         refused = conn.state is State.SYN_RECEIVED
         kind, number = (
             (ConnectionRefusedError, errno.ECONNREFUSED)
@@ -313,9 +318,7 @@ def _establish(conn: "Connection", seg: Segment, now: int) -> bool:
     snd.wnd, snd.wl1, snd.wl2 = seg.window, seg.seq, seg.ack
     snd.max_wnd = max(snd.max_wnd, seg.window)
     held, conn.held = conn.held, None
-    if held is None:
-        return True
-    return _process_text(conn, held, now) and _check_fin(conn, held, now)
+    return held is None or _from_the_sixth_step(conn, held, now)
 
 
 def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) -> None:
@@ -441,6 +444,7 @@ def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
     then.
     """
     ts = conn.tcb.ts
+    ack.srtt = conn.rtt.srtt
     if ts.on and seg.tsecr is not None:
         ack.echo = ts.ticks(seg.tsecr, ack.now)
     arrived = [span for span in ack.done if not span.sacked] or ack.sacked
@@ -451,7 +455,7 @@ def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
         if suspect.times > 1 or suspect.why is not Why.DATA:
             span, kept, why = suspect, False, Why.KARN
     if not kept and ack.echo == span.sent // TICK != span.first_sent // TICK:
-        kept, why = True, Why.TIMESTAMP
+        kept, why = span.end <= ack.una, Why.TIMESTAMP  # else the echo is of another segment
     rtt = ack.now - span.sent
     if kept:
         conn.rtt.sample(rtt)
@@ -493,7 +497,7 @@ def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
         return True
     if conn.closed_by_application:  # RFC 9293 SHLD-3: nobody will read it
         seg.why = Why.AFTER_CLOSE
-        conn.reset_due = conn.tcb.snd.nxt
+        conn.reset_due = conn.tcb.snd.empty_seq
         error = ConnectionAbortedError(errno.ECONNABORTED, "data arrived after close")
         conn.fail(error, Cause.ABORT, now)
         return False

@@ -252,7 +252,7 @@ class Connection:
         if self.state is State.CLOSED:
             return
         told = self.state in _RESETTABLE or self.state is State.SYN_RECEIVED
-        reset = self.tcb.snd.nxt if told else None
+        reset = self.tcb.snd.empty_seq if told else None
         reason = (
             "closed with unread data"
             if self.closed_by_application

@@ -66,9 +66,12 @@ def _packet_too_big(conn: "Connection", error: IcmpError, now: int) -> int | Non
 
     cwnd stays as it is, for this says nothing of congestion (RFC 1191 6.5).
     """
-    least = LEAST_IPV4_MTU if len(error.flow) == 12 else LEAST_IPV6_MTU
-    mtu = error.mtu or next((size for size in PLATEAUS if size < error.length), PLATEAUS[-1])
-    mtu = max(mtu, least)
+    if len(error.flow) == 12:
+        mtu = error.mtu or next((size for size in PLATEAUS if size < error.length), PLATEAUS[-1])
+        mtu = max(mtu, LEAST_IPV4_MTU)
+    elif (mtu := error.mtu) < LEAST_IPV6_MTU:  # RFC 8201 4: it must be discarded
+        _note(conn, error, IGNORED, now)
+        return None
     if not conn.limit_path(mtu):
         _note(conn, error, NOT_SMALLER, now)
         return None

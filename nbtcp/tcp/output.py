@@ -49,9 +49,9 @@ def transmit(conn: "Connection", now: int) -> list[Segment]:
         out.append(_segment(conn, ACK, conn.tcb.snd.nxt - 1, b"", Why.KEEPALIVE, now))  # SHLD-12
     while conn.duplicate_acks:
         conn.duplicate_acks -= 1
-        out.append(_segment(conn, ACK, conn.tcb.snd.nxt, b"", Why.DUPLICATE_ACK, now))
+        out.append(_segment(conn, ACK, conn.tcb.snd.empty_seq, b"", Why.DUPLICATE_ACK, now))
     if conn.ack_due is not None and conn.state is not State.SYN_SENT:
-        out.append(_segment(conn, ACK, conn.tcb.snd.nxt, b"", conn.ack_due, now))
+        out.append(_segment(conn, ACK, conn.tcb.snd.empty_seq, b"", conn.ack_due, now))
     _set_timers(conn, now)
     _note_running_dry(conn)
     return out
@@ -200,12 +200,12 @@ def _sendable(conn: "Connection") -> int:
         return 0
     if size == snd.mss:  # rule (1)
         return size
-    idle = snd.nxt == snd.una
+    nagle = conn.config.nagle
     # rule (2); Nagle (SHLD-7) as Minshall has it: wait only for a small segment (A.3, L-29)
     if size == queued:
-        held = conn.config.nagle and snd.sml > snd.una and queue.fin is None
+        held = nagle and snd.sml > snd.una and queue.fin is None
         return 0 if held else size
-    if idle and size >= snd.max_wnd // 2:  # rule (3), Fs = 1/2
+    if size >= snd.max_wnd // 2 and not (nagle and snd.nxt > snd.una):  # rule (3), Fs = 1/2
         return size
     return 0  # rule (4), the override timeout, is the persist timer
 

@@ -39,6 +39,13 @@ class SendVariables:
         self.say_cwr = False  # the next new data tells that we did
         self.sml = 0  # end of the last segment sent that was not full-sized (Minshall's Nagle)
 
+    @property
+    def empty_seq(self) -> int:
+        """Where a segment without text stands: SND.NXT, but not behind a probe of a closed window,
+        for which the peer has no room: it would drop the segment (RFC 9293 A.2).
+        """
+        return self.nxt if self.wnd or not self.una else self.una
+
 
 class ReceiveVariables:
     """The receive sequence variables.
