@@ -17,7 +17,7 @@ from .tcp.connection import Connection, Observer
 from .tcp.cookies import LIFETIME, PERIOD, initial_sequence_number, restore, timestamp
 from .tcp.listener import Listener
 from .tcp.output import cookie_for, reset_for
-from .tcp.state import State
+from .tcp.state import Cause, State
 from .tcp.tcb import TICK
 from .why import Why
 from .wire import ip, scapy
@@ -154,7 +154,7 @@ class Stack:
             return
         conn = self._connections.get(segment.flow)
         if conn is not None and conn.state is State.TIME_WAIT and self._reopens(conn, segment):
-            conn.leave_time_wait(now)
+            conn.transition(Cause.TIME_WAIT_OVER, now)
         if conn is None or conn.state <= State.LISTEN:
             self._receive_unknown(segment, now)
         else:

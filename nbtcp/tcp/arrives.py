@@ -72,14 +72,12 @@ def _syn_sent(conn: "Connection", seg: Segment, now: int) -> None:
     if seg.flags & ACK and not 0 < seg.ack <= snd.nxt:  # first: =< ISS or > SND.NXT (L-3)
         seg.why = Why.ACK_UNSENT
         if not seg.flags & RST:
-            conn.reset_peer(seg.ack)
+            conn.reset_due = seg.ack
         return
     if seg.flags & RST:  # second: believed only with an acceptable ACK (L-4)
         seg.why = Why.RST
         if seg.flags & ACK:
-            reason = f"connection refused by {conn.peer()}"
-            error = ConnectionRefusedError(errno.ECONNREFUSED, reason)
-            conn.fail(error, Cause.RCV_RST, now)
+            _told_to_end(conn, "refused", now)
         return
     if not seg.flags & SYN:  # fifth
         seg.why = Why.NOT_SYN
@@ -128,7 +126,7 @@ def _take_syn(conn: "Connection", seg: Segment, now: int) -> None:
     conn.use_mss(max(1, limit - (TIMESTAMPS_LENGTH if tcb.ts.on else 0)))
     rcv.mss = default
     snd.wnd = snd.max_wnd = seg.window
-    snd.wl1, snd.wl2 = seg.seq, seg.ack
+    snd.wl1 = seg.seq
 
 
 def _ecn_agreed(conn: "Connection", seg: Segment) -> bool:
@@ -153,24 +151,27 @@ def _check_sequence(conn: "Connection", seg: Segment, now: int) -> bool:
 
     What is not is answered with an ACK (L-7), but for a RST (U-5).
     """
-    rcv = conn.tcb.rcv
+    rcv, ts, is_rst = conn.tcb.rcv, conn.tcb.ts, seg.flags & RST
     if conn.state is State.SYN_RECEIVED and seg.flags & (SYN | RST) == SYN and seg.seq == 0:
         return _repeated_syn(conn, seg, now)
-    if conn.tcb.ts.on and not seg.flags & RST and not _timestamp_acceptable(conn, seg, now):
+    if ts.on and not is_rst and not _timestamp_acceptable(conn, seg, now):
         return False
-    if _acceptable(seg, rcv.nxt, rcv.wnd):
-        _update_timestamp(conn, seg, now)
-        return True
-    if seg.flags & RST:
-        seg.why = Why.UNACCEPTABLE
-        return False
-    if rcv.wnd == 0 and seg.seq == rcv.nxt:
-        _update_timestamp(conn, seg, now)
+    acceptable = _acceptable(seg, rcv.nxt, rcv.wnd)
+    if not acceptable and rcv.wnd == 0 and seg.seq == rcv.nxt:
         # "special allowance should be made to accept valid ACKs, URGs and RSTs" (MUST-66, L-28):
         # the text is refused, and the window told (L-24)
         seg.why = Why.WINDOW_CLOSED
         conn.owe_ack(Why.ACK)
+        acceptable = True
+    if acceptable:
+        # TS.Recent <- SEG.TSval if SEG.SEQ =< Last.ACK.sent (RFC 7323 4.3); not from a RST, which
+        # PAWS has not looked at
+        if ts.on and seg.tsval is not None and seg.seq <= ts.last_ack_sent and not is_rst:
+            ts.recent, ts.recent_at = seg.tsval, now
         return True
+    seg.why = Why.UNACCEPTABLE
+    if is_rst:
+        return False
     if seg.seq < rcv.nxt and seg.len and not seg.flags & SYN:
         seg.why = Why.DUPLICATE
         if seg.data:
@@ -179,7 +180,6 @@ def _check_sequence(conn: "Connection", seg: Segment, now: int) -> bool:
         if conn.state is State.TIME_WAIT and seg.flags & FIN:  # the peer's FIN again: L-16
             conn.wait_time_wait(now)
     else:
-        seg.why = Why.UNACCEPTABLE
         conn.challenge_ack(now, forged=bool(seg.flags & SYN))
     return False
 
@@ -215,27 +215,14 @@ def _timestamp_acceptable(conn: "Connection", seg: Segment, now: int) -> bool:
     """PAWS: nothing older than TS.Recent, nothing without a timestamp (RFC 7323 3.2, 5.3 R1)."""
     ts = conn.tcb.ts
     if seg.tsval is None:
-        if seg.flags & SYN:  # RFC 5961 4.2: answered whatever it carries; a peer may have restarted
-            return True
         seg.why = Why.OPTIONS_MISSING
-        return False
-    age = (seg.tsval - ts.recent) & 0xFFFFFFFF
-    if age >= 1 << 31:  # SEG.TSval < TS.Recent
-        if now - ts.recent_at > PAWS_IDLE:
-            return True
+        return bool(seg.flags & SYN)  # RFC 5961 4.2: answered in any case; it may have restarted
+    older = (seg.tsval - ts.recent) & 1 << 31  # SEG.TSval < TS.Recent
+    if older and now - ts.recent_at <= PAWS_IDLE:
         seg.why = Why.PAWS
         conn.challenge_ack(now)
         return False
     return True
-
-
-def _update_timestamp(conn: "Connection", seg: Segment, now: int) -> None:
-    """TS.Recent <- SEG.TSval if SEG.SEQ =< Last.ACK.sent (RFC 7323 4.3); not from a RST, which
-    PAWS has not looked at.
-    """
-    ts = conn.tcb.ts
-    if ts.on and seg.tsval is not None and seg.seq <= ts.last_ack_sent and not seg.flags & RST:
-        ts.recent, ts.recent_at = seg.tsval, now
 
 
 def _check_rst(conn: "Connection", seg: Segment, now: int) -> bool:
@@ -255,15 +242,13 @@ def _check_rst(conn: "Connection", seg: Segment, now: int) -> bool:
     elif conn.state in (State.CLOSING, State.LAST_ACK) and not conn.queue.data:
         conn.transition(Cause.RCV_RST, now)
     else:  # the user is told (MUST-12, L-20), also where data was lost after both had closed (3.6)
-        refused = conn.state is State.SYN_RECEIVED
-        kind, number = (
-            (ConnectionRefusedError, errno.ECONNREFUSED)
-            if refused
-            else (ConnectionResetError, errno.ECONNRESET)
-        )
-        word = "refused" if refused else "reset"
-        conn.fail(kind(number, f"connection {word} by {conn.peer()}"), Cause.RCV_RST, now)
+        _told_to_end(conn, "refused" if conn.state is State.SYN_RECEIVED else "reset", now)
     return False
+
+
+def _told_to_end(conn: "Connection", how: str, now: int) -> None:
+    number = errno.ECONNREFUSED if how == "refused" else errno.ECONNRESET
+    conn.fail(number, f"connection {how} by {conn.peer()}", Cause.RCV_RST, now)
 
 
 def _check_syn(conn: "Connection", seg: Segment, now: int) -> bool:
@@ -291,7 +276,7 @@ def _check_ack(conn: "Connection", seg: Segment, now: int) -> bool:
     if conn.state is State.SYN_RECEIVED:
         if not snd.una < seg.ack <= snd.nxt:  # L-13
             seg.why = Why.ACK_UNSENT
-            conn.reset_peer(seg.ack)
+            conn.reset_due = seg.ack
             return False
         if not _establish(conn, seg, now):
             return False
@@ -299,8 +284,9 @@ def _check_ack(conn: "Connection", seg: Segment, now: int) -> bool:
         seg.why = Why.ACK_UNSENT
         conn.challenge_ack(now)
         return False
-    if seg.flags & ECE and conn.tcb.ecn:
-        _congestion_marked(conn, now)
+    marked = seg.flags & ECE and conn.tcb.ecn and conn.recovery.phase is Phase.OPEN
+    if marked and snd.una >= snd.reduced:  # as a loss, but once a window (RFC 3168 6.1.2)
+        reaction.marked(conn, now)
     if seg.ack > snd.una:
         if seg.why is not Why.WINDOW_CLOSED:
             seg.why = Why.ACK_NEW
@@ -314,9 +300,6 @@ def _check_ack(conn: "Connection", seg: Segment, now: int) -> bool:
 def _establish(conn: "Connection", seg: Segment, now: int) -> bool:
     """False when that was the connection's end: text came with the SYN, and nobody will read it."""
     conn.transition(Cause.RCV_ACK_OF_SYN, now)
-    snd = conn.tcb.snd
-    snd.wnd, snd.wl1, snd.wl2 = seg.window, seg.seq, seg.ack
-    snd.max_wnd = max(snd.max_wnd, seg.window)
     held, conn.held = conn.held, None
     return held is None or _from_the_sixth_step(conn, held, now)
 
@@ -380,14 +363,6 @@ def _take_sack(conn: "Connection", seg: Segment, ack: Ack) -> None:
             ack.sacked += conn.queue.sack((max(left, snd.una), right))
 
 
-def _congestion_marked(conn: "Connection", now: int) -> None:
-    """ECE: the same as a loss, but once a window, and nothing needs repair (RFC 3168 6.1.2)."""
-    snd = conn.tcb.snd
-    if snd.una < snd.reduced or conn.recovery.phase is not Phase.OPEN:
-        return
-    reaction.marked(conn, now)
-
-
 def _old_ack(conn: "Connection", seg: Segment, now: int) -> None:
     """SEG.ACK =< SND.UNA: perhaps a window update or a duplicate ACK (RFC 5681 2)."""
     snd = conn.tcb.snd
@@ -412,12 +387,11 @@ def _update_window(conn: "Connection", seg: Segment, now: int) -> bool:
     The window may shrink (MUST-34).
     """
     snd = conn.tcb.snd
-    if seg.ack < snd.una:
-        return False
-    if not (snd.wl1 < seg.seq or (snd.wl1 == seg.seq and snd.wl2 <= seg.ack)):
+    # SND.WL2 needs no variable: it is never more than SND.UNA.
+    if seg.ack < snd.una or seg.seq < snd.wl1:
         return False
     opened = snd.wnd == 0 and seg.window > 0
-    snd.wnd, snd.wl1, snd.wl2 = seg.window, seg.seq, seg.ack
+    snd.wnd, snd.wl1 = seg.window, seg.seq
     if seg.window > snd.max_wnd:
         snd.max_wnd = seg.window
     if opened:
@@ -471,9 +445,8 @@ def _check_urgent(conn: "Connection", seg: Segment, now: int) -> bool:
     pending = max(rcv.up, conn.reassembly.taken)
     if seg.flags & URG and conn.state in _RECEIVING and up > pending:
         rcv.up = up
-        conn.report(
-            "urgent", f"{conn.urgent_left} octets to read up to the end of urgent data", now
-        )
+        text = f"{conn.urgent_left} octets to read up to the end of urgent data"
+        conn.report("urgent", text, now)
     return True
 
 
@@ -498,8 +471,7 @@ def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
     if conn.closed_by_application:  # RFC 9293 SHLD-3: nobody will read it
         seg.why = Why.AFTER_CLOSE
         conn.reset_due = conn.tcb.snd.empty_seq
-        error = ConnectionAbortedError(errno.ECONNABORTED, "data arrived after close")
-        conn.fail(error, Cause.ABORT, now)
+        conn.fail(errno.ECONNABORTED, "data arrived after close", Cause.ABORT, now)
         return False
     if len(seg.data) > rcv.mss:
         rcv.mss = len(seg.data)
@@ -531,11 +503,7 @@ def _accept_text(conn: "Connection", seg: Segment, start: int, data: bytes, now:
         conn.duplicate_acks += 1  # at once, one for each (MAY-13)
         return
     conn.duplicate_acks = 0  # the acknowledgment of all this says more (MUST-58)
-    rcv.unacked += rcv.nxt - before
-    if had_holes or rcv.unacked >= conn.config.ack_every * rcv.mss:
-        conn.owe_ack(Why.ACK)
-    else:
-        conn.delay_ack(now)
+    conn.owe_ack_of(rcv.nxt - before, had_holes, now)
 
 
 def _check_fin(conn: "Connection", seg: Segment, now: int) -> bool:

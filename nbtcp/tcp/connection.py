@@ -37,7 +37,6 @@ CHALLENGE_ACKS = 10  # in CHALLENGE_PERIOD (RFC 5961 7)
 CHALLENGE_PERIOD = 5 * SECOND
 _SENDABLE = frozenset({State.SYN_SENT, State.SYN_RECEIVED, State.ESTABLISHED, State.CLOSE_WAIT})
 _RESETTABLE = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2, State.CLOSE_WAIT})
-_SYNCHRONIZED = frozenset(tuple(State)[State.ESTABLISHED :])
 
 
 class Observer(Protocol):
@@ -67,22 +66,12 @@ class Connection:
     exception that ended the connection) and `tcb` may be read at any time.
     """
 
-    __slots__ = (
-        *("_ack_delay", "_challenges", "_ready", "_window_began", "_window_end", "ack_due", "cc"),
-        *("closed_by_application", "config", "dscp", "duplicate_acks", "error", "flow", "force"),
-        *("heard_at", "held", "keepalive", "keepalives", "listener", "log_entry", "observer"),
-        *("pacer", "passive", "persists", "probe_peer", "progress", "prr", "queue", "reassembly"),
-        *(
-            "recovery",
-            "reported",
-            "reports",
-            "reset_due",
-            "restart_window",
-            "rtt",
-            "stage",
-            "state",
-        ),
-        *("syn_lost", "tcb", "timeouts", "timers", "undo", "wake_at"),
+    __slots__ = tuple(
+        "_challenges _ready _window_began _window_end ack_due cc closed_by_application config dscp "
+        "duplicate_acks error flow force heard_at held keepalive keepalives listener log_entry "
+        "observer pacer passive persists probe_peer progress prr queue reassembly recovery "
+        "reported reports reset_due restart_window rtt stage state syn_lost tcb timeouts timers "
+        "undo wake_at".split()
     )
 
     cc: CongestionControl
@@ -111,7 +100,7 @@ class Connection:
         self.undo: CongestionControl | None = None  # as it was before the last loss episode
         self.prr: ProportionalRateReduction | None = None  # in fast recovery
         self.use_mss(config.mss)
-        self.reported: tuple[IcmpError, int] | None = None  # the last ICMP error, and when
+        self.reported: tuple[str, int] | None = None  # what ICMP said last, and when
         self.syn_lost = False  # our SYN had to be sent again
         self.passive = False  # opened from LISTEN (RFC 9293 MUST-11)
         self.listener: Any = None  # the Listener whose SYN queue this connection is in
@@ -132,9 +121,9 @@ class Connection:
         self.log_entry: Any = None  # the observer's
         self.wake_at: int | None = None  # the stack's
         self._ready = ready
-        self._ack_delay = ns(config.delayed_ack)
         self.persists = self.timeouts = 0  # persist and retransmission timeouts in a row
-        self._challenges: list[list[int]] = [[], []]  # when: unforged and perhaps forged
+        # When answers were given to what is unforged, and to what is perhaps forged.
+        self._challenges: tuple[deque[int], deque[int]] = deque(), deque()
 
     def __repr__(self) -> str:
         local, remote = endpoints(self.flow)
@@ -145,16 +134,13 @@ class Connection:
 
     def open(self, now: int) -> None:
         """Active OPEN: the SYN leaves with the next transmit."""
-        self._opened(now)
-        self.transition(Cause.ACTIVE_OPEN, now)
-        self._ready[self] = None
+        self._begin(Cause.ACTIVE_OPEN, now)
 
     def open_passively(self, listener: Any, syn: Segment, now: int) -> None:
         """A SYN came to a listener: this connection answers it."""
         self.passive = True
         self.tcb.rcv.irs = syn.raw_seq
-        self._opened(now)
-        self.transition(Cause.PASSIVE_OPEN, now)
+        self._begin(Cause.PASSIVE_OPEN, now)
         self.listener = listener
         self.receive(syn, now)
 
@@ -214,7 +200,7 @@ class Connection:
     @property
     def synchronized(self) -> bool:
         """True from ESTABLISHED to TIME-WAIT (RFC 9293 3.5.2)."""
-        return self.state in _SYNCHRONIZED
+        return self.state >= State.ESTABLISHED
 
     def shutdown(self, now: int) -> None:
         """No more data will be sent: FIN follows what is queued. Receiving goes on: half-close
@@ -229,7 +215,6 @@ class Connection:
         opening = self.state in (State.SYN_SENT, State.SYN_RECEIVED)
         if not (opening and self.queue.data):
             self.transition(Cause.CLOSE, now)
-        self._ready[self] = None
 
     def close(self, now: int) -> None:
         """The application is done in both directions.
@@ -244,7 +229,7 @@ class Connection:
         self.shutdown(now)
         if self.state is State.FIN_WAIT_2:
             self.wait_time_wait(now)
-        self._ready[self] = None
+            self._ready[self] = None
 
     def abort(self, now: int) -> None:
         """Give up at once; the peer is told with a RST."""
@@ -252,16 +237,14 @@ class Connection:
         if self.state is State.CLOSED:
             return
         told = self.state in _RESETTABLE or self.state is State.SYN_RECEIVED
-        reset = self.tcb.snd.empty_seq if told else None
-        reason = (
+        self.reset_due = self.tcb.snd.empty_seq if told else None
+        what = (
             "closed with unread data"
             if self.closed_by_application
             else "aborted by the application"
         )
-        error = ConnectionAbortedError(errno.ECONNABORTED, reason)
-        self.fail(error, Cause.CLOSE if self.state is State.LISTEN else Cause.ABORT, now)
-        self.reset_due = reset
-        self._ready[self] = None
+        cause = Cause.CLOSE if self.state is State.LISTEN else Cause.ABORT
+        self.fail(errno.ECONNABORTED, what, cause, now)
 
     # --- what the stack calls ---
 
@@ -320,6 +303,7 @@ class Connection:
         """Change state; the only place that does."""
         old = self.state
         self.state = new = next_state(old, cause)
+        self._ready[self] = None
         self.note(Event.STATE, now, old=old.label, new=new.label, why=cause.label)
         if self.listener is not None:
             self.listener.settle(self)
@@ -336,10 +320,13 @@ class Connection:
             self.timers.stop_all()
             self.ack_due = None
 
-    def fail(self, error: OSError, cause: Cause, now: int) -> None:
-        """The connection ends abnormally: flush what was to be sent, tell the application."""
-        self.error = error
-        self.note(Event.ERROR, now, new=type(error).__name__, why=str(error.strerror))
+    def fail(self, number: int, text: str, cause: Cause, now: int) -> None:
+        """The connection ends abnormally: flush what was to be sent, tell the application.
+
+        `number` is of errno and makes the kind of OSError: ECONNRESET a ConnectionResetError.
+        """
+        self.error = OSError(number, text)
+        self.note(Event.ERROR, now, new=type(self.error).__name__, why=text)
         self.queue = SendQueue(self.config.send_buffer)
         self.queue.fin = 0
         self.transition(cause, now)
@@ -351,13 +338,16 @@ class Connection:
         if self.ack_due is None:
             self.ack_due = why
 
-    def delay_ack(self, now: int) -> None:
-        """An acknowledgment may wait for company (RFC 9293 SHLD-18, MUST-40)."""
-        if self.ack_due is None and not self.timers.runs(Timer.DELAYED_ACK):
-            if self._ack_delay:
-                self.set_timer(Timer.DELAYED_ACK, now + self._ack_delay, now)
-            else:
-                self.ack_due = Why.ACK
+    def owe_ack_of(self, octets: int, at_once: bool, now: int) -> None:
+        """So many octets came in order: their acknowledgment may wait for company, but neither
+        long nor for more than a second full-sized segment (RFC 9293 SHLD-18, SHLD-19, MUST-40).
+        """
+        rcv, config = self.tcb.rcv, self.config
+        rcv.unacked += octets
+        if at_once or rcv.unacked >= config.ack_every * rcv.mss or not config.delayed_ack:
+            self.owe_ack(Why.ACK)
+        elif self.ack_due is None and not self.timers.runs(Timer.DELAYED_ACK):
+            self.set_timer(Timer.DELAYED_ACK, now + ns(config.delayed_ack), now)
 
     def wait_time_wait(self, now: int) -> None:
         """(Re)start the 2 MSL timer (RFC 9293 MUST-13, L-21)."""
@@ -376,9 +366,13 @@ class Connection:
         """Answer what is perhaps an attack? Counts the answer; False when there were too many, in
         any such period.
         """
-        lately = [at for at in self._challenges[forged] if now - at < CHALLENGE_PERIOD]
-        self._challenges[forged] = [*lately, now][:CHALLENGE_ACKS]
-        return len(lately) < CHALLENGE_ACKS
+        given = self._challenges[forged]
+        while given and now - given[0] >= CHALLENGE_PERIOD:
+            given.popleft()
+        few = len(given) < CHALLENGE_ACKS
+        if few:
+            given.append(now)
+        return few
 
     def is_new_incarnation(self, syn: Segment) -> bool:
         """May `syn` end TIME-WAIT early? By timestamp or number (RFC 6191 2; SHLD-4, MAY-2)."""
@@ -390,10 +384,6 @@ class Connection:
             return newer
         ahead = (syn.tsval - ts.recent) & 0xFFFFFFFF
         return not ts.on or 0 < ahead < 1 << 31 or (ahead == 0 and newer)
-
-    def leave_time_wait(self, now: int) -> None:
-        """The same ports are used anew."""
-        self.transition(Cause.TIME_WAIT_OVER, now)
 
     def set_keepalive(self, seconds: float | None, now: int) -> None:
         """Probe the peer after so many seconds of silence; None: never (RFC 9293 MUST-24)."""
@@ -412,18 +402,13 @@ class Connection:
         if self.config.reports:
             self.reports.append((now, what, text))
 
-    def reset_peer(self, position: int) -> None:
-        """Answer an unacceptable acknowledgment with <SEQ=SEG.ACK><CTL=RST>; our state stays."""
-        self.reset_due = position
-
     def use_mss(self, mss: int, window: int | None = None) -> None:
         """Eff.snd.MSS is known: congestion control starts from it, with `window` octets if
         given.
         """
         self.tcb.snd.mss = mss
-        window = window or self.config.initial_window or initial_window(mss)
-        self.restart_window = window
-        self.cc = ALGORITHMS[self.config.congestion](window, mss)
+        self.restart_window = window or self.config.initial_window or initial_window(mss)
+        self.cc = ALGORITHMS[self.config.congestion](self.restart_window, mss)
         self.stage = self.cc.stage  # as the log knows it
         paced = self.cc.pacing_rate is not None
         self.queue.rate = DeliveryRate(self.recovery.selective) if paced else None
@@ -441,9 +426,7 @@ class Connection:
 
     def set_timer(self, timer: Timer, at: int, now: int) -> None:
         self.timers.set(timer, at)
-        if self.observer is not None:
-            value = (at - now) / SECOND
-            self.observer.event(self, Event.TIMER_SET, now, "", timer.label, value, "")
+        self.note(Event.TIMER_SET, now, new=timer.label, value=(at - now) / SECOND)
 
     def stop_timer(self, timer: Timer, now: int) -> None:
         if self.timers.runs(timer):
@@ -477,14 +460,7 @@ class Connection:
     # --- the log ---
 
     def note(
-        self,
-        event: Event,
-        now: int,
-        *,
-        old: str = "",
-        new: str = "",
-        value: float = 0.0,
-        why: str = "",
+        self, event: Event, now: int, old: str = "", new: str = "", value: float = 0, why: str = ""
     ) -> None:
         """An entry in the log that is not a segment."""
         if self.observer is not None:
@@ -515,14 +491,13 @@ class Connection:
 
     def heard(self, since: int) -> str:
         """What ICMP has said since then (ns), for error messages: "" or a clause."""
-        if self.reported is None or self.reported[1] < since:
-            return ""
-        error = self.reported[0]
-        return f"; {error.reporter} says: {error.problem.text}"
+        said = self.reported
+        return f"; {said[0]}" if said is not None and said[1] >= since else ""
 
-    def _opened(self, now: int) -> None:
+    def _begin(self, cause: Cause, now: int) -> None:
         if self.observer is not None:
             self.observer.opened(self, now)
+        self.transition(cause, now)
 
     def _tune_buffer(self, now: int) -> None:
         """Double the receive buffer when the peer fills the whole window within two round trips:

@@ -50,9 +50,5 @@ def predicted(conn: "Connection", seg: Segment, now: int) -> bool:
     seg.why = Why.IN_ORDER
     reassembly.append(data)
     rcv.nxt = start + size
-    rcv.unacked += size
-    if rcv.unacked >= conn.config.ack_every * rcv.mss:
-        conn.owe_ack(Why.ACK)
-    else:
-        conn.delay_ack(now)
+    conn.owe_ack_of(size, False, now)
     return True

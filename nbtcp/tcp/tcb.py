@@ -19,7 +19,7 @@ class SendVariables:
 
     __slots__ = (
         *("iss", "max_wnd", "mss", "nxt", "path_mss", "reduced", "say_cwr", "sent_at", "shift"),
-        *("sml", "una", "up", "wl1", "wl2", "wnd"),
+        *("sml", "una", "up", "wl1", "wnd"),
     )
 
     def __init__(self, iss: int, mss: int) -> None:
@@ -29,7 +29,6 @@ class SendVariables:
         self.wnd = 0  # send window, octets from una
         self.up = 0  # the position behind urgent data (RFC 9293 3.8.5)
         self.wl1 = 0  # seg.seq at the last window update
-        self.wl2 = 0  # seg.ack at the last window update
         self.max_wnd = 0  # the largest window the peer has offered (RFC 9293 3.8.6.2.1)
         self.mss = mss  # Eff.snd.MSS: octets of data in a full-sized segment (RFC 9293 3.7.1)
         self.path_mss = mss  # the same with TCP options, as far as our end of the path knows

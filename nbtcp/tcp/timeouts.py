@@ -100,7 +100,7 @@ def _keepalive_timeout(conn: "Connection", now: int) -> None:
     if idle and now >= due:
         if conn.keepalives >= conn.config.keepalive_probes:
             text = f"no answer from {conn.peer()} to {conn.keepalives} keep-alives"
-            conn.fail(TimeoutError(errno.ETIMEDOUT, text), Cause.TIMEOUT, now)
+            conn.fail(errno.ETIMEDOUT, text, Cause.TIMEOUT, now)
             return
         conn.keepalives += 1
         conn.probe_peer = True
@@ -113,12 +113,8 @@ def _keepalive_timeout(conn: "Connection", now: int) -> None:
 def _give_up(conn: "Connection", span: Span, what: str, now: int) -> None:
     """R2, the user timeout (RFC 9293 3.10.8, L-21)."""
     seconds = (now - span.first_sent) / SECOND
-    error = TimeoutError(
-        errno.ETIMEDOUT,
-        f"no answer from {conn.peer()} to {what} sent {span.times} times in {seconds:.1f} s"
-        f"{conn.heard(span.first_sent)}",
-    )
-    conn.fail(error, Cause.TIMEOUT, now)
+    text = f"no answer from {conn.peer()} to {what} sent {span.times} times in {seconds:.1f} s"
+    conn.fail(errno.ETIMEDOUT, text + conn.heard(span.first_sent), Cause.TIMEOUT, now)
 
 
 def _delayed_ack(conn: "Connection", now: int) -> None:
