@@ -394,3 +394,15 @@ def test_an_accepted_connection_has_settings_of_its_own_too() -> None:
     peer.expect("P. 1:11", "P. 11:21")
     peer.wait(20)
     assert isinstance(peer.conn.error, TimeoutError)
+
+
+def test_keepalive_due_together_with_the_timeout_that_ends_the_connection_does_nothing() -> None:
+    """RFC 9293 3.10.8: all queues are flushed, and no timer is left."""
+    peer = established(user_timeout=1, keepalive=1)
+    peer.app_writes(10)
+    peer.sent()
+    peer.now += 10 * SECOND
+    peer.stack.handle_timer(peer.now)  # late: the retransmission timer and keep-alive are due
+    assert isinstance(peer.conn.error, TimeoutError)
+    assert peer.conn.deadline() is None
+    peer.expect()

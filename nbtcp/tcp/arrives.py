@@ -19,7 +19,7 @@ from . import reaction
 from .ack import Ack
 from .recovery import NewReno, Phase, Recovery, Verdict
 from .rtt import SECOND
-from .state import Cause, State
+from .state import RECEIVING, Cause, State
 from .tcb import MAX_RAW_WINDOW, TICK, TIMESTAMPS_LENGTH, default_mss, window_shift
 
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ def _listen(conn: "Connection", seg: Segment, now: int) -> None:
     seg.why = Why.SYN
     _take_syn(conn, seg, now)
     conn.transition(Cause.RCV_SYN, now)
-    _hold_text(conn, seg)
 
 
 # --- SYN-SENT: 3.10.7.3 ---
@@ -88,22 +87,28 @@ def _syn_sent(conn: "Connection", seg: Segment, now: int) -> None:
         conn.transition(Cause.RCV_SYN, now)
         if conn.queue.spans:
             conn.queue.mark_lost(conn.queue.spans[0], Why.SYN_ACK, urgently=True)
-        _hold_text(conn, seg)
         return
     seg.why = Why.SYN_ACK
     _acknowledge(conn, seg, False, now)
-    conn.transition(Cause.RCV_SYN_ACK, now)
     conn.owe_ack(Why.ACK)
-    _from_the_sixth_step(conn, seg, now)
+    _establish(conn, Cause.RCV_SYN_ACK, now)
 
 
-def _from_the_sixth_step(conn: "Connection", seg: Segment, now: int) -> bool:
-    """Urgent pointer, text and FIN that came with a SYN."""
-    return all(step(conn, seg, now) for step in (_check_urgent, _process_text, _check_fin))
+def _establish(conn: "Connection", cause: Cause, now: int) -> bool:
+    """Now what came with the SYN is processed, from the sixth step on; False when that was the
+    connection's end.
+    """
+    conn.transition(cause, now)
+    syn, conn.held = conn.held, None
+    return syn is None or all(step(conn, syn, now) for step in STEPS[4:])
 
 
 def _take_syn(conn: "Connection", seg: Segment, now: int) -> None:
-    """RCV.NXT <- SEG.SEQ+1, IRS <- SEG.SEQ, and the options that both SYNs carried (MUST-14)."""
+    """RCV.NXT <- SEG.SEQ+1, IRS <- SEG.SEQ, and the options that both SYNs carried (MUST-14).
+
+    Text and control that came with it wait for ESTABLISHED.
+    """
+    conn.held = seg
     tcb, config = conn.tcb, conn.config
     snd, rcv = tcb.snd, tcb.rcv
     rcv.nxt = 1
@@ -137,12 +142,6 @@ def _ecn_agreed(conn: "Connection", seg: Segment) -> bool:
     return conn.config.ecn != "off" and marks == ECE | CWR
 
 
-def _hold_text(conn: "Connection", seg: Segment) -> None:
-    """Text and FIN that came with a SYN wait for ESTABLISHED."""
-    if seg.data or seg.flags & FIN:
-        conn.held = seg
-
-
 # --- other states: 3.10.7.4 ---
 
 
@@ -157,10 +156,9 @@ def _check_sequence(conn: "Connection", seg: Segment, now: int) -> bool:
     if ts.on and not is_rst and not _timestamp_acceptable(conn, seg, now):
         return False
     acceptable = _acceptable(seg, rcv.nxt, rcv.wnd)
-    if not acceptable and rcv.wnd == 0 and seg.seq == rcv.nxt:
+    if not acceptable and rcv.wnd == 0 and seg.seq == rcv.nxt and not seg.flags & SYN:
         # "special allowance should be made to accept valid ACKs, URGs and RSTs" (MUST-66, L-28):
-        # the text is refused, and the window told (L-24)
-        seg.why = Why.WINDOW_CLOSED
+        # step seven will refuse the text, and the window is told (L-24)
         conn.owe_ack(Why.ACK)
         acceptable = True
     if acceptable:
@@ -278,7 +276,7 @@ def _check_ack(conn: "Connection", seg: Segment, now: int) -> bool:
             seg.why = Why.ACK_UNSENT
             conn.reset_due = seg.ack
             return False
-        if not _establish(conn, seg, now):
+        if not _establish(conn, Cause.RCV_ACK_OF_SYN, now):
             return False
     elif not snd.una - snd.max_wnd <= seg.ack <= snd.nxt:  # RFC 5961 5.2 (MAY-12, U-9, L-14)
         seg.why = Why.ACK_UNSENT
@@ -287,21 +285,16 @@ def _check_ack(conn: "Connection", seg: Segment, now: int) -> bool:
     marked = seg.flags & ECE and conn.tcb.ecn and conn.recovery.phase is Phase.OPEN
     if marked and snd.una >= snd.reduced:  # as a loss, but once a window (RFC 3168 6.1.2)
         reaction.marked(conn, now)
-    if seg.ack > snd.una:
-        if seg.why is not Why.WINDOW_CLOSED:
-            seg.why = Why.ACK_NEW
-        _acknowledge(conn, seg, False, now)
-        _update_window(conn, seg, now)
-        return _ack_of_fin(conn, now)
-    _old_ack(conn, seg, now)
-    return True
-
-
-def _establish(conn: "Connection", seg: Segment, now: int) -> bool:
-    """False when that was the connection's end: text came with the SYN, and nobody will read it."""
-    conn.transition(Cause.RCV_ACK_OF_SYN, now)
-    held, conn.held = conn.held, None
-    return held is None or _from_the_sixth_step(conn, held, now)
+    if seg.ack <= snd.una:
+        _old_ack(conn, seg, now)
+        return True
+    seg.why = Why.ACK_NEW
+    _acknowledge(conn, seg, False, now)
+    _update_window(conn, seg, now)
+    fin = conn.queue.fin
+    if fin is not None and snd.una > fin and conn.state in _FIN_OUT:
+        conn.transition(Cause.RCV_ACK_OF_FIN, now)
+    return conn.state is not State.CLOSED
 
 
 def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) -> None:
@@ -367,21 +360,18 @@ def _old_ack(conn: "Connection", seg: Segment, now: int) -> None:
     """SEG.ACK =< SND.UNA: perhaps a window update or a duplicate ACK (RFC 5681 2)."""
     snd = conn.tcb.snd
     old_window = snd.wnd
-    if seg.why is not Why.WINDOW_CLOSED:
-        seg.why = Why.ACK_OLD
-    updated = _update_window(conn, seg, now) and snd.wnd != old_window
-    plain = not (seg.data or seg.flags & FIN or seg.why is Why.WINDOW_CLOSED)
-    if plain and updated:
-        seg.why = Why.WINDOW_UPDATE
+    _update_window(conn, seg, now)
+    plain = not (seg.data or seg.flags & FIN)
     same = seg.ack == snd.una < snd.nxt and seg.window == old_window
     duplicate = plain and same and old_window > 0
-    if duplicate:
-        seg.why = Why.DUPLICATE_ACK
+    seg.why = Why.DUPLICATE_ACK if duplicate else Why.ACK_OLD
+    if plain and snd.wnd != old_window:
+        seg.why = Why.WINDOW_UPDATE
     if duplicate or seg.blocks:
         _acknowledge(conn, seg, duplicate, now)
 
 
-def _update_window(conn: "Connection", seg: Segment, now: int) -> bool:
+def _update_window(conn: "Connection", seg: Segment, now: int) -> None:
     """SND.WND <- SEG.WND unless the segment is older than the last that did so (L-15).
 
     The window may shrink (MUST-34).
@@ -389,23 +379,13 @@ def _update_window(conn: "Connection", seg: Segment, now: int) -> bool:
     snd = conn.tcb.snd
     # SND.WL2 needs no variable: it is never more than SND.UNA.
     if seg.ack < snd.una or seg.seq < snd.wl1:
-        return False
+        return
     opened = snd.wnd == 0 and seg.window > 0
     snd.wnd, snd.wl1 = seg.window, seg.seq
     if seg.window > snd.max_wnd:
         snd.max_wnd = seg.window
     if opened:
         conn.window_opened(now)
-    return True
-
-
-def _ack_of_fin(conn: "Connection", now: int) -> bool:
-    fin = conn.queue.fin
-    if fin is None or conn.tcb.snd.una <= fin:
-        return True
-    if conn.state in (State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK):
-        conn.transition(Cause.RCV_ACK_OF_FIN, now)
-    return conn.state is not State.CLOSED
 
 
 def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
@@ -443,7 +423,7 @@ def _check_urgent(conn: "Connection", seg: Segment, now: int) -> bool:
     """Sixth: RCV.UP <- max(RCV.UP, SEG.UP), and the application is told (MUST-30, MUST-32, U-2)."""
     rcv, up = conn.tcb.rcv, seg.seq + seg.urgent
     pending = max(rcv.up, conn.reassembly.taken)
-    if seg.flags & URG and conn.state in _RECEIVING and up > pending:
+    if seg.flags & URG and conn.state in RECEIVING and up > pending:
         rcv.up = up
         text = f"{conn.urgent_left} octets to read up to the end of urgent data"
         conn.report("urgent", text, now)
@@ -466,7 +446,9 @@ def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
         data, start = data[rcv.nxt - start :], rcv.nxt
     limit = rcv.edge if rcv.fin is None else min(rcv.edge, rcv.fin)
     data = data[: max(0, limit - start)]
-    if not data or conn.state not in _RECEIVING:
+    if not data or conn.state not in RECEIVING:
+        if seg.len and not rcv.wnd:
+            seg.why = Why.WINDOW_CLOSED
         return True
     if conn.closed_by_application:  # RFC 9293 SHLD-3: nobody will read it
         seg.why = Why.AFTER_CLOSE
@@ -517,13 +499,12 @@ def _check_fin(conn: "Connection", seg: Segment, now: int) -> bool:
     if not seg.data:
         seg.why = Why.FIN
     conn.owe_ack(Why.ACK)
-    if conn.state in _RECEIVING:
+    if conn.state in RECEIVING:
         conn.transition(Cause.RCV_FIN, now)
     return True
 
 
-_RECEIVING = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2})
-
+_FIN_OUT = frozenset({State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK})
 STEPS = (
     *(_check_sequence, _check_rst, _check_syn, _check_ack),
     *(_check_urgent, _process_text, _check_fin),

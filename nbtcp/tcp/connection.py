@@ -27,7 +27,7 @@ from .recovery import STRATEGIES, Phase, Recovery
 from .recovery.prr import ProportionalRateReduction
 from .rtt import SECOND, RoundTripTime, ns
 from .sendqueue import SendQueue, Span
-from .state import Cause, State, next_state
+from .state import RECEIVING, Cause, State, next_state
 from .tcb import TCB, TIMESTAMPS_LENGTH, headers_length
 from .timeouts import TIMEOUTS
 from .timers import Timer, Timers
@@ -35,8 +35,7 @@ from .timers import Timer, Timers
 FIRST_BUFFER = 128 << 10  # octets, where receive buffers are autotuned
 CHALLENGE_ACKS = 10  # in CHALLENGE_PERIOD (RFC 5961 7)
 CHALLENGE_PERIOD = 5 * SECOND
-_SENDABLE = frozenset({State.SYN_SENT, State.SYN_RECEIVED, State.ESTABLISHED, State.CLOSE_WAIT})
-_RESETTABLE = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2, State.CLOSE_WAIT})
+_RESETTABLE = RECEIVING | {State.SYN_RECEIVED, State.CLOSE_WAIT}  # RFC 9293 3.10.5
 
 
 class Observer(Protocol):
@@ -160,7 +159,7 @@ class Connection:
         """
         if self.error is not None:
             raise self.error
-        if self.queue.fin is not None or self.state not in _SENDABLE:
+        if self.queue.fin is not None or self.state <= State.LISTEN:
             raise BrokenPipeError(errno.EPIPE, f"cannot send in {self.state.label}: closed by us")
         taken = self.queue.append(data)
         if taken:
@@ -236,15 +235,11 @@ class Connection:
         self.note(Event.CALL, now, new="abort")
         if self.state is State.CLOSED:
             return
-        told = self.state in _RESETTABLE or self.state is State.SYN_RECEIVED
-        self.reset_due = self.tcb.snd.empty_seq if told else None
-        what = (
-            "closed with unread data"
-            if self.closed_by_application
-            else "aborted by the application"
-        )
+        self.reset_due = self.tcb.snd.empty_seq if self.state in _RESETTABLE else None
+        closed = self.closed_by_application
+        text = "closed with unread data" if closed else "aborted by the application"
         cause = Cause.CLOSE if self.state is State.LISTEN else Cause.ABORT
-        self.fail(errno.ECONNABORTED, what, cause, now)
+        self.fail(errno.ECONNABORTED, text, cause, now)
 
     # --- what the stack calls ---
 
@@ -311,14 +306,10 @@ class Connection:
             self.set_keepalive(self.keepalive, now)
             if self.queue.fin is not None:
                 self.transition(Cause.CLOSE, now)
-        elif new is State.TIME_WAIT:
+        elif new in (State.TIME_WAIT, State.CLOSED):
             self.timers.stop_all()
+        if new is State.TIME_WAIT or (new is State.FIN_WAIT_2 and self.closed_by_application):
             self.wait_time_wait(now)
-        elif new is State.FIN_WAIT_2 and self.closed_by_application:
-            self.wait_time_wait(now)
-        elif new is State.CLOSED:
-            self.timers.stop_all()
-            self.ack_due = None
 
     def fail(self, number: int, text: str, cause: Cause, now: int) -> None:
         """The connection ends abnormally: flush what was to be sent, tell the application.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..why import Event, Why
 from ..wire.icmp import IcmpError, Problem
+from ..wire.segment import is_ipv4
 from ..wire.seq import unwrap
 from .state import Cause
 
@@ -59,7 +60,7 @@ def _packet_too_big(conn: "Connection", error: IcmpError, now: int) -> int | Non
 
     cwnd stays as it is, for this says nothing of congestion (RFC 1191 6.5).
     """
-    if len(error.flow) == 12:
+    if is_ipv4(error.flow):
         mtu = error.mtu or next((size for size in PLATEAUS if size < error.length), PLATEAUS[-1])
         mtu = max(mtu, LEAST_IPV4_MTU)
     elif (mtu := error.mtu) < LEAST_IPV6_MTU:  # RFC 8201 4: it must be discarded

@@ -12,7 +12,7 @@ from ..wire.segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG, Segment, reve
 from ..wire.seq import MODULUS, wrap, wrap_blocks
 from .recovery.base import Probing
 from .sendqueue import PROBES, Span
-from .state import State
+from .state import RECEIVING, State
 from .tcb import MAX_RAW_WINDOW, SendVariables, window_shift
 from .timers import Timer
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 ECT_0 = 2  # in the IP header's TOS: this transport understands marks (RFC 3168 5)
 SACK_HEADER, SACK_BLOCK = 4, 8  # octets of the option with its padding
-_DATA_STATES = frozenset({State.ESTABLISHED, State.CLOSE_WAIT, State.FIN_WAIT_1})
-_DATA_STATES |= {State.CLOSING, State.LAST_ACK}
 
 
 def transmit(conn: "Connection", now: int) -> list[Segment]:
@@ -42,7 +40,7 @@ def transmit(conn: "Connection", now: int) -> list[Segment]:
         _resend_lost(conn, now, out)
     if conn.tcb.snd.nxt == 0:
         _send_syn(conn, now, out)
-    elif not queue.lost_octets and (queue.data or queue.fin is not None):
+    elif not queue.lost_octets and _unsent(conn):
         _send_new(conn, now, out)
     if conn.probe_peer:  # what the peer has acknowledged already: it must answer
         conn.probe_peer = False
@@ -53,7 +51,8 @@ def transmit(conn: "Connection", now: int) -> list[Segment]:
     if conn.ack_due is not None and conn.state is not State.SYN_SENT:
         out.append(_segment(conn, ACK, conn.tcb.snd.empty_seq, b"", conn.ack_due, now))
     _set_timers(conn, now)
-    _note_running_dry(conn)
+    if queue.rate is not None:
+        _note_running_dry(conn)
     return out
 
 
@@ -65,7 +64,7 @@ def window_update_due(conn: "Connection") -> bool:
     travels with the next acknowledgment.
     """
     rcv, capacity = conn.tcb.rcv, conn.reassembly.capacity
-    if conn.state not in (State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2):
+    if conn.state not in RECEIVING:
         return False
     free = min(capacity - conn.reassembly.size, MAX_RAW_WINDOW << rcv.shift)
     gain = rcv.nxt + free - rcv.promise
@@ -156,7 +155,7 @@ def _send_new(conn: "Connection", now: int, out: list[Segment]) -> None:
     MAY-16). What was queued before the handshake goes with its last ACK (U-4).
     """
     queue, snd = conn.queue, conn.tcb.snd
-    if conn.state not in _DATA_STATES or snd.una == 0:  # our SYN must have been acknowledged
+    if snd.una == 0:  # our SYN must have been acknowledged
         return
     if not queue.spans and now - snd.sent_at > conn.rtt.rto:  # idle: RFC 5681 4.1
         conn.cc.restart(conn.restart_window, now)
@@ -176,6 +175,12 @@ def _send_new(conn: "Connection", now: int, out: list[Segment]) -> None:
         flags, data = _contents(conn, start, end)
         out.append(_segment(conn, flags, start, data, why, now, new=True))
     conn.force = None
+
+
+def _unsent(conn: "Connection") -> bool:
+    """True while there are octets, or a FIN, that have not been sent even once."""
+    queue = conn.queue
+    return queue.end + (queue.fin is not None) > conn.tcb.snd.nxt
 
 
 def _window_left(snd: SendVariables) -> int:
@@ -345,40 +350,35 @@ def _window_field(conn: "Connection", flags: int) -> int:
 def _set_timers(conn: "Connection", now: int) -> None:
     """Retransmission timer while something is in flight; persist timer while the window bars us."""
     queue, snd, timers = conn.queue, conn.tcb.snd, conn.timers
-    if not queue.spans and queue.fin is None and not queue.data:
-        conn.stop_timer(Timer.PERSIST, now)  # nothing to send and nothing in flight
-        if timers.runs(Timer.LOSS_PROBE) or timers.runs(Timer.REORDERING):
-            _set_recovery_timers(conn, now)
-        return
-    waiting = queue.end > snd.nxt or (queue.fin is not None and snd.nxt == queue.fin)
-    blocked = conn.state in _DATA_STATES and (
-        (snd.wnd == 0 and (waiting or bool(queue.spans)))
-        or (waiting and not queue.spans and not timers.runs(Timer.PACING))
-    )
-    if blocked:
+    waiting = _unsent(conn)
+    held = not queue.spans and waiting and not timers.runs(Timer.PACING)  # silly window, or none
+    closed = snd.wnd == 0 and (waiting or queue.spans)
+    if snd.una and (held or closed):
         conn.stop_timer(Timer.RETRANSMISSION, now)
         conn.stop_timer(Timer.LOSS_PROBE, now)
         if not timers.runs(Timer.PERSIST):
             conn.set_persist_timer(now)
         return
-    if timers.runs(Timer.PERSIST):
-        conn.stop_timer(Timer.PERSIST, now)
+    conn.stop_timer(Timer.PERSIST, now)
     if queue.spans and not timers.runs(Timer.RETRANSMISSION):  # RFC 6298 5.1
         conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
-    _set_recovery_timers(conn, now)
+    if queue.spans or timers.runs(Timer.LOSS_PROBE) or timers.runs(Timer.REORDERING):
+        _set_recovery_timers(conn, now)
 
 
 def _set_recovery_timers(conn: "Connection", now: int) -> None:
     """What RACK waits for, and the tail loss probe, which never comes after the timeout."""
-    late = conn.recovery.reordering_deadline()
+    recovery, timers = conn.recovery, conn.timers
+    late = recovery.reordering_deadline()
     if late is None:
         conn.stop_timer(Timer.REORDERING, now)
-    elif late != conn.timers.due(Timer.REORDERING):
+    elif late != timers.due(Timer.REORDERING):
         conn.set_timer(Timer.REORDERING, late, now)
-    wait = conn.recovery.probe_timeout(conn.queue, conn.rtt)
-    if wait is None or conn.tcb.snd.una == 0:
-        conn.stop_timer(Timer.LOSS_PROBE, now)
-    elif conn.progress:
-        due = min(now + wait, conn.timers.due(Timer.RETRANSMISSION))
-        conn.set_timer(Timer.LOSS_PROBE, due, now)
+    if conn.progress or timers.runs(Timer.LOSS_PROBE):
+        wait = recovery.probe_timeout(conn.queue, conn.rtt)
+        if wait is None or conn.tcb.snd.una == 0:
+            conn.stop_timer(Timer.LOSS_PROBE, now)
+        elif conn.progress:
+            due = min(now + wait, timers.due(Timer.RETRANSMISSION))
+            conn.set_timer(Timer.LOSS_PROBE, due, now)
     conn.progress = False

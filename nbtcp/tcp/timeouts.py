@@ -117,14 +117,6 @@ def _give_up(conn: "Connection", span: Span, what: str, now: int) -> None:
     conn.fail(errno.ETIMEDOUT, text + conn.heard(span.first_sent), Cause.TIMEOUT, now)
 
 
-def _delayed_ack(conn: "Connection", now: int) -> None:
-    conn.owe_ack(Why.DELAYED_ACK)
-
-
-def _pacing(conn: "Connection", now: int) -> None:
-    """The next segment may leave: transmit comes by itself."""
-
-
 def _time_wait_timeout(conn: "Connection", now: int) -> None:
     over = conn.state is State.TIME_WAIT
     conn.transition(Cause.TIME_WAIT_OVER if over else Cause.TIMEOUT, now)
@@ -135,8 +127,8 @@ TIMEOUTS: dict[Timer, Callable[["Connection", int], None]] = {
     Timer.LOSS_PROBE: _probe_timeout,
     Timer.RETRANSMISSION: _retransmission_timeout,
     Timer.PERSIST: _persist_timeout,
-    Timer.DELAYED_ACK: _delayed_ack,
+    Timer.DELAYED_ACK: lambda conn, now: conn.owe_ack(Why.DELAYED_ACK),
     Timer.KEEPALIVE: _keepalive_timeout,
-    Timer.PACING: _pacing,
+    Timer.PACING: lambda conn, now: None,  # the next segment may leave: transmit comes by itself
     Timer.TIME_WAIT: _time_wait_timeout,
 }
