@@ -21,6 +21,7 @@ from .recovery import NewReno, Phase, Recovery, Verdict
 from .rtt import SECOND
 from .state import RECEIVING, Cause, State
 from .tcb import MAX_RAW_WINDOW, TICK, TIMESTAMPS_LENGTH, default_mss, window_shift
+from .timers import Timer
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -76,7 +77,7 @@ def _syn_sent(conn: "Connection", seg: Segment, now: int) -> None:
     if seg.flags & RST:  # second: believed only with an acceptable ACK (L-4)
         seg.why = Why.RST
         if seg.flags & ACK:
-            _told_to_end(conn, "refused", now)
+            _reset(conn, now)
         return
     if not seg.flags & SYN:  # fifth
         seg.why = Why.NOT_SYN
@@ -240,12 +241,13 @@ def _check_rst(conn: "Connection", seg: Segment, now: int) -> bool:
     elif conn.state in (State.CLOSING, State.LAST_ACK) and not conn.queue.data:
         conn.transition(Cause.RCV_RST, now)
     else:  # the user is told (MUST-12, L-20), also where data was lost after both had closed (3.6)
-        _told_to_end(conn, "refused" if conn.state is State.SYN_RECEIVED else "reset", now)
+        _reset(conn, now)
     return False
 
 
-def _told_to_end(conn: "Connection", how: str, now: int) -> None:
-    number = errno.ECONNREFUSED if how == "refused" else errno.ECONNRESET
+def _reset(conn: "Connection", now: int) -> None:
+    reset = errno.ECONNRESET, "reset"
+    number, how = reset if conn.synchronized else (errno.ECONNREFUSED, "refused")
     conn.fail(number, f"connection {how} by {conn.peer()}", Cause.RCV_RST, now)
 
 
@@ -327,7 +329,11 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
         reaction.acknowledged(conn, ack, before, verdict)
     conn.note_phase(before, lost, _told_by(recovery, ack, verdict), now)
     if ack.octets:
-        conn.restart_retransmission_timer(now)
+        conn.progress, conn.timeouts = True, 0
+        if queue.spans:  # RFC 6298 5.3
+            conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
+        else:  # 5.2
+            conn.stop_timer(Timer.RETRANSMISSION, now)
 
 
 def _told_by(recovery: Recovery, ack: Ack, verdict: Verdict | None) -> Why:
@@ -408,8 +414,9 @@ def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
     for suspect in arrived:
         if suspect.times > 1 or suspect.why is not Why.DATA:
             span, kept, why = suspect, False, Why.KARN
-    if not kept and ack.echo == span.sent // TICK != span.first_sent // TICK:
-        kept, why = span.end <= ack.una, Why.TIMESTAMP  # else the echo is of another segment
+    answered = span.end <= ack.una  # else the echo is of another segment (RFC 7323 4.1)
+    if not kept and answered and ack.echo == span.sent // TICK != span.first_sent // TICK:
+        kept, why = True, Why.TIMESTAMP
     rtt = ack.now - span.sent
     if kept:
         conn.rtt.sample(rtt)

@@ -66,9 +66,9 @@ class Connection:
     """
 
     __slots__ = tuple(
-        "_challenges _ready _window_began _window_end ack_due cc closed_by_application config dscp "
-        "duplicate_acks error flow force heard_at held keepalive keepalives listener log_entry "
-        "observer pacer passive persists probe_peer progress prr queue reassembly recovery "
+        "_challenges _ready _window_began _window_end ack_due cc closed_by_application config "
+        "dscp duplicate_acks error flow force heard_at held keepalive keepalives listener local "
+        "log_entry observer pacer passive persists progress prr queue reassembly recovery remote "
         "reported reports reset_due restart_window rtt stage state syn_lost tcb timeouts timers "
         "undo wake_at".split()
     )
@@ -85,6 +85,7 @@ class Connection:
         observer: Observer | None,
     ) -> None:
         self.flow = flow  # of the segments we send, the same for all of them (RFC 9293 MUST-45)
+        self.local, self.remote = endpoints(flow)  # (address, port) of this end, and of the peer
         self.config = config
         self.state = State.CLOSED
         self.error: OSError | None = None
@@ -112,7 +113,6 @@ class Connection:
         self.force: Why | None = None  # send at least an octet whatever the window says
         self.dscp = config.dscp  # may be changed at any time (RFC 9293 SHLD-21)
         self.keepalive = config.keepalive
-        self.probe_peer = False  # a keep-alive is due
         self.keepalives = 0  # unanswered in a row
         self.reports: deque[tuple[int, str, str]] = deque(maxlen=100)  # (time in ns, what, text)
         self.closed_by_application = False
@@ -125,21 +125,20 @@ class Connection:
         self._challenges: tuple[deque[int], deque[int]] = deque(), deque()
 
     def __repr__(self) -> str:
-        local, remote = endpoints(self.flow)
-        names = f"{format_endpoint(*local)} > {format_endpoint(*remote)}"
+        names = f"{format_endpoint(*self.local)} > {format_endpoint(*self.remote)}"
         return f"<Connection {names} {self.state.label}>"
 
     # --- the application's calls (RFC 9293 3.10.1 to 3.10.5) ---
 
     def open(self, now: int) -> None:
         """Active OPEN: the SYN leaves with the next transmit."""
-        self._begin(Cause.ACTIVE_OPEN, now)
+        self.transition(Cause.ACTIVE_OPEN, now)
 
     def open_passively(self, listener: Any, syn: Segment, now: int) -> None:
         """A SYN came to a listener: this connection answers it."""
         self.passive = True
         self.tcb.rcv.irs = syn.raw_seq
-        self._begin(Cause.PASSIVE_OPEN, now)
+        self.transition(Cause.PASSIVE_OPEN, now)
         self.listener = listener
         self.receive(syn, now)
 
@@ -287,9 +286,9 @@ class Connection:
     def handle_timer(self, now: int) -> None:
         """Act on the timers that are due."""
         for timer in self.timers.expired(now):
-            if timer is not Timer.PACING:  # no row for each segment: its departure has one
+            if timer is not Timer.PACING:  # it only calls for a transmit, which leaves rows enough
                 self.note(Event.TIMER_FIRED, now, new=timer.label)
-            TIMEOUTS[timer](self, now)
+                TIMEOUTS[timer](self, now)
         self._ready[self] = None
 
     # --- what the steps of arrives.py and output.py call ---
@@ -297,6 +296,8 @@ class Connection:
     def transition(self, cause: Cause, now: int) -> None:
         """Change state; the only place that does."""
         old = self.state
+        if old is State.CLOSED and self.observer is not None:
+            self.observer.opened(self, now)
         self.state = new = next_state(old, cause)
         self._ready[self] = None
         self.note(Event.STATE, now, old=old.label, new=new.label, why=cause.label)
@@ -404,17 +405,6 @@ class Connection:
         paced = self.cc.pacing_rate is not None
         self.queue.rate = DeliveryRate(self.recovery.selective) if paced else None
 
-    def restart_retransmission_timer(self, now: int) -> None:
-        """New data was acknowledged: (5.3) restart the timer, (5.2) stop it when all is (RFC
-        6298).
-        """
-        self.progress = True
-        self.timeouts = 0
-        if self.queue.spans:
-            self.set_timer(Timer.RETRANSMISSION, now + self.rtt.rto, now)
-        else:
-            self.stop_timer(Timer.RETRANSMISSION, now)
-
     def set_timer(self, timer: Timer, at: int, now: int) -> None:
         self.timers.set(timer, at)
         self.note(Event.TIMER_SET, now, new=timer.label, value=(at - now) / SECOND)
@@ -465,16 +455,6 @@ class Connection:
         if (after := self.recovery.phase) is not before:
             self.note(Event.RECOVERY, now, old=before.label, new=after.label, why=why.label)
 
-    @property
-    def local(self) -> tuple[str, int]:
-        """(address, port) of this end."""
-        return endpoints(self.flow)[0]
-
-    @property
-    def remote(self) -> tuple[str, int]:
-        """(address, port) of the peer."""
-        return endpoints(self.flow)[1]
-
     def peer(self) -> str:
         """The peer, for error messages."""
         address, port = self.remote
@@ -484,11 +464,6 @@ class Connection:
         """What ICMP has said since then (ns), for error messages: "" or a clause."""
         said = self.reported
         return f"; {said[0]}" if said is not None and said[1] >= since else ""
-
-    def _begin(self, cause: Cause, now: int) -> None:
-        if self.observer is not None:
-            self.observer.opened(self, now)
-        self.transition(cause, now)
 
     def _tune_buffer(self, now: int) -> None:
         """Double the receive buffer when the peer fills the whole window within two round trips:

@@ -31,25 +31,24 @@ def transmit(conn: "Connection", now: int) -> list[Segment]:
         out.append(_segment(conn, RST, position, b"", Why.RST, now))
     if conn.state is State.CLOSED or conn.state is State.LISTEN:
         return out
-    queue, recovery = conn.queue, conn.recovery
+    queue, recovery, snd = conn.queue, conn.recovery, conn.tcb.snd
     if recovery.probing is Probing.NEW_DATA:  # F-RTO: before what may not be lost
         _send_new(conn, now, out)
-        if conn.tcb.snd.nxt == recovery.recover:  # nothing could go: the usual recovery
+        if snd.nxt == recovery.recover:  # nothing could go: the usual recovery
             recovery.probing = Probing.OFF
     if queue.lost_octets and recovery.probing is not Probing.NEW_DATA:
         _resend_lost(conn, now, out)
-    if conn.tcb.snd.nxt == 0:
+    if snd.nxt == 0:
         _send_syn(conn, now, out)
-    elif not queue.lost_octets and _unsent(conn):
+    elif not queue.lost_octets and (queue.data or queue.fin is not None):
         _send_new(conn, now, out)
-    if conn.probe_peer:  # what the peer has acknowledged already: it must answer
-        conn.probe_peer = False
-        out.append(_segment(conn, ACK, conn.tcb.snd.nxt - 1, b"", Why.KEEPALIVE, now))  # SHLD-12
     while conn.duplicate_acks:
         conn.duplicate_acks -= 1
-        out.append(_segment(conn, ACK, conn.tcb.snd.empty_seq, b"", Why.DUPLICATE_ACK, now))
-    if conn.ack_due is not None and conn.state is not State.SYN_SENT:
-        out.append(_segment(conn, ACK, conn.tcb.snd.empty_seq, b"", conn.ack_due, now))
+        out.append(_segment(conn, ACK, snd.empty_seq, b"", Why.DUPLICATE_ACK, now))
+    if (why := conn.ack_due) is not None and conn.state is not State.SYN_SENT:
+        # A keep-alive repeats what the peer has acknowledged already: it must answer (SHLD-12).
+        position = snd.nxt - 1 if why is Why.KEEPALIVE else snd.empty_seq
+        out.append(_segment(conn, ACK, position, b"", why, now))
     _set_timers(conn, now)
     if queue.rate is not None:
         _note_running_dry(conn)
@@ -157,7 +156,7 @@ def _send_new(conn: "Connection", now: int, out: list[Segment]) -> None:
     queue, snd = conn.queue, conn.tcb.snd
     if snd.una == 0:  # our SYN must have been acknowledged
         return
-    if not queue.spans and now - snd.sent_at > conn.rtt.rto:  # idle: RFC 5681 4.1
+    if not queue.spans and now - snd.sent_at > conn.rtt.rto and _unsent(conn):  # RFC 5681 4.1
         conn.cc.restart(conn.restart_window, now)
     while True:
         start, size = snd.nxt, _sendable(conn)

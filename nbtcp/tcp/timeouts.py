@@ -94,7 +94,6 @@ def _keepalive_timeout(conn: "Connection", now: int) -> None:
     """Probe a silent peer, and give up when several stay unanswered (3.8.4, MAY-5, MUST-29)."""
     if conn.keepalive is None:
         return
-    interval = conn.config.keepalive_interval if conn.keepalives else conn.keepalive
     due = conn.heard_at + ns(conn.keepalive)
     idle = not conn.queue.spans and not conn.queue.data  # MUST-26
     if idle and now >= due:
@@ -103,10 +102,10 @@ def _keepalive_timeout(conn: "Connection", now: int) -> None:
             conn.fail(errno.ETIMEDOUT, text, Cause.TIMEOUT, now)
             return
         conn.keepalives += 1
-        conn.probe_peer = True
+        conn.ack_due = Why.KEEPALIVE
         due = now + ns(conn.config.keepalive_interval)
     elif due <= now:
-        due = now + ns(interval)
+        due = now + ns(conn.keepalive)
     conn.set_timer(Timer.KEEPALIVE, due, now)
 
 
@@ -129,6 +128,5 @@ TIMEOUTS: dict[Timer, Callable[["Connection", int], None]] = {
     Timer.PERSIST: _persist_timeout,
     Timer.DELAYED_ACK: lambda conn, now: conn.owe_ack(Why.DELAYED_ACK),
     Timer.KEEPALIVE: _keepalive_timeout,
-    Timer.PACING: lambda conn, now: None,  # the next segment may leave: transmit comes by itself
     Timer.TIME_WAIT: _time_wait_timeout,
 }
