@@ -439,7 +439,7 @@ def test_established_fragmentation_needed_cuts_what_is_in_flight() -> None:
     peer.expect()
     peer.acks(4001)
     assert not peer.conn.queue.spans
-    assert not peer.conn.timers.runs(Timer.RETRANSMISSION)
+    assert Timer.RETRANSMISSION not in peer.conn.timers
     peer.app_writes(2000)
     peer.expect("4001:4961", "4961:5921", "P. 5921:6001")
 

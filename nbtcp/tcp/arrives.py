@@ -447,12 +447,10 @@ def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
     if seg.flags & FIN and rcv.fin is None and rcv.nxt <= end < rcv.nxt + max(rcv.wnd, 1):
         rcv.fin = end
         conn.reassembly.cut(end)
-    if start < rcv.nxt:
-        if data:
-            conn.reassembly.duplicate = (start, min(end, rcv.nxt))
-        data, start = data[rcv.nxt - start :], rcv.nxt
+    if data and start < rcv.nxt:  # of what came twice the first part is reported (RFC 2883 4)
+        conn.reassembly.duplicate = (start, min(end, rcv.nxt))
     limit = rcv.edge if rcv.fin is None else min(rcv.edge, rcv.fin)
-    data = data[: max(0, limit - start)]
+    start, data = max(start, rcv.nxt), data[max(0, rcv.nxt - start) : max(0, limit - start)]
     if not data or conn.state not in RECEIVING:
         if seg.len and not rcv.wnd:
             seg.why = Why.WINDOW_CLOSED
@@ -506,8 +504,7 @@ def _check_fin(conn: "Connection", seg: Segment, now: int) -> bool:
     if not seg.data:
         seg.why = Why.FIN
     conn.owe_ack(Why.ACK)
-    if conn.state in RECEIVING:
-        conn.transition(Cause.RCV_FIN, now)
+    conn.transition(Cause.RCV_FIN, now)
     return True
 
 

@@ -30,7 +30,7 @@ from .sendqueue import SendQueue, Span
 from .state import RECEIVING, Cause, State, next_state
 from .tcb import TCB, TIMESTAMPS_LENGTH, headers_length
 from .timeouts import TIMEOUTS
-from .timers import Timer, Timers
+from .timers import NEVER, Timer
 
 FIRST_BUFFER = 128 << 10  # octets, where receive buffers are autotuned
 CHALLENGE_ACKS = 10  # in CHALLENGE_PERIOD (RFC 5961 7)
@@ -95,7 +95,8 @@ class Connection:
         self.reassembly = Reassembly(min(first, config.receive_buffer))
         self._window_began = self._window_end = 0  # for autotuning: since when, and up to where
         self.rtt = RoundTripTime(ns(config.initial_rto), ns(config.min_rto), ns(config.max_rto))
-        self.timers, self.pacer = Timers(), Pacer()
+        self.timers: dict[Timer, int] = {}  # the deadlines of those that run, ns
+        self.pacer = Pacer()
         self.recovery: Recovery = STRATEGIES[config.recovery]()
         self.undo: CongestionControl | None = None  # as it was before the last loss episode
         self.prr: ProportionalRateReduction | None = None  # in fast recovery
@@ -173,7 +174,7 @@ class Connection:
         data = self.reassembly.read(max_bytes)
         if data:
             self.note(Event.CALL, now, new="recv", value=len(data))
-            if self.config.autotune:
+            if self.reassembly.capacity < self.config.receive_buffer:
                 self._tune_buffer(now)
             if output.window_update_due(self):
                 self.owe_ack(Why.WINDOW_UPDATE)
@@ -281,11 +282,14 @@ class Connection:
 
     def deadline(self) -> int | None:
         """When `handle_timer` is next due."""
-        return self.timers.deadline()
+        return min(self.timers.values(), default=None)
 
     def handle_timer(self, now: int) -> None:
-        """Act on the timers that are due."""
-        for timer in self.timers.expired(now):
+        """Act on the timers that are due; what one of them sets anew is not due any more."""
+        for timer in Timer:
+            if self.timers.get(timer, NEVER) > now:
+                continue
+            del self.timers[timer]
             if timer is not Timer.PACING:  # it only calls for a transmit, which leaves rows enough
                 self.note(Event.TIMER_FIRED, now, new=timer.label)
                 TIMEOUTS[timer](self, now)
@@ -308,7 +312,7 @@ class Connection:
             if self.queue.fin is not None:
                 self.transition(Cause.CLOSE, now)
         elif new in (State.TIME_WAIT, State.CLOSED):
-            self.timers.stop_all()
+            self.timers.clear()
         if new is State.TIME_WAIT or (new is State.FIN_WAIT_2 and self.closed_by_application):
             self.wait_time_wait(now)
 
@@ -338,7 +342,7 @@ class Connection:
         rcv.unacked += octets
         if at_once or rcv.unacked >= config.ack_every * rcv.mss or not config.delayed_ack:
             self.owe_ack(Why.ACK)
-        elif self.ack_due is None and not self.timers.runs(Timer.DELAYED_ACK):
+        elif self.ack_due is None and Timer.DELAYED_ACK not in self.timers:
             self.set_timer(Timer.DELAYED_ACK, now + ns(config.delayed_ack), now)
 
     def wait_time_wait(self, now: int) -> None:
@@ -406,12 +410,11 @@ class Connection:
         self.queue.rate = DeliveryRate(self.recovery.selective) if paced else None
 
     def set_timer(self, timer: Timer, at: int, now: int) -> None:
-        self.timers.set(timer, at)
+        self.timers[timer] = at
         self.note(Event.TIMER_SET, now, new=timer.label, value=(at - now) / SECOND)
 
     def stop_timer(self, timer: Timer, now: int) -> None:
-        if self.timers.runs(timer):
-            self.timers.stop(timer)
+        if self.timers.pop(timer, None) is not None:
             self.note(Event.TIMER_STOPPED, now, new=timer.label)
 
     def set_persist_timer(self, now: int) -> None:
@@ -473,6 +476,6 @@ class Connection:
         if rcv.nxt < self._window_end:
             return
         quick = now - self._window_began <= 2 * (self.rtt.srtt or 0)
-        if self._window_end and quick and capacity < self.config.receive_buffer:
+        if self._window_end and quick:
             self.reassembly.capacity = min(2 * capacity, self.config.receive_buffer)
         self._window_began, self._window_end = now, rcv.nxt + rcv.wnd

@@ -14,7 +14,7 @@ from .recovery.base import Probing
 from .sendqueue import PROBES, Span
 from .state import RECEIVING, State
 from .tcb import MAX_RAW_WINDOW, SendVariables, window_shift
-from .timers import Timer
+from .timers import NEVER, Timer
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -231,7 +231,7 @@ def _held_by_pacing(conn: "Connection", now: int) -> bool:
     """True while nothing may leave; a timer says until when. Probes are not held."""
     if conn.cc.pacing_rate is None or conn.force or conn.pacer.next_send_time <= now:
         return False
-    conn.timers.set(Timer.PACING, conn.pacer.next_send_time)
+    conn.timers[Timer.PACING] = conn.pacer.next_send_time
     return True
 
 
@@ -279,7 +279,7 @@ def _segment(
         ts.last_ack_sent = rcv.nxt
         rcv.unacked = 0
         conn.ack_due = None
-        if conn.timers.runs(Timer.DELAYED_ACK):
+        if Timer.DELAYED_ACK in conn.timers:
             conn.stop_timer(Timer.DELAYED_ACK, now)
     if flags & SYN:
         _syn_options(conn, seg)
@@ -350,18 +350,18 @@ def _set_timers(conn: "Connection", now: int) -> None:
     """Retransmission timer while something is in flight; persist timer while the window bars us."""
     queue, snd, timers = conn.queue, conn.tcb.snd, conn.timers
     waiting = _unsent(conn)
-    held = not queue.spans and waiting and not timers.runs(Timer.PACING)  # silly window, or none
+    held = not queue.spans and waiting and Timer.PACING not in timers  # silly window, or none
     closed = snd.wnd == 0 and (waiting or queue.spans)
     if snd.una and (held or closed):
         conn.stop_timer(Timer.RETRANSMISSION, now)
         conn.stop_timer(Timer.LOSS_PROBE, now)
-        if not timers.runs(Timer.PERSIST):
+        if Timer.PERSIST not in timers:
             conn.set_persist_timer(now)
         return
     conn.stop_timer(Timer.PERSIST, now)
-    if queue.spans and not timers.runs(Timer.RETRANSMISSION):  # RFC 6298 5.1
+    if queue.spans and Timer.RETRANSMISSION not in timers:  # RFC 6298 5.1
         conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
-    if queue.spans or timers.runs(Timer.LOSS_PROBE) or timers.runs(Timer.REORDERING):
+    if queue.spans or Timer.LOSS_PROBE in timers or Timer.REORDERING in timers:
         _set_recovery_timers(conn, now)
 
 
@@ -371,13 +371,13 @@ def _set_recovery_timers(conn: "Connection", now: int) -> None:
     late = recovery.reordering_deadline()
     if late is None:
         conn.stop_timer(Timer.REORDERING, now)
-    elif late != timers.due(Timer.REORDERING):
+    elif late != timers.get(Timer.REORDERING):
         conn.set_timer(Timer.REORDERING, late, now)
-    if conn.progress or timers.runs(Timer.LOSS_PROBE):
+    if conn.progress or Timer.LOSS_PROBE in timers:
         wait = recovery.probe_timeout(conn.queue, conn.rtt)
         if wait is None or conn.tcb.snd.una == 0:
             conn.stop_timer(Timer.LOSS_PROBE, now)
         elif conn.progress:
-            due = min(now + wait, timers.due(Timer.RETRANSMISSION))
+            due = min(now + wait, timers.get(Timer.RETRANSMISSION, NEVER))
             conn.set_timer(Timer.LOSS_PROBE, due, now)
     conn.progress = False
