@@ -115,9 +115,7 @@ def _take_syn(conn: "Connection", seg: Segment, now: int) -> None:
     rcv.nxt = 1
     rcv.offer(1 + min(MAX_RAW_WINDOW, conn.reassembly.capacity))
     tcb.ts.on = config.timestamps and seg.tsval is not None
-    if tcb.ts.on:
-        tcb.ts.recent = seg.tsval or 0
-        tcb.ts.recent_at = now
+    tcb.ts.recent, tcb.ts.recent_at = seg.tsval or 0, now
     tcb.sack = config.sack and seg.sack_permitted
     tcb.ecn = _ecn_agreed(conn, seg)
     if conn.recovery.selective and not tcb.sack:
@@ -188,9 +186,8 @@ def _acceptable(seg: Segment, nxt: int, wnd: int) -> bool:
     length = 0 if seg.flags & RST else seg.len
     if wnd == 0:
         return length == 0 and seg.seq == nxt
-    if nxt <= seg.seq < nxt + wnd:
-        return True
-    return length > 0 and nxt <= seg.seq + length - 1 < nxt + wnd
+    first, last = seg.seq, seg.seq + max(length - 1, 0)
+    return nxt <= first < nxt + wnd or nxt <= last < nxt + wnd
 
 
 def _repeated_syn(conn: "Connection", seg: Segment, now: int) -> bool:
@@ -273,16 +270,16 @@ def _check_ack(conn: "Connection", seg: Segment, now: int) -> bool:
     if not seg.flags & ACK:
         seg.why = Why.ACK_MISSING
         return False
-    if conn.state is State.SYN_RECEIVED:
-        if not snd.una < seg.ack <= snd.nxt:  # L-13
-            seg.why = Why.ACK_UNSENT
-            conn.reset_due = seg.ack
-            return False
-        if not _establish(conn, Cause.RCV_ACK_OF_SYN, now):
-            return False
-    elif not snd.una - snd.max_wnd <= seg.ack <= snd.nxt:  # RFC 5961 5.2 (MAY-12, U-9, L-14)
+    opening = conn.state is State.SYN_RECEIVED
+    least = 1 if opening else snd.una - snd.max_wnd  # RFC 5961 5.2 (MAY-12, U-9, L-14)
+    if not least <= seg.ack <= snd.nxt:
         seg.why = Why.ACK_UNSENT
-        conn.challenge_ack(now)
+        if opening:  # L-13
+            conn.reset_due = seg.ack
+        else:
+            conn.challenge_ack(now)
+        return False
+    if opening and not _establish(conn, Cause.RCV_ACK_OF_SYN, now):
         return False
     marked = seg.flags & ECE and conn.tcb.ecn and conn.recovery.phase is Phase.OPEN
     if marked and snd.una >= snd.reduced:  # as a loss, but once a window (RFC 3168 6.1.2)
@@ -386,10 +383,8 @@ def _update_window(conn: "Connection", seg: Segment, now: int) -> None:
     # SND.WL2 needs no variable: it is never more than SND.UNA.
     if seg.ack < snd.una or seg.seq < snd.wl1:
         return
-    opened = snd.wnd == 0 and seg.window > 0
-    snd.wnd, snd.wl1 = seg.window, seg.seq
-    if seg.window > snd.max_wnd:
-        snd.max_wnd = seg.window
+    opened = snd.wnd == 0 < seg.window
+    snd.wnd, snd.wl1, snd.max_wnd = seg.window, seg.seq, max(snd.max_wnd, seg.window)
     if opened:
         conn.window_opened(now)
 

@@ -122,8 +122,9 @@ class Connection:
         self.wake_at: int | None = None  # the stack's
         self._ready = ready
         self.persists = self.timeouts = 0  # persist and retransmission timeouts in a row
-        # When answers were given to what is unforged, and to what is perhaps forged.
-        self._challenges: tuple[deque[int], deque[int]] = deque(), deque()
+        never = [-CHALLENGE_PERIOD] * CHALLENGE_ACKS
+        # The times of the last answers to what is unforged, and to what is perhaps forged.
+        self._challenges = deque(never, CHALLENGE_ACKS), deque(never, CHALLENGE_ACKS)
 
     def __repr__(self) -> str:
         names = f"{format_endpoint(*self.local)} > {format_endpoint(*self.remote)}"
@@ -363,9 +364,7 @@ class Connection:
         any such period.
         """
         given = self._challenges[forged]
-        while given and now - given[0] >= CHALLENGE_PERIOD:
-            given.popleft()
-        few = len(given) < CHALLENGE_ACKS
+        few = now - given[0] >= CHALLENGE_PERIOD
         if few:
             given.append(now)
         return few

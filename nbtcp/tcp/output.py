@@ -63,13 +63,10 @@ def window_update_due(conn: "Connection") -> bool:
     travels with the next acknowledgment.
     """
     rcv, capacity = conn.tcb.rcv, conn.reassembly.capacity
-    if conn.state not in RECEIVING:
-        return False
-    free = min(capacity - conn.reassembly.size, MAX_RAW_WINDOW << rcv.shift)
-    gain = rcv.nxt + free - rcv.promise
-    if gain < _least_gain(conn):
-        return False
     most = min(capacity, MAX_RAW_WINDOW << rcv.shift)
+    gain = rcv.nxt + min(capacity - conn.reassembly.size, most) - rcv.promise
+    if gain < _least_gain(conn) or conn.state not in RECEIVING:
+        return False
     return gain >= most // 4 or rcv.wnd <= most // 8
 
 

@@ -25,10 +25,7 @@ def _retransmission_timeout(conn: "Connection", now: int) -> None:
     """RFC 6298 5.4 to 5.7, and R1 and R2 of RFC 9293 3.8.3 (MUST-20), of a SYN too (MUST-22,
     U-1).
     """
-    spans = conn.queue.spans
-    if not spans:
-        return
-    first = spans[0]
+    first = conn.queue.spans[0]
     is_syn = first.start == 0
     limit = conn.config.syn_timeout if is_syn else conn.config.user_timeout
     if now - first.first_sent >= ns(limit):
@@ -39,12 +36,11 @@ def _retransmission_timeout(conn: "Connection", now: int) -> None:
         text = f"sent {first.times} times without an answer from {conn.peer()}"
         conn.report("excessive-retransmission", text, now)
     before, lost = conn.recovery.phase, conn.queue.lost_octets
-    snd = conn.tcb.snd
     if is_syn:
         conn.syn_lost = True
     else:
         reaction.timed_out(conn, first.why is Why.TIMEOUT, now)
-    conn.recovery.timed_out(snd, conn.queue, now)
+    conn.recovery.timed_out(conn.tcb.snd, conn.queue, now)
     conn.note_phase(before, lost, Why.TIMEOUT, now)
     conn.rtt.back_off()
 
@@ -92,8 +88,7 @@ def _persist_timeout(conn: "Connection", now: int) -> None:
 
 def _keepalive_timeout(conn: "Connection", now: int) -> None:
     """Probe a silent peer, and give up when several stay unanswered (3.8.4, MAY-5, MUST-29)."""
-    if conn.keepalive is None:
-        return
+    assert conn.keepalive is not None, "a timer that set_keepalive should have stopped"
     due = conn.heard_at + ns(conn.keepalive)
     idle = not conn.queue.spans and not conn.queue.data  # MUST-26
     if idle and now >= due:
