@@ -206,6 +206,16 @@ def test_syn_that_began_the_connection_gets_a_challenge_ack_even_with_text() -> 
     assert peer.app_reads() == 0
 
 
+def test_syn_at_a_closed_window_gets_a_challenge_ack_too() -> None:
+    """RFC 5961 4.2, 7: irrespective of the sequence number, and no more of them than elsewhere."""
+    peer = established(receive_buffer=1000)
+    peer.sends("1:1001")
+    peer.sent()
+    for _ in range(12):
+        peer.sends("S 1001:1001")
+    peer.expect(*10 * [". 1:1(0) ack 1001 win 0 why challenge-ack"])
+
+
 def test_syn_ack_again_is_acknowledged_again() -> None:
     """RFC 9293 3.10.7.4, first: our ACK of it was lost."""
     peer = established()

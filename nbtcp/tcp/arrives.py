@@ -186,8 +186,8 @@ def _acceptable(seg: Segment, nxt: int, wnd: int) -> bool:
     length = 0 if seg.flags & RST else seg.len
     if wnd == 0:
         return length == 0 and seg.seq == nxt
-    first, last = seg.seq, seg.seq + max(length - 1, 0)
-    return nxt <= first < nxt + wnd or nxt <= last < nxt + wnd
+    last = seg.seq + length - (length > 0)
+    return nxt <= seg.seq < nxt + wnd or nxt <= last < nxt + wnd
 
 
 def _repeated_syn(conn: "Connection", seg: Segment, now: int) -> bool:
@@ -384,7 +384,9 @@ def _update_window(conn: "Connection", seg: Segment, now: int) -> None:
     if seg.ack < snd.una or seg.seq < snd.wl1:
         return
     opened = snd.wnd == 0 < seg.window
-    snd.wnd, snd.wl1, snd.max_wnd = seg.window, seg.seq, max(snd.max_wnd, seg.window)
+    snd.wnd, snd.wl1 = seg.window, seg.seq
+    if seg.window > snd.max_wnd:
+        snd.max_wnd = seg.window
     if opened:
         conn.window_opened(now)
 
@@ -436,6 +438,8 @@ def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
     """Seventh: the segment text, trimmed to the window (L-8); none behind the FIN (L-18)."""
     rcv = conn.tcb.rcv
     start, data = seg.seq + (seg.flags & SYN != 0), seg.data
+    if not data and not seg.flags & FIN:
+        return True
     end = start + len(data)
     if data and conn.tcb.ecn:
         _take_ecn(conn, seg)
@@ -447,7 +451,7 @@ def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
     limit = rcv.edge if rcv.fin is None else min(rcv.edge, rcv.fin)
     start, data = max(start, rcv.nxt), data[max(0, rcv.nxt - start) : max(0, limit - start)]
     if not data or conn.state not in RECEIVING:
-        if seg.len and not rcv.wnd:
+        if seg.data and not rcv.wnd:
             seg.why = Why.WINDOW_CLOSED
         return True
     if conn.closed_by_application:  # RFC 9293 SHLD-3: nobody will read it

@@ -341,9 +341,11 @@ class Connection:
         """
         rcv, config = self.tcb.rcv, self.config
         rcv.unacked += octets
+        if self.ack_due is not None:
+            return
         if at_once or rcv.unacked >= config.ack_every * rcv.mss or not config.delayed_ack:
-            self.owe_ack(Why.ACK)
-        elif self.ack_due is None and Timer.DELAYED_ACK not in self.timers:
+            self.ack_due = Why.ACK
+        elif Timer.DELAYED_ACK not in self.timers:
             self.set_timer(Timer.DELAYED_ACK, now + ns(config.delayed_ack), now)
 
     def wait_time_wait(self, now: int) -> None:
@@ -410,10 +412,13 @@ class Connection:
 
     def set_timer(self, timer: Timer, at: int, now: int) -> None:
         self.timers[timer] = at
-        self.note(Event.TIMER_SET, now, new=timer.label, value=(at - now) / SECOND)
+        if self.observer is not None:
+            value = (at - now) / SECOND
+            self.observer.event(self, Event.TIMER_SET, now, "", timer.label, value, "")
 
     def stop_timer(self, timer: Timer, now: int) -> None:
-        if self.timers.pop(timer, None) is not None:
+        if timer in self.timers:
+            del self.timers[timer]
             self.note(Event.TIMER_STOPPED, now, new=timer.label)
 
     def set_persist_timer(self, now: int) -> None:

@@ -153,7 +153,8 @@ def _send_new(conn: "Connection", now: int, out: list[Segment]) -> None:
     queue, snd = conn.queue, conn.tcb.snd
     if snd.una == 0:  # our SYN must have been acknowledged
         return
-    if not queue.spans and now - snd.sent_at > conn.rtt.rto and _unsent(conn):  # RFC 5681 4.1
+    done = queue.fin is not None and snd.una > queue.fin
+    if not queue.spans and not done and now - snd.sent_at > conn.rtt.rto:  # idle: RFC 5681 4.1
         conn.cc.restart(conn.restart_window, now)
     while True:
         start, size = snd.nxt, _sendable(conn)
@@ -171,12 +172,6 @@ def _send_new(conn: "Connection", now: int, out: list[Segment]) -> None:
         flags, data = _contents(conn, start, end)
         out.append(_segment(conn, flags, start, data, why, now, new=True))
     conn.force = None
-
-
-def _unsent(conn: "Connection") -> bool:
-    """True while there are octets, or a FIN, that have not been sent even once."""
-    queue = conn.queue
-    return queue.end + (queue.fin is not None) > conn.tcb.snd.nxt
 
 
 def _window_left(snd: SendVariables) -> int:
@@ -346,7 +341,7 @@ def _window_field(conn: "Connection", flags: int) -> int:
 def _set_timers(conn: "Connection", now: int) -> None:
     """Retransmission timer while something is in flight; persist timer while the window bars us."""
     queue, snd, timers = conn.queue, conn.tcb.snd, conn.timers
-    waiting = _unsent(conn)
+    waiting = queue.end + (queue.fin is not None) > snd.nxt  # octets or a FIN not sent even once
     held = not queue.spans and waiting and Timer.PACING not in timers  # silly window, or none
     closed = snd.wnd == 0 and (waiting or queue.spans)
     if snd.una and (held or closed):
