@@ -406,3 +406,10 @@ def test_keepalive_due_together_with_the_timeout_that_ends_the_connection_does_n
     assert isinstance(peer.conn.error, TimeoutError)
     assert peer.conn.deadline() is None
     peer.expect()
+
+
+def test_urgent_data_is_told_also_to_who_wants_no_error_reports() -> None:
+    """RFC 9293 3.8.5, MUST-32; SHLD-20 is about errors."""
+    peer = established(reports=False)
+    peer.sends("U. 1:11(10) ack 1", urgent=5)
+    assert reported(peer) == ["urgent"]

@@ -312,7 +312,7 @@ class Connection:
             self.set_keepalive(self.keepalive, now)
             if self.queue.fin is not None:
                 self.transition(Cause.CLOSE, now)
-        elif new in (State.TIME_WAIT, State.CLOSED):
+        elif new in (State.TIME_WAIT, State.CLOSED, State.LISTEN):
             self.timers.clear()
         if new is State.TIME_WAIT or (new is State.FIN_WAIT_2 and self.closed_by_application):
             self.wait_time_wait(now)
@@ -392,11 +392,11 @@ class Connection:
             self.set_timer(Timer.KEEPALIVE, now + ns(seconds), now)
 
     def report(self, what: str, text: str, now: int) -> None:
-        """Trouble that is no error, or urgent data: for the application (RFC 9293 MUST-47, U-2),
-        unless it does not want to know (SHLD-20).
+        """Urgent data, or trouble that is no error: for the application (RFC 9293 MUST-47, U-2),
+        unless it does not want to know of such trouble (SHLD-20).
         """
         self.note(Event.REPORT, now, new=what, why=text)
-        if self.config.reports:
+        if self.config.reports or what == "urgent":
             self.reports.append((now, what, text))
 
     def use_mss(self, mss: int, window: int | None = None) -> None:
