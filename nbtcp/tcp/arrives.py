@@ -291,7 +291,7 @@ def _check_ack(conn: "Connection", seg: Segment, now: int) -> bool:
     _acknowledge(conn, seg, False, now)
     _update_window(conn, seg, now)
     fin = conn.queue.fin
-    if fin is not None and snd.una > fin and conn.state in _FIN_OUT:
+    if fin is not None and snd.una > fin:  # in FIN-WAIT-1, CLOSING or LAST-ACK
         conn.transition(Cause.RCV_ACK_OF_FIN, now)
     return conn.state is not State.CLOSED
 
@@ -507,7 +507,6 @@ def _check_fin(conn: "Connection", seg: Segment, now: int) -> bool:
     return True
 
 
-_FIN_OUT = frozenset({State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK})
 STEPS = (
     *(_check_sequence, _check_rst, _check_syn, _check_ack),
     *(_check_urgent, _process_text, _check_fin),
