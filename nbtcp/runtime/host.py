@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from ..config import Config
+from ..config import Config, ConfigError
 from ..links import Link
 from ..links.path import Impaired, Path, Pipe
 from ..links.tun import Tun
@@ -49,11 +49,13 @@ class Host:
     def attach(self, link: Link, up: Path | None = None, down: Path | None = None) -> None:
         """Join the stack to `link`, with a path in each direction if given."""
         if up is not None or down is not None:
-            link = Impaired(
-                link, Pipe(up or Path(), "up", self.drop), Pipe(down or Path(), "down", self.drop)
-            )
+            link = Impaired(link, self.pipe(up, "up"), self.pipe(down, "down"))
         self._link = link
         self.loop.add(self.stack, link)
+
+    def pipe(self, path: Path | None, direction: str) -> Pipe:
+        """One direction of `path`, for this host's packets; what it drops, the host logs."""
+        return Pipe(path or Path(), direction, self.drop, self.stack.header)
 
     @property
     def address(self) -> str:
@@ -101,6 +103,7 @@ class Host:
 
     def drop(self, packet: bytes, why: Why, now: int) -> None:
         """A path has dropped a packet: the log of its connection is told."""
+        packet = packet[self.stack.header :]
         flow = flow_of(packet)
         conn = self.stack.find(flow) or self.stack.find(reverse_flow(flow))
         log = self.log if conn is None else conn.observer
@@ -137,6 +140,17 @@ class Host:
 
     def __exit__(self, *problem: object) -> None:
         self.close()
+
+
+def check_offload(config: Config | None, *paths: Path | None) -> None:
+    """Raise ConfigError when a path would damage what no checksum protects."""
+    if config is not None and config.offload and any(path and path.corrupt for path in paths):
+        reason = (
+            "the device makes the checksums behind the path, so that no damage would be noticed"
+        )
+        raise ConfigError(
+            f"corrupt=... cannot be with offload=True: {reason}; leave one of them out"
+        )
 
 
 class RealHost(Host):

@@ -32,7 +32,7 @@ def predicted(conn: "Connection", seg: Segment, now: int) -> bool:
         or seg.ack != snd.una
         or seg.window != snd.wnd
         or size > rcv.edge - start
-        or size > rcv.mss
+        or (seg.gso_size or size) > rcv.mss
         or rcv.fin is not None
         or seg.sack
         or seg.tos & 3 == 3

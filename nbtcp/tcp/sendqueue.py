@@ -165,6 +165,27 @@ class SendQueue:
         self._sacked.clear()
         self._fill_flight()
 
+    def cut_at(self, position: int, mss: int) -> None:
+        """`position` is the edge of what has arrived: cut the span around it, if that is one that
+        the device has cut into segments of `mss` octets, of which two meet here.
+        """
+        span = None if position in self._at else self._at.get(self._holder(position))
+        if span is not None and (position - span.start) % mss == 0:
+            self.cut(span, position)
+
+    def cut(self, span: Span, at: int) -> Span:
+        """Make two of `span`, as if one had been sent after the other; returns the second."""
+        rest = copy(span)
+        rest.start = span.end = at
+        span.order -= rest.end - at
+        self._at[at] = rest
+        self.spans.insert(self.spans.index(span) + 1, rest)
+        if rest.lost:
+            heappush(self._lost, rest)
+        elif not rest.sacked:
+            self._fill_flight()
+        return rest
+
     # --- what is lost ---
 
     def mark_lost(self, span: Span, why: Why, urgently: bool = False) -> None:
