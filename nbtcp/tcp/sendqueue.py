@@ -89,7 +89,8 @@ class SendQueue:
 
     def octets(self, start: int, end: int) -> bytes:
         """The data at positions start..end; a SYN or FIN in the range has none."""
-        return bytes(self.data[max(start - self.base, 0) : max(end - self.base, 0)])
+        with memoryview(self.data) as data:  # a slice of a bytearray would be a copy more
+            return bytes(data[max(start - self.base, 0) : max(end - self.base, 0)])
 
     # --- what was sent ---
 

@@ -178,11 +178,8 @@ def parse(packet: bytes, verified: bool = False) -> Segment:
     data_at = at + (offset >> 4) * 4
     if not at + HEADER_LENGTH <= data_at <= end <= len(packet):
         raise WireError(Why.MALFORMED, f"data from {data_at} to {end} of {len(packet)} octets")
-    # From the addresses on: the pseudo-header but for protocol and length, then the segment.
-    if (
-        not verified
-        and (ip.ones_sum(packet[addresses_at:end]) + ip.PROTOCOL_TCP + end - at) % 65535
-    ):
+    size = end - at  # and with it the protocol and the addresses: the pseudo-header
+    if not verified and (ip.ones_sum(packet[addresses_at:end]) + ip.PROTOCOL_TCP + size) % 65535:
         raise WireError(Why.BAD_CHECKSUM, "TCP segment")  # RFC 9293 MUST-3
     segment = Segment(flow, flags, seq, ack, window, packet[data_at:end])
     segment.urgent, segment.tos, segment.ttl = urgent, tos, ttl
@@ -224,24 +221,24 @@ def build(segment: Segment, partial: bool = False) -> bytes:
     for nothing (RFC 6437).
     """
     flow, options = segment.flow, _build_options(segment)
-    payload = options + segment.data
-    offset, length = HEADER_LENGTH + len(options), HEADER_LENGTH + len(payload)
+    offset = HEADER_LENGTH + len(options)
+    length = offset + len(segment.data)
     addresses_sum, flow_sum = _flow_sums(flow)
     tcp_sum = ip.PROTOCOL_TCP + length  # the pseudo-header: these and the addresses
     if partial:
         tcp_sum = (tcp_sum + addresses_sum) % 65535
     else:
         tcp_sum += segment.raw_seq + segment.raw_ack + segment.raw_window + segment.urgent
-        tcp_sum += flow_sum + (offset << 10 | segment.flags) + ip.ones_sum(payload)
+        tcp_sum += flow_sum + (offset << 10 | segment.flags) + ip.ones_sum(options + segment.data)
         tcp_sum = -tcp_sum % 65535
     tcp = (flow, segment.raw_seq, segment.raw_ack, offset << 2, segment.flags, segment.raw_window)
     sums = (tcp_sum, segment.urgent)
     if len(flow) != _FLOW4:
         ipv6 = (6 << 28 | segment.tos << 20, length, ip.PROTOCOL_TCP, segment.ttl)
-        return _HEADERS6.pack(*ipv6, *tcp, *sums) + payload
+        return _HEADERS6.pack(*ipv6, *tcp, *sums) + options + segment.data
     ipv4 = (0x45, segment.tos, length + 20, 0, ip.DONT_FRAGMENT, segment.ttl, ip.PROTOCOL_TCP)
     ip_sum = _IPV4_SUM + segment.tos + length + (segment.ttl << 8) + addresses_sum
-    return _HEADERS.pack(*ipv4, -ip_sum % 65535, *tcp, *sums) + payload
+    return _HEADERS.pack(*ipv4, -ip_sum % 65535, *tcp, *sums) + options + segment.data
 
 
 @lru_cache(maxsize=1024)
