@@ -145,12 +145,8 @@ class Host:
 def check_offload(config: Config | None, *paths: Path | None) -> None:
     """Raise ConfigError when a path would damage what no checksum protects."""
     if config is not None and config.offload and any(path and path.corrupt for path in paths):
-        reason = (
-            "the device makes the checksums behind the path, so that no damage would be noticed"
-        )
-        raise ConfigError(
-            f"corrupt=... cannot be with offload=True: {reason}; leave one of them out"
-        )
+        reason = "checksums are made behind the path, which would hide the damage"
+        raise ConfigError(f"corrupt= cannot be with offload=True: {reason}; leave one of them out")
 
 
 class RealHost(Host):

@@ -130,7 +130,10 @@ def _resend_lost(conn: "Connection", now: int, out: list[Segment]) -> None:
         room = conn.cc.cwnd - conn.recovery.in_flight(snd, queue)
         most = max(min(room, _largest(conn, span.start)) // snd.mss, 1) * snd.mss
         if min(span.end, queue.end) - span.start > most:
-            queue.cut(span, span.start + most).urgently = False
+            rest = queue.cut(span, span.start + most)
+            rest.urgently = False
+            if rest.why is Why.TIMEOUT:  # the timer is that of the first segment
+                rest.why = Why.GO_BACK_N
         size = span.end - span.start
         if (not span.urgently and size > room) or _held_by_pacing(conn, now):
             return
