@@ -9,11 +9,11 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path as File
 from typing import Any
 
 import pytest
+from device import cut
 from hypothesis import given
 from hypothesis import strategies as st
 from peer import established
@@ -27,7 +27,7 @@ from nbtcp.why import Why
 from nbtcp.wire import segment as plain
 from nbtcp.wire import vnet
 from nbtcp.wire.ip import WireError, ones_sum
-from nbtcp.wire.segment import ACK, CWR, FIN, PSH, Segment, pack_flow
+from nbtcp.wire.segment import ACK, CWR, Segment, pack_flow
 
 FLOWS = [
     pack_flow(("10.0.0.2", 40000), ("10.0.0.1", 80)),
@@ -320,25 +320,12 @@ def test_one_of_64_kib_is_taken_like_any_other() -> None:
 # --- a device that cuts, in simulation ---
 
 
-def cut(packet: bytes) -> list[bytes]:
-    """What a device makes of a packet: segments of gso_size, CWR on the first, FIN on the last."""
-    whole = vnet.parse(packet)
-    data, size = whole.data, whole.gso_size or 65_535
-    parts = []
-    for at in range(0, max(len(data), 1), size):
-        flags = whole.flags & ~(CWR if at else 0)
-        flags &= ~(0 if at + size >= len(data) else FIN | PSH)
-        part = replace(whole, data=data[at : at + size], gso_size=0, flags=flags)
-        parts.append(vnet.build(replace(part, raw_seq=(whole.raw_seq + at) % 2**32)))
-    return parts
-
-
 class Device(Pipe):
     """A network behind a device that cuts."""
 
     def send(self, packet: bytes, now: int) -> None:
-        for part in cut(packet):
-            super().send(part, now)
+        for part in cut(vnet.parse(packet)):
+            super().send(vnet.build(part), now)
 
 
 ROADS = {
