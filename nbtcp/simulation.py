@@ -10,7 +10,7 @@ from typing import Any
 from .config import Config
 from .links.path import Path
 from .links.sim import WireEnd
-from .runtime.host import Host, check_offload
+from .runtime.host import Host, offloads
 from .runtime.loop import SECOND, Loop, VirtualClock
 from .tcp.connection import Connection
 from .tcp.listener import Listener
@@ -74,7 +74,7 @@ class Simulation:
         Config.
         """
         config = self.config.but(**settings)
-        check_offload(config, self.up, self.down)
+        offloads(config, self.up, self.down)  # or cannot
         log = EventLog(
             seed=self.seed, up=asdict(self.up), down=asdict(self.down), config=asdict(config)
         )

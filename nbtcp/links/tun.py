@@ -23,7 +23,7 @@ LARGEST_PACKET = 65535
 # Segmentation offload: a virtio-net header before each packet, little-endian (wire/vnet.py).
 IFF_VNET_HDR = 0x4000
 TUNSETOFFLOAD, TUNSETVNETLE = 0x400454D0, 0x400454DC
-TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN = 1, 2, 4, 8
+OFFLOADS = 1 | 2 | 4 | 8  # TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN
 
 # The file descriptor is of no use any more: closed by us, or its device went with its namespace.
 _GONE = (errno.EBADF, errno.EBADFD)
@@ -59,14 +59,13 @@ class Tun:
         self.refused = 0
         self._fd = fd
         if offload:
-            features = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
             try:
                 fcntl.ioctl(fd, TUNSETVNETLE, struct.pack("i", 1))
-                fcntl.ioctl(fd, TUNSETOFFLOAD, features)
+                fcntl.ioctl(fd, TUNSETOFFLOAD, OFFLOADS)
             except OSError as error:
-                raise MachineError(
-                    f"the TUN device {name} cannot offload ({error.strerror}); use offload=False"
-                ) from error
+                os.close(fd)
+                reason = f"the TUN device {name} cannot offload ({error.strerror})"
+                raise MachineError(f"{reason}; use offload=False") from error
 
     @classmethod
     def open(cls, name: str = "nbtcp%d", batch: int = 128, offload: bool = False) -> Self:

@@ -142,11 +142,14 @@ class Host:
         self.close()
 
 
-def check_offload(config: Config | None, *paths: Path | None) -> None:
-    """Raise ConfigError when a path would damage what no checksum protects."""
-    if config is not None and config.offload and any(path and path.corrupt for path in paths):
+def offloads(config: Config | None, *paths: Path | None) -> bool:
+    """Whether `config` says so; ConfigError when a path would damage what no checksum protects."""
+    if config is None or not config.offload:
+        return False
+    if any(path and path.corrupt for path in paths):
         reason = "checksums are made behind the path, which would hide the damage"
         raise ConfigError(f"corrupt= cannot be with offload=True: {reason}; leave one of them out")
+    return True
 
 
 class RealHost(Host):

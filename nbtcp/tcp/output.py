@@ -8,21 +8,9 @@ from typing import TYPE_CHECKING
 
 from ..config import Config
 from ..why import Why
-from ..wire.ip import IPV6_HEADER_LENGTH
-from ..wire.segment import (
-    ACK,
-    CWR,
-    ECE,
-    FIN,
-    MAX_HEADER_LENGTH,
-    PSH,
-    RST,
-    SYN,
-    URG,
-    Segment,
-    reverse_flow,
-)
+from ..wire.segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG, Segment, reverse_flow
 from ..wire.seq import MODULUS, wrap, wrap_blocks
+from ..wire.vnet import MOST_DATA
 from .pacing import send_quantum
 from .recovery.base import Probing
 from .sendqueue import PROBES, Span
@@ -35,8 +23,6 @@ if TYPE_CHECKING:
 
 ECT_0 = 2  # in the IP header's TOS: this transport understands marks (RFC 3168 5)
 SACK_HEADER, SACK_BLOCK = 4, 8  # octets of the option with its padding
-# Octets in what the device cuts: an IP packet less its header and TCP's.
-MOST_DATA = 65535 - IPV6_HEADER_LENGTH - MAX_HEADER_LENGTH
 _DATA_STATES = frozenset({State.ESTABLISHED, State.CLOSE_WAIT, State.FIN_WAIT_1})
 _DATA_STATES |= {State.CLOSING, State.LAST_ACK}
 
@@ -233,11 +219,11 @@ def _sendable(conn: "Connection") -> int:
 
 
 def _largest(conn: "Connection", start: int) -> int:
-    """How much one segment from `start` on may carry: Eff.snd.MSS, or a multiple of it, which the
-    device cuts.
+    """Octets that may leave as one from `start` on: Eff.snd.MSS, or so many times that for the
+    device to cut.
 
-    With an eighth of cwnd at most, acknowledgments still come as often as HyStart++ wants them (RFC
-    9406 4.3); paced, it is what may leave at once. The urgent pointer is of one segment only.
+    An eighth of cwnd at most, so that acknowledgments come as often as HyStart++ wants them (RFC
+    9406 4.3); paced, what may leave at once. An urgent pointer is right for one segment only.
     """
     cc, mss = conn.cc, conn.tcb.snd.mss
     if not conn.config.offload or conn.tcb.snd.up > start:

@@ -7,7 +7,7 @@ beyond a hole, so that nobody has to walk the spans to know how much is in fligh
 
 from collections import OrderedDict, deque
 from copy import copy
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from ..why import Why
 from .ranges import Range, Ranges
@@ -175,7 +175,7 @@ class SendQueue:
             self.cut(span, position)
 
     def cut(self, span: Span, at: int) -> Span:
-        """Make two of `span`, as if one had been sent after the other; returns the second."""
+        """Make two of `span`, as if they had been sent one by one; returns the second."""
         rest = copy(span)
         rest.start = span.end = at
         span.order -= rest.end - at
@@ -222,23 +222,12 @@ class SendQueue:
         """Believe lost what has more than `mss` octets of data, and cut it in parts that have
         not.
         """
-        whole, self.spans = self.spans, deque()
-        for span in whole:
-            most = mss + (span.end - 1 == self.fin)
-            too_large = span.end - span.start > most and not span.sacked
-            while too_large and span.end - span.start > most:
-                part = copy(span)
-                part.end = span.start = span.start + mss
-                self._at[part.start] = part
-                self.spans.append(part)
-                if part.lost:
-                    self._lost.append(part)
-                self.mark_lost(part, why)
-            if too_large:
-                self._at[span.start] = span
-                self.mark_lost(span, why)
-            self.spans.append(span)
-        heapify(self._lost)
+        for whole in list(self.spans):
+            rest, most = whole, mss + (whole.end - 1 == self.fin)
+            if whole.end - whole.start > most and not whole.sacked:
+                self.mark_lost(whole, why)
+                while rest.end - rest.start > most:
+                    rest = self.cut(rest, rest.start + mss)
 
     # --- inside ---
 

@@ -12,9 +12,10 @@ from struct import Struct, error
 from ..why import Why
 from . import segment as plain
 from .ip import HEADER_LENGTH, IPV6_HEADER_LENGTH, WireError
-from .segment import CWR, Segment
+from .segment import CWR, MAX_HEADER_LENGTH, Segment
 
 LENGTH = 10  # octets
+MOST_DATA = 65535 - IPV6_HEADER_LENGTH - MAX_HEADER_LENGTH  # octets in one packet
 NEEDS_CSUM, DATA_VALID = 1, 2  # flags: the checksum is yet to be made; it has been verified
 TCPV4, TCPV6, ECN = 1, 4, 0x80  # gso_type: to be cut; with CWR only in the first segment
 CSUM_OFFSET = 16  # of the checksum in the TCP header
