@@ -106,7 +106,8 @@ class Stack:
         ConfigError when `config` has another `offload` than the host, which its link goes by.
         """
         if config is not None and config.offload is not self.config.offload:
-            raise ConfigError("offload is a setting of the whole host, as its device goes by it")
+            reason = "offload is a setting of the whole host, whose device goes by it"
+            raise ConfigError(f"{reason}; give Config(offload=True) to the Lab, Live or Stack")
         _check_port(remote[1])
         destination = ip.pack_address(remote[0])
         if _is_nobodys(destination):
