@@ -1,18 +1,20 @@
 """How fast a fetch is: 200 MB from the lab, log on, beside the kernel's own TCP on the same work.
 
-    python benchmarks/fetch.py [--size OCTETS] [--runs N] [--profile]
+    python benchmarks/fetch.py [--size OCTETS] [--runs N] [--profile] [--offload]
 
 Both clients are Python and read the same /bytes/N from the same server; ours over the lab's TUN
 device, the kernel's inside the same namespace over loopback. Loopback is run with MTU 1500 and
 without segmentation offload, so that both handle the same segments, and once as it is (MTU 65536
-and offload). The runs take turns, and the ratios are the medians of one call. Absolute figures are
-those of one machine on one day.
+and offload). Ours is also run with `Config(offload=True)`, on five times as much, and both ways
+round: sending to a program that only reads. The runs take turns, and the ratios are the medians of
+one call. Absolute figures are those of one machine on one day.
 """
 
 import argparse
 import cProfile
 import pstats
 import statistics
+import subprocess
 import sys
 import time
 
@@ -20,6 +22,16 @@ import nbtcp
 from nbtcp.trace.log import LAYOUTS
 
 REQUEST = "GET /bytes/{} HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n"
+LABELS = {
+    "log": "nbtcp, log on",
+    "no log": "nbtcp, no log",
+    "offload": "nbtcp, offload, log on",
+    "offload, no log": "nbtcp, offload, no log",
+    "sending": "nbtcp, sending, log on",
+    "sending, offload": "nbtcp, sending, offload, log on",
+    "kernel 1500": "kernel, loopback, MTU 1500, no offload",
+    "kernel": "kernel, loopback as it is",
+}
 KERNEL_CLIENT = """
 import socket, sys, time
 size = int(sys.argv[1])
@@ -32,6 +44,31 @@ while n := sock.recv_into(buffer):
 assert got > size
 print(time.perf_counter() - began)
 """
+READER = """
+import socket
+server = socket.create_server(("10.0.0.1", 9))
+print("ready", flush=True)
+buffer = bytearray(1 << 20)
+while True:
+    sock, got = server.accept()[0], 0
+    while n := sock.recv_into(buffer):
+        got += n
+    sock.sendall(str(got).encode())
+    sock.close()
+"""
+MEGABYTE = bytes(1_000_000)
+
+
+def sending(lab: nbtcp.Lab, size: int) -> float:
+    """Seconds that our TCP takes to send whole megabytes, until the reader says that it has all."""
+    lab.stack.observer = lab.new_log()
+    began = time.perf_counter()
+    with lab.connect((lab.kernel_address, 9), 10) as sock:
+        for _ in range(size // len(MEGABYTE)):
+            sock.sendall(MEGABYTE)
+        sock.shutdown(1)
+        assert int(sock.recv(100)) == size // len(MEGABYTE) * len(MEGABYTE)
+    return time.perf_counter() - began
 
 
 def ours(lab: nbtcp.Lab, size: int, log: bool) -> tuple[float, float]:
@@ -75,37 +112,43 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=200_000_000, help="octets of one fetch")
     parser.add_argument("--runs", type=int, default=3, help="fetches of each kind")
     parser.add_argument("--profile", action="store_true", help="show where the time goes instead")
+    parser.add_argument("--offload", action="store_true", help="with offload, for --profile")
     options = parser.parse_args()
-    with nbtcp.Lab(kernel_congestion="reno") as lab:
-        if options.profile:
+    if options.profile:
+        with nbtcp.Lab(config=nbtcp.Config(offload=options.offload)) as lab:
             profile(lab, options.size)
-            return
-        measure(lab, options.size, options.runs)
+        return
+    with nbtcp.Lab() as lab, nbtcp.Lab(config=nbtcp.Config(offload=True)) as bulk:
+        for one in (lab, bulk):
+            reader = one.popen([sys.executable, "-c", READER], stdout=subprocess.PIPE)
+            assert reader.stdout is not None
+            reader.stdout.readline()
+        measure(lab, bulk, options.size, options.runs)
 
 
-def measure(lab: nbtcp.Lab, size: int, runs: int) -> None:
-    """The table: medians of `runs`, taken in turns."""
+def measure(lab: nbtcp.Lab, bulk: nbtcp.Lab, size: int, runs: int) -> None:
+    """The table: medians of `runs`, taken in turns. Times are those of `size` octets."""
     ours(lab, size // 20, log=True)
-    times: dict[str, list[float]] = {"log": [], "no log": [], "kernel 1500": [], "kernel": []}
+    ours(bulk, size // 4, log=True)
+    times: dict[str, list[float]] = {name: [] for name in LABELS}
     segments = []
     for _ in range(runs):
         seconds, rows = ours(lab, size, log=True)
         times["log"].append(seconds)
         segments.append(rows / seconds)
         times["no log"].append(ours(lab, size, log=False)[0])
+        times["offload"].append(ours(bulk, 5 * size, log=True)[0] / 5)
+        times["offload, no log"].append(ours(bulk, 5 * size, log=False)[0] / 5)
+        times["sending"].append(sending(lab, size))
+        times["sending, offload"].append(sending(bulk, 5 * size) / 5)
         loopback(lab, plain=True)
         times["kernel 1500"].append(kernels(lab, size))
         loopback(lab, plain=False)
-        times["kernel"].append(kernels(lab, size))
+        times["kernel"].append(kernels(lab, 5 * size) / 5)
     median = {name: statistics.median(values) for name, values in times.items()}
     print(f"{size:,} octets, median of {runs}:")
     print(f"{'':38} {'Gbit/s':>8} {'of nbtcp':>9}")
-    for name, label in (
-        ("log", "nbtcp, log on"),
-        ("no log", "nbtcp, no log"),
-        ("kernel 1500", "kernel, loopback, MTU 1500, no offload"),
-        ("kernel", "kernel, loopback as it is"),
-    ):
+    for name, label in LABELS.items():
         print(
             f"{label:38} {size * 8 / median[name] / 1e9:8.3f} {median['log'] / median[name]:8.2f}x"
         )

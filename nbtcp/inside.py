@@ -54,7 +54,7 @@ BLOCK = random.Random(0).randbytes(1_000_003)
 
 N = TypeVar("N", int, float)
 
-TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000  # linux/if_tun.h
+TUNSETIFF, IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x400454CA, 0x0001, 0x1000, 0x4000  # linux/if_tun.h
 # No link-local address (IN6_ADDR_GEN_MODE_NONE), from which the kernel would look for routers.
 NO_LINK_LOCAL = {"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", 1]]}]]}
 NODAD = 0x02  # linux/if_addr.h: the address is usable at once
@@ -226,16 +226,17 @@ def _read_ahead(pieces: Iterator[bytes]) -> Iterator[bytes]:
 # ---- process 1
 
 
-def main(mtu: str, congestion: str) -> None:
+def main(mtu: str, congestion: str, offload: str = "") -> None:
     """Set the network up, pass the TUN device to the owner, and serve until the owner ends.
 
-    `mtu` in bytes; `congestion` is a name or empty. The owner is at the other end of stderr, and
-    the last line that is said there before the device comes is why it never will.
+    `mtu` in bytes; `congestion` is a name or empty; with `offload` packets have a virtio-net
+    header. The owner is at the other end of stderr, and the last line that is said there before the
+    device comes is why it never will.
     """
     # Orphans inside become our children: ignored, they are reaped by the kernel.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    tun = set_up(int(mtu), congestion)
+    tun = set_up(int(mtu), congestion, bool(offload))
     servers = [Server((KERNEL_ADDRESS, PORT), Site)]
     with contextlib.suppress(OSError):  # no IPv6 here
         servers.append(Server6((KERNEL_ADDRESS6, PORT), Site))
@@ -251,7 +252,7 @@ def main(mtu: str, congestion: str) -> None:
     os._exit(0)
 
 
-def set_up(mtu: int, congestion: str) -> int:
+def set_up(mtu: int, congestion: str, offload: bool) -> int:
     """Bring up lo and tun0 with the kernel's addresses, and return the TUN's file descriptor."""
     # Each connection begins afresh, without what was learned from the one before.
     _tune("net/ipv4/tcp_no_metrics_save", "1")
@@ -260,7 +261,8 @@ def set_up(mtu: int, congestion: str) -> int:
     _tune("net/ipv4/tcp_rmem", f"4096 {1 << 20} {32 << 20}")
     _tune("net/ipv4/tcp_wmem", f"4096 {16 << 10} {32 << 20}")
     tun = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", INTERFACE.encode(), IFF_TUN | IFF_NO_PI))
+    flags = IFF_TUN | IFF_NO_PI | (IFF_VNET_HDR if offload else 0)
+    fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", INTERFACE.encode(), flags))
     index = socket.if_nametoindex(INTERFACE)
     with IPRoute() as ip:
         ip.link("set", index=socket.if_nametoindex("lo"), state="up")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .config import Config
 from .links.namespace import KERNEL_ADDRESS, KERNEL_ADDRESS6, OUR_ADDRESS, OUR_ADDRESS6, Namespace
 from .links.path import Path
-from .runtime.host import RealHost
+from .runtime.host import RealHost, offloads
 
 if TYPE_CHECKING:
     from .runtime.http import Page
@@ -39,7 +39,8 @@ class Lab(RealHost):
         config: Config | None = None,
         seed: int | None = None,
     ) -> None:
-        self.namespace = Namespace(mtu=mtu, congestion=kernel_congestion)
+        offload = offloads(config, path, up, down)
+        self.namespace = Namespace(mtu=mtu, congestion=kernel_congestion, offload=offload)
         meta = {"link": "lab", "kernel_congestion": kernel_congestion}
         ours = (OUR_ADDRESS, OUR_ADDRESS6) if mtu >= LEAST_IPV6_MTU else (OUR_ADDRESS,)
         super().__init__(self.namespace.tun, ours, path, up, down, config, seed, **meta)

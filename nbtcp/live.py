@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .config import Config
 from .links import nat
 from .links.path import Path
-from .runtime.host import RealHost
+from .runtime.host import RealHost, offloads
 
 if TYPE_CHECKING:
     from .runtime.http import Page
@@ -32,7 +32,7 @@ class Live(RealHost):
         config: Config | None = None,
         seed: int | None = None,
     ) -> None:
-        self.nat = nat.Nat()
+        self.nat = nat.Nat(offloads(config, path, up, down))
         meta = {"link": "live", "uplink": self.nat.uplink}
         super().__init__(self.nat.link, self.nat.address, path, up, down, config, seed, **meta)
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .config import Config
-from .links.path import Path, Pipe
+from .links.path import Path
 from .links.sim import WireEnd
-from .runtime.host import Host
+from .runtime.host import Host, offloads
 from .runtime.loop import SECOND, Loop, VirtualClock
 from .tcp.connection import Connection
 from .tcp.listener import Listener
@@ -74,14 +74,15 @@ class Simulation:
         Config.
         """
         config = self.config.but(**settings)
+        offloads(config, self.up, self.down)  # or cannot
         log = EventLog(
             seed=self.seed, up=asdict(self.up), down=asdict(self.down), config=asdict(config)
         )
         loop = Loop(VirtualClock())
         client = Host(self.client, loop, config=config, seed=2 * self.seed, log=log)
         server = Host(self.server, loop, config=config, seed=2 * self.seed + 1, log=log)
-        up = Pipe(self.up, f"up {self.seed}", client.drop, client.queued)
-        down = Pipe(self.down, f"down {self.seed}", server.drop, server.queued)
+        up = client.pipe(self.up, f"up {self.seed}")
+        down = server.pipe(self.down, f"down {self.seed}")
         client.attach(WireEnd(up, down))
         server.attach(WireEnd(down, up))
         return client, server

@@ -12,7 +12,7 @@ from hashlib import blake2s
 from heapq import heappop, heappush
 from itertools import chain
 
-from .config import Config
+from .config import Config, ConfigError
 from .tcp.connection import Connection, Observer
 from .tcp.cookies import LIFETIME, PERIOD, initial_sequence_number, restore, timestamp
 from .tcp.listener import Listener
@@ -20,7 +20,7 @@ from .tcp.output import cookie_for, reset_for
 from .tcp.state import Cause, State
 from .tcp.tcb import TICK
 from .why import Why
-from .wire import ip, scapy
+from .wire import ip, scapy, vnet
 from .wire import segment as struct_codec
 from .wire.icmp import IcmpError, parse_icmp
 from .wire.segment import RST, Segment, addresses, format_endpoint, is_ipv4, pack_flow, reverse_flow
@@ -31,7 +31,11 @@ ISN_TICK = 4_000  # ns: RFC 9293 3.4.1, MUST-8
 ISN_STEP = 128_000  # between two connections on the same ports when the clock alone is too slow
 MOST_PATH_MTUS = 1000
 PATH_MTU_LIFETIME = 600 * 1_000_000_000  # ns: ten minutes (RFC 1191 6.3)
-_CODECS = {"struct": (struct_codec.parse, struct_codec.build), "scapy": (scapy.parse, scapy.build)}
+_CODECS = {
+    "struct": (struct_codec.parse, struct_codec.build),
+    "scapy": (scapy.parse, scapy.build),
+    "offload": (vnet.parse, vnet.build),
+}
 
 
 class Stack:
@@ -41,7 +45,8 @@ class Stack:
     unless one is named.
     With a `seed` everything that is random elsewhere (ISNs, ports, timestamp offsets) follows from
     it; without, from the operating system. `observer` is told every segment and decision; an
-    EventLog, usually.
+    EventLog, usually. With `Config(offload=True)` each packet, in and out, begins with a
+    virtio-net header (wire/vnet.py).
     """
 
     def __init__(
@@ -59,7 +64,9 @@ class Stack:
         self.addresses = tuple(map(ip.format_address, self._own))
         self.config = config or Config()
         self.observer = observer
-        self._parse, self._build = _CODECS[self.config.codec]
+        self.header = vnet.LENGTH if self.config.offload else 0  # octets before the IP header
+        codec = "offload" if self.config.offload else self.config.codec
+        self._parse, self._build = _CODECS[codec]
         self._random = random.Random(int(seed)) if seed is not None else random.SystemRandom()
         self._secret = self._random.randbytes(16)
         self._connections: dict[bytes, Connection] = {}  # by the flow of what the peer sends
@@ -95,8 +102,12 @@ class Stack:
 
         Raises OSError: EADDRNOTAVAIL when the remote address can be nobody's (RFC 9293 MUST-46) or
         the local one is not ours, EAFNOSUPPORT when we have no address of its family, EADDRINUSE
-        when the local port is taken; ValueError when an address or port is none at all.
+        when the local port is taken; ValueError when an address or port is none at all;
+        ConfigError when `config` has another `offload` than the host, which its link goes by.
         """
+        if config is not None and config.offload is not self.config.offload:
+            reason = "offload is a setting of the whole host, whose device goes by it"
+            raise ConfigError(f"{reason}; give Config(offload=True) to the Lab, Live or Stack")
         _check_port(remote[1])
         destination = ip.pack_address(remote[0])
         if _is_nobodys(destination):
@@ -209,7 +220,7 @@ class Stack:
         error = None
         if why is Why.NOT_TCP:
             try:
-                error = parse_icmp(packet)
+                error = parse_icmp(packet[self.header :])
             except ip.WireError as fault:
                 why = fault.why
         if error is not None:

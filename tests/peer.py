@@ -26,8 +26,10 @@ import pytest
 
 from nbtcp import Config, Connection, EventLog, Stack, State
 from nbtcp.why import Why
+from nbtcp.wire import segment as plain
+from nbtcp.wire import vnet
 from nbtcp.wire.icmp import build_icmp
-from nbtcp.wire.segment import ACK, FIN, RST, SYN, Segment, build, pack_flow, parse, reverse_flow
+from nbtcp.wire.segment import ACK, FIN, RST, SYN, Segment, pack_flow, reverse_flow
 
 US, PEER, PORT = "10.0.0.2", "10.0.0.1", 80
 US6, PEER6 = "fd00::2", "fd00::1"
@@ -96,6 +98,8 @@ class Peer:
         self.log = _Log(seed=seed)
         self.us, self.them, self.router = (US6, PEER6, ROUTER6) if ipv6 else (US, PEER, ROUTER)
         self.stack = Stack(self.us, seed=seed, observer=self.log, config=Config(**settings))
+        codec = vnet if self.stack.config.offload else plain
+        self._parse, self._build = codec.parse, codec.build
         self.conn: Any = None
         self.listener: Any = None
         self.now = 0
@@ -157,8 +161,10 @@ class Peer:
 
     # --- what the peer does ---
 
-    def sends(self, spec: str, flow: bytes | None = None, *, urgent: int = 0, tos: int = 0) -> str:
-        """Send one segment; the log's reason, what was done with it, comes back."""
+    def sends(self, spec: str, flow: bytes | None = None, **fields: int) -> str:
+        """Send one segment, with `urgent`, `tos` or `gso_size` if given; the log's reason, what was
+        done with it, comes back.
+        """
         at = _parts(spec)
         flags = sum(_FLAGS.get(letter, 0) for letter in at["flags"] or ".")
         start, end = int(at["start"]), int(at["end"])
@@ -167,7 +173,8 @@ class Peer:
         win = int(at["win"]) if at["win"] else self.win
         seg = Segment(flow or self.flow, flags, (start + self.iss) % MODULUS, 0, win)
         seg.data = content(first, first + end - start)
-        seg.urgent, seg.tos = urgent, tos
+        for name, value in fields.items():
+            setattr(seg, name, value)
         if flags & ACK:
             seg.raw_ack = (ack + self.irs) % MODULUS
             self.acked = max(self.acked, ack)
@@ -179,7 +186,7 @@ class Peer:
         elif self.tsval is not None:
             seg.tsval, seg.tsecr = (self.tsval + self.now // 1_000_000) % MODULUS, self.echo
         self._note("<", describe(seg, start, ack))
-        self.stack.receive(build(seg), self.now)
+        self.stack.receive(self._build(seg), self.now)
         if self.conn is None and self.stack.connections:
             self.conn = self.stack.connections[0]
         if not self._in_batch:
@@ -201,7 +208,8 @@ class Peer:
         """
         packet = self.packets[about] if isinstance(about, int) else about
         self._note("<", f"ICMP {kind} {code} mtu {mtu} about packet {about!r}")
-        self.stack.receive(build_icmp(self.router, packet, kind, code, mtu=mtu), self.now)
+        error = build_icmp(self.router, packet, kind, code, mtu=mtu)
+        self.stack.receive(bytes(self.stack.header) + error, self.now)
         if not self._in_batch:
             self.flush()
         events = self.log.events
@@ -246,8 +254,8 @@ class Peer:
     def flush(self) -> None:
         """Take what the stack has to send now."""
         for packet in self.stack.transmit(self.now):
-            self.packets.append(packet)
-            segment, why = parse(packet), self.log.reasons[True][self._taken].label
+            self.packets.append(packet[self.stack.header :])
+            segment, why = self._parse(packet), self.log.reasons[True][self._taken].label
             self._taken += 1
             self.segments.append(segment)
             if segment.flags & SYN:
@@ -280,6 +288,8 @@ class Peer:
         seq += segment.flags & SYN != 0
         if segment.data != content(seq, seq + len(segment.data)):
             self._fail("these are other octets")
+        if (size := segment.gso_size) and (len(segment.data) <= size or len(segment.data) % size):
+            self._fail(f"{len(segment.data)} octets are not several segments of {size}")
         if (segment.mss is not None) != (segment.flags & SYN != 0):
             self._fail("MUST-65, SHLD-5: the MSS option belongs in every SYN and nowhere else")
         self.echo = segment.tsval or self.echo

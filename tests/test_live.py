@@ -381,6 +381,37 @@ say(sha256(page), page.log.rtt().rtt.min() >= 0.06, page.log.meta["up"]["delay"]
     assert machine.says(code, HTTP) == f"{SHA256} True 0.03"
 
 
+@needs_root
+def test_large_segments_are_cut_on_their_way_to_the_internet(machine: Machine) -> None:
+    """With an eth0 that can neither cut nor make checksums, so that the server sees the kernel's
+    work on what we have sent.
+    """
+    code = """
+import ctypes, fcntl, socket, struct
+from nbtcp import Config
+ETHTOOL_STXCSUM, SIOCETHTOOL = 0x17, 0x8946
+off = ctypes.create_string_buffer(struct.pack("II", ETHTOOL_STXCSUM, 0))
+request = struct.pack("16sP16x", b"eth0", ctypes.addressof(off))
+with socket.socket() as sock:
+    fcntl.ioctl(sock, SIOCETHTOOL, request)
+with Live(config=Config(offload=True), seed=1) as host:
+    page = host.fetch(sys.argv[1])
+    say(sha256(page), page.log.segments.len.max() > 2 * 1460)
+    log = host.new_log()
+    with host.connect(("www.example", 80), 5, log=log, initial_window=160_000) as sock:
+        head = "POST /megabyte HTTP/1.0", "Host: www.example", "Content-Length: 900000"
+        sock.sendall("\\r\\n".join((*head, "", "")).encode())
+        sock.sendall(bytes(900_000))
+        say(sock.makefile("rb").read()[:12].decode())
+    host.settle(log)
+    sent = log.segments[log.segments.event == "send"]
+    acknowledged = log.segments.snd_una.max() > 900_000
+    say(sent.len.max() > 2 * 1460, acknowledged, "timeout" in set(sent.why))
+"""
+    text = machine.says(code, HTTP)
+    assert text.splitlines() == [f"{SHA256} True", "HTTP/1.1 405", "True True False"]
+
+
 # ---- what can be wrong
 
 

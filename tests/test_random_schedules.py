@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
+from device import carried
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -134,7 +135,13 @@ class Network:
         """Take what the stacks have to send."""
         weather, chance = self.weather, self._chance
         for i, stack in enumerate(self.stacks):
-            for packet in stack.transmit(self.now):
+            packets = [
+                part
+                for packet in stack.transmit(self.now)
+                for part in carried(packet, stack, self.stacks[1 - i])
+            ]
+            header = self.stacks[1 - i].header
+            for packet in packets:
                 for _ in range(1 + (chance.random() < weather.twice)):
                     self._sent += 1
                     if chance.random() < weather.loss:
@@ -143,7 +150,9 @@ class Network:
                     if chance.random() < weather.late:
                         at += round(chance.random() * weather.spread * MILLISECOND)
                     marked = chance.random() < weather.marked
-                    arrives = mark_congestion(packet) if marked else packet
+                    arrives = packet
+                    if marked:
+                        arrives = packet[:header] + mark_congestion(packet[header:])
                     heapq.heappush(self._moving, (at, self._sent, 1 - i, arrives))
         assert self._sent < 60_000, "they talk for ever"
         self.look()
@@ -249,6 +258,7 @@ CONFIGS = st.builds(
     autotune=st.booleans(),
     keepalive=st.sampled_from([None, None, 30.0]),
     keepalive_probes=st.just(1000),
+    offload=st.booleans(),
     user_timeout=st.just(1e6),
     syn_timeout=st.just(1e6),
 )

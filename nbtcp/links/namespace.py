@@ -50,22 +50,28 @@ class Namespace:
     our_address = OUR_ADDRESS
 
     def __init__(
-        self, *, mtu: int = 1500, congestion: str | None = None, timeout: float = 10.0
+        self,
+        *,
+        mtu: int = 1500,
+        congestion: str | None = None,
+        timeout: float = 10.0,
+        offload: bool = False,
     ) -> None:
         """Start the network; as root with plain namespaces, else in a user namespace.
 
         `mtu` in bytes; `congestion` is the kernel's congestion control, None for the machine's
-        default; `timeout` in seconds for the start. MachineError, one line, when this machine or
-        user cannot.
+        default; `timeout` in seconds for the start; with `offload` packets have a virtio-net header
+        (wire/vnet.py). MachineError, one line, when this machine or user cannot.
         """
         if not 68 <= mtu <= 65535:
             raise ValueError(f"an MTU is 68 to 65535 bytes, not {mtu}")
         _try_device()
         unshare = _unshare()
         # By its path: importing the package would take longer than all the rest.
-        command = [*unshare, sys.executable, "-P", str(_INSIDE), str(mtu), congestion or ""]
+        arguments = [str(mtu), congestion or "", "offload" if offload else ""]
+        command = [*unshare, sys.executable, "-P", str(_INSIDE), *arguments]
         self._process, channel, self.pid, tun = _launch(command, timeout)
-        self.tun = Tun(tun, name="tun0", size=mtu)
+        self.tun = Tun(tun, name="tun0", size=mtu, offload=offload)
         self._nsenter = [_util_linux("nsenter"), f"--target={self.pid}", "--net", "--pid"]
         if "--user" in unshare:
             self._nsenter += ["--user", "--preserve-credentials"]

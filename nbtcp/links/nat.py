@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MachineError
-from ..wire.segment import SYN, Segment, build, pack_flow
+from ..wire import segment, vnet
+from ..wire.segment import SYN, Segment, pack_flow
 from .tun import Tun
 
 _GATEWAY = Path(__file__).parents[1] / "gateway.py"
@@ -30,8 +31,8 @@ class Nat:
     route). MachineError, one line, when this machine or user cannot.
     """
 
-    def __init__(self) -> None:
-        self.link = Tun.open()
+    def __init__(self, offload: bool = False) -> None:
+        self.link = Tun.open(offload=offload)
         self._gateway = _start(self.link)
         self._end = weakref.finalize(self, _end, self.link, self._gateway, os.getpid())
         self._lock = threading.Lock()
@@ -59,6 +60,7 @@ class Nat:
             if self._forwards or _is_here(remote[0]):
                 return
             flow = pack_flow((self.address, 1), remote)
+            build = vnet.build if self.link.offload else segment.build
             self.link.send([build(Segment(flow, SYN, 0, 0, 0, ttl=2))], 0)
             _answer(self._gateway, "check")
             self._forwards = True

@@ -41,6 +41,9 @@ class Path:
     corrupt    probability that one bit of it is turned over
     drop       numbers of packets that are lost for certain, the first that enters being 1
     seed       of all that is random here; each direction has a generator of its own
+
+    With `Config(offload=True)` a packet is what the device will cut, or has put together: up to 64
+    KiB that are lost, marked, held up or waiting as one, and have one header to be sent.
     """
 
     delay: float = 0.0
@@ -70,11 +73,14 @@ class Path:
 
 
 class Pipe:
-    """One direction of a Path. `direction` names it, and gives it random numbers of its own."""
+    """One direction of a Path. `direction` names it, and gives it random numbers of its own.
+
+    `header` is how many octets stand before the IP header of each packet (wire/vnet.py).
+    """
 
     __slots__ = (
-        *("_busy_until", "_delay", "_departures", "_entered", "_held", "_moving", "_on_drop"),
-        *("_on_queue", "_order", "_random", "path"),
+        *("_busy_until", "_delay", "_departures", "_entered", "_header", "_held", "_moving"),
+        *("_on_drop", "_on_queue", "_order", "_random", "path"),
     )
 
     def __init__(
@@ -83,8 +89,10 @@ class Pipe:
         direction: str,
         on_drop: DropObserver | None = None,
         on_queue: QueueObserver | None = None,
+        header: int = 0,
     ) -> None:
         self.path = path
+        self._header = header
         self._random = random.Random(f"{path.seed}/{direction}")
         self._delay = round(path.delay * SECOND)
         self._on_drop = on_drop
@@ -108,13 +116,14 @@ class Pipe:
                 self._drop(packet, Why.QUEUE_FULL, now)
                 return
             if path.mark is not None and len(waiting) >= path.mark and self._busy_until > now:
-                packet = mark_congestion(packet)
+                packet = packet[: self._header] + mark_congestion(packet[self._header :])
             begin = max(now, self._busy_until)
             if begin > now:
                 waiting.append(begin)
             if self._on_queue is not None:
                 self._on_queue(packet, begin - now, now)
-            departure = self._busy_until = begin + round(len(packet) * 8 * SECOND / path.rate)
+            size = len(packet) - self._header
+            departure = self._busy_until = begin + round(size * 8 * SECOND / path.rate)
         if (path.loss and self._random.random() < path.loss) or self._entered in path.drop:
             self._drop(packet, Why.LOSS, now)
             return

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from ..config import Config
+from ..config import Config, ConfigError
 from ..links import Link
 from ..links.path import Impaired, Path, Pipe
 from ..links.tun import Tun
@@ -49,11 +49,13 @@ class Host:
     def attach(self, link: Link, up: Path | None = None, down: Path | None = None) -> None:
         """Join the stack to `link`, with a path in each direction if given."""
         if up is not None or down is not None:
-            pipes = {"up": up or Path(), "down": down or Path()}
-            tell = self.drop, self.queued
-            link = Impaired(link, *(Pipe(path, name, *tell) for name, path in pipes.items()))
+            link = Impaired(link, self.pipe(up, "up"), self.pipe(down, "down"))
         self._link = link
         self.loop.add(self.stack, link)
+
+    def pipe(self, path: Path | None, direction: str) -> Pipe:
+        """One direction of `path`, for this host's packets; what it does to them, the host logs."""
+        return Pipe(path or Path(), direction, self.drop, self.queued, self.stack.header)
 
     @property
     def address(self) -> str:
@@ -101,12 +103,14 @@ class Host:
 
     def drop(self, packet: bytes, why: Why, now: int) -> None:
         """A path has dropped a packet: the log of its connection is told."""
+        packet = packet[self.stack.header :]
         if (log := self._log_of(flow_of(packet))) is not None:
             log.dropped(packet, why, now)
 
     def queued(self, packet: bytes, wait: int, now: int) -> None:
         """A path makes a packet wait for `wait` ns: the log of its connection is told."""
-        if (log := self._log_of(flow := flow_of(packet))) is not None:
+        flow = flow_of(packet[self.stack.header :])
+        if (log := self._log_of(flow)) is not None:
             log.queued(flow, wait, now)
 
     def _log_of(self, flow: bytes) -> EventLog | None:
@@ -144,6 +148,16 @@ class Host:
 
     def __exit__(self, *problem: object) -> None:
         self.close()
+
+
+def offloads(config: Config | None, *paths: Path | None) -> bool:
+    """Whether `config` says so; ConfigError when a path would damage what no checksum protects."""
+    if config is None or not config.offload:
+        return False
+    if any(path and path.corrupt for path in paths):
+        reason = "checksums are made behind the path, which would hide the damage"
+        raise ConfigError(f"corrupt= cannot be with offload=True: {reason}; leave one of them out")
+    return True
 
 
 class RealHost(Host):

@@ -358,6 +358,9 @@ def _take_sack(conn: "Connection", seg: Segment, ack: Ack) -> None:
         if i == 0 and (right <= snd.una or inside):
             ack.dsacks.append((left, right))
         elif right > snd.una:
+            if conn.config.offload:
+                conn.queue.cut_at(left, snd.mss)
+                conn.queue.cut_at(right, snd.mss)
             ack.sacked += conn.queue.sack((max(left, snd.una), right))
 
 
@@ -461,8 +464,8 @@ def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
         conn.reset_due = conn.tcb.snd.empty_seq
         conn.fail(errno.ECONNABORTED, "data arrived after close", Cause.ABORT, now)
         return False
-    if len(seg.data) > rcv.mss:
-        rcv.mss = len(seg.data)
+    if (size := seg.gso_size or len(seg.data)) > rcv.mss:
+        rcv.mss = size
     _accept_text(conn, seg, start, data, now)
     return True
 

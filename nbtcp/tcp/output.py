@@ -10,6 +10,8 @@ from ..config import Config
 from ..why import Why
 from ..wire.segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG, Segment, reverse_flow
 from ..wire.seq import MODULUS, wrap, wrap_blocks
+from ..wire.vnet import MOST_DATA
+from .pacing import send_quantum
 from .recovery.base import Probing
 from .sendqueue import PROBES, Span
 from .state import RECEIVING, State
@@ -106,8 +108,14 @@ def _resend_lost(conn: "Connection", now: int, out: list[Segment]) -> None:
     """
     queue, snd = conn.queue, conn.tcb.snd
     while (span := queue.next_lost()) is not None:
-        size = span.end - span.start
         room = conn.cc.cwnd - conn.recovery.in_flight(snd, queue)
+        most = max(min(room, _largest(conn, span.start)) // snd.mss, 1) * snd.mss
+        if min(span.end, queue.end) - span.start > most:
+            rest = queue.cut(span, span.start + most)
+            rest.urgently = False
+            if rest.why is Why.TIMEOUT:  # the timer is that of the first segment
+                rest.why = Why.GO_BACK_N
+        size = span.end - span.start
         if (not span.urgently and size > room) or _held_by_pacing(conn, now):
             return
         flags, data = _contents(conn, span.start, span.end)
@@ -192,11 +200,11 @@ def _sendable(conn: "Connection") -> int:
     if conn.force:
         return min(queued, max(usable, 1), snd.mss)
     room = conn.cc.cwnd - conn.recovery.in_flight(snd, queue)
-    size = min(queued, usable, room, snd.mss)
+    size = min(queued, usable, room, _largest(conn, snd.nxt))
     if size <= 0:
         return 0
-    if size == snd.mss:  # rule (1)
-        return size
+    if size >= snd.mss:  # rule (1)
+        return size - size % snd.mss
     nagle = conn.config.nagle
     # rule (2); Nagle (SHLD-7) as Minshall has it: wait only for a small segment (A.3, L-29)
     if size == queued:
@@ -205,6 +213,22 @@ def _sendable(conn: "Connection") -> int:
     if size >= snd.max_wnd // 2 and not (nagle and snd.nxt > snd.una):  # rule (3), Fs = 1/2
         return size
     return 0  # rule (4), the override timeout, is the persist timer
+
+
+def _largest(conn: "Connection", start: int) -> int:
+    """Octets that may leave as one from `start` on: Eff.snd.MSS, or so many times that for the
+    device to cut.
+
+    An eighth of cwnd at most, so that acknowledgments come as often as HyStart++ wants them (RFC
+    9406 4.3); paced, what may leave at once. An urgent pointer is right for one segment only.
+    """
+    cc, mss = conn.cc, conn.tcb.snd.mss
+    if not conn.config.offload or conn.tcb.snd.up > start:
+        return mss
+    most = min(cc.cwnd // 8, MOST_DATA)
+    if cc.pacing_rate is not None:
+        most = min(most, send_quantum(cc.pacing_rate, mss))
+    return max(most // mss, 1) * mss
 
 
 def _sent(conn: "Connection", start: int, end: int, now: int) -> None:
@@ -266,6 +290,8 @@ def _segment(
     seg.why = why
     seg.ttl = conn.config.ttl  # RFC 9293 MUST-49
     seg.tos = conn.dscp << 2  # SHLD-22
+    if len(data) > snd.mss:
+        seg.gso_size = snd.mss
     if snd.up > seq and data:  # the pointer is to what follows the urgent data (MUST-62)
         seg.flags |= URG
         seg.urgent = min(snd.up - seq, MAX_RAW_WINDOW)  # MUST-31: again, until it is near

@@ -23,5 +23,5 @@ class Pacer:
 
     def sent(self, octets: int, rate: int, mss: int, now: int) -> None:
         """A segment of `octets` leaves at `now`; `rate` is in octets per second."""
-        credit = (send_quantum(rate, mss) - mss) * SECOND // rate
+        credit = (send_quantum(rate, mss) - max(octets, mss)) * SECOND // rate
         self.next_send_time = max(self.next_send_time, now - credit) + octets * SECOND // rate

@@ -29,9 +29,9 @@ def predicted(conn: "Connection", seg: Segment, now: int) -> bool:
     start, size = seg.seq, len(data)
     if start != rcv.nxt or seg.ack != snd.una or seg.window != snd.wnd or seg.sack:
         return False
-    if size > rcv.edge - start or size > rcv.mss or rcv.fin is not None or seg.tos & 3 == 3:
+    if size > rcv.edge - start or (seg.gso_size or size) > rcv.mss or rcv.fin is not None:
         return False
-    if reassembly.has_holes or conn.closed_by_application:
+    if reassembly.has_holes or conn.closed_by_application or seg.tos & 3 == 3:
         return False
     if ts.on:
         if seg.tsval is None or (seg.tsval - ts.recent) & 0x80000000:

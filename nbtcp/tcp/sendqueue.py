@@ -7,7 +7,7 @@ beyond a hole, so that nobody has to walk the spans to know how much is in fligh
 
 from collections import OrderedDict, deque
 from copy import copy
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from ..why import Why
 from .ranges import Range, Ranges
@@ -89,7 +89,8 @@ class SendQueue:
 
     def octets(self, start: int, end: int) -> bytes:
         """The data at positions start..end; a SYN or FIN in the range has none."""
-        return bytes(self.data[max(start - self.base, 0) : max(end - self.base, 0)])
+        with memoryview(self.data) as data:  # a slice of a bytearray would be a copy more
+            return bytes(data[max(start - self.base, 0) : max(end - self.base, 0)])
 
     # --- what was sent ---
 
@@ -165,6 +166,27 @@ class SendQueue:
         self._sacked.clear()
         self._fill_flight()
 
+    def cut_at(self, position: int, mss: int) -> None:
+        """`position` is the edge of what has arrived: cut the span around it, if that is one that
+        the device has cut into segments of `mss` octets, of which two meet here.
+        """
+        span = None if position in self._at else self._at.get(self._holder(position))
+        if span is not None and (position - span.start) % mss == 0:
+            self.cut(span, position)
+
+    def cut(self, span: Span, at: int) -> Span:
+        """Make two of `span`, as if they had been sent one by one; returns the second."""
+        rest = copy(span)
+        rest.start = span.end = at
+        span.order -= rest.end - at
+        self._at[at] = rest
+        self.spans.insert(self.spans.index(span) + 1, rest)
+        if rest.lost:
+            heappush(self._lost, rest)
+        elif not rest.sacked:
+            self._fill_flight()
+        return rest
+
     # --- what is lost ---
 
     def mark_lost(self, span: Span, why: Why, urgently: bool = False) -> None:
@@ -200,23 +222,12 @@ class SendQueue:
         """Believe lost what has more than `mss` octets of data, and cut it in parts that have
         not.
         """
-        whole, self.spans = self.spans, deque()
-        for span in whole:
-            most = mss + (span.end - 1 == self.fin)
-            too_large = span.end - span.start > most and not span.sacked
-            while too_large and span.end - span.start > most:
-                part = copy(span)
-                part.end = span.start = span.start + mss
-                self._at[part.start] = part
-                self.spans.append(part)
-                if part.lost:
-                    self._lost.append(part)
-                self.mark_lost(part, why)
-            if too_large:
-                self._at[span.start] = span
-                self.mark_lost(span, why)
-            self.spans.append(span)
-        heapify(self._lost)
+        for whole in list(self.spans):
+            rest, most = whole, mss + (whole.end - 1 == self.fin)
+            if whole.end - whole.start > most and not whole.sacked:
+                self.mark_lost(whole, why)
+                while rest.end - rest.start > most:
+                    rest = self.cut(rest, rest.start + mss)
 
     # --- inside ---
 

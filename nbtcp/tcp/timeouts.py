@@ -67,7 +67,10 @@ def _probe_timeout(conn: "Connection", now: int) -> None:
         conn.force = Why.TAIL_LOSS_PROBE
         conn.recovery.probed(snd.nxt + new, again=False)
     else:
-        queue.mark_lost(queue.spans[-1], Why.TAIL_LOSS_PROBE, urgently=True)
+        last = queue.spans[-1]
+        if (data := min(last.end, queue.end) - last.start) > snd.mss:  # the last of those in it
+            last = queue.cut(last, last.start + (data - 1) // snd.mss * snd.mss)
+        queue.mark_lost(last, Why.TAIL_LOSS_PROBE, urgently=True)
         conn.recovery.probed(snd.nxt, again=True)
     conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
 

@@ -14,7 +14,9 @@ from ..config import Config
 from ..stack import Stack
 from ..tcp.connection import Connection
 from ..trace.log import EventLog
-from ..wire.segment import CWR, FIN, PSH, SYN, Segment, build, pack_flow, parse, reverse_flow
+from ..wire import segment as plain
+from ..wire import vnet
+from ..wire.segment import CWR, FIN, PSH, SYN, Segment, pack_flow, reverse_flow
 from ..wire.seq import HALF, MODULUS
 from .calls import Calls, Mismatch, WouldBlock
 from .flow import Flow, content
@@ -124,6 +126,8 @@ class _Runner:
             raise SettingError(str(problem)) from None
         self.stack = Stack(settings.local_ip, seed=1, observer=self.log, config=settings.config)
         self.calls = Calls(self.stack, settings, self._opened)
+        codec = vnet if settings.config.offload else plain
+        self.parse, self.build = codec.parse, codec.build
 
     # --- events and time ---
 
@@ -159,12 +163,12 @@ class _Runner:
         match event.action:
             case Packet() as packet:
                 flow = self._flow()
-                self.stack.receive(build(flow.received(packet)), self.now)
+                self.stack.receive(self.build(flow.received(packet)), self.now)
                 flow.conn = self.stack.find(flow.incoming) or flow.conn
             case Icmp() as message:
                 about, sender = self._flow().quoted(message), self.settings.remote_ip
                 error = error_about(about, message.kind, message.code, message.mtu, sender)
-                self.stack.receive(error, self.now)
+                self.stack.receive(bytes(self.stack.header) + error, self.now)
             case Command(text):
                 self.settings.command(text)
                 self.calls.configure_stack()
@@ -203,7 +207,7 @@ class _Runner:
 
     def _collect(self) -> bool:
         packets = self.stack.transmit(self.now)
-        for segment in map(parse, packets):
+        for segment in map(self.parse, packets):
             flow = self._flow_of(segment)
             flow.sends(segment)
             self.sent.append(_Sent(self.now, flow, segment))

@@ -40,7 +40,8 @@ def segments(log: "EventLog") -> pd.DataFrame:
 
     `seq` and `ack` are positions (0 is the SYN, no wrapping), `raw_seq` and `raw_ack` the numbers
     on the wire; `window` is scaled. The columns from `snd_una` on are the TCB of `host` at that
-    moment, missing where the host is not ours.
+    moment, missing where the host is not ours. With `Config(offload=True)` a row is what one packet
+    holds: several segments when `len` is more than an MSS.
     """
     rows = _rows(log, "segments")
     present = rows["present"]

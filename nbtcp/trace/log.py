@@ -15,7 +15,7 @@ from ..errors import NbtcpError
 from ..tcp.state import Cause, State
 from ..why import Event, Why
 from ..wire import ip
-from ..wire.segment import ACK, SYN, Segment, endpoints, parse, reverse_flow
+from ..wire.segment import ACK, SYN, Segment, endpoints, parse_captured, reverse_flow
 from ..wire.seq import unwrap, unwrap_blocks
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class EventLog:
     def dropped(self, packet: bytes, why: Why, now: int) -> None:
         """A link dropped a packet; `host` of the row, and the TCB if ours, are its sender's."""
         try:
-            segment = parse(packet)
+            segment = parse_captured(packet, len(packet))
         except ip.WireError:
             return
         segment.why = why

@@ -57,7 +57,8 @@ class Segment:
     traffic class is `tos` and whose hop limit is `ttl`. `raw_seq`, `raw_ack` and `raw_window` are
     the fields on the wire, and so is `sack`; `seq`, `ack`, `blocks` (positions, see wire/seq.py)
     and `window` (octets) are filled in by the connection, the only one who can, and so is `why`:
-    what it was sent for, or what was done with it.
+    what it was sent for, or what was done with it. `gso_size` is 0, or how many octets of data each
+    segment has that the device is to make of this one, or has put together in it (wire/vnet.py).
     """
 
     flow: bytes
@@ -75,6 +76,7 @@ class Segment:
     urgent: int = 0
     tos: int = 0
     ttl: int = 64
+    gso_size: int = 0
     seq: int = 0
     ack: int = 0
     blocks: tuple[tuple[int, int], ...] = ()
@@ -152,8 +154,11 @@ def format_flags(flags: int) -> str:
     return "".join(letter for bit, letter in enumerate(FLAG_LETTERS) if flags >> bit & 1)
 
 
-def parse(packet: bytes) -> Segment:
-    """The segment in an IP packet, its checksums verified. Raises WireError and nothing else."""
+def parse(packet: bytes, verified: bool = False) -> Segment:
+    """The segment in an IP packet, its checksums verified. Raises WireError and nothing else.
+
+    With `verified` somebody has vouched for TCP's, which is not looked at.
+    """
     try:
         if packet[0] == 0x45:
             tos, end, fragment, ttl, protocol, flow, seq, ack, offset, flags, window, urgent = (
@@ -173,12 +178,12 @@ def parse(packet: bytes) -> Segment:
     except (IndexError, error):  # too short
         unusual = True
     if unusual:  # is made plain, or refused
-        return parse(ip.plain(packet, ip.PROTOCOL_TCP, HEADER_LENGTH))
+        return parse(ip.plain(packet, ip.PROTOCOL_TCP, HEADER_LENGTH), verified)
     data_at = at + (offset >> 4) * 4
     if not at + HEADER_LENGTH <= data_at <= end <= len(packet):
         raise WireError(Why.MALFORMED, f"data from {data_at} to {end} of {len(packet)} octets")
-    # From the addresses on: the pseudo-header but for protocol and length, then the segment.
-    if (ip.ones_sum(packet[addresses_at:end]) + ip.PROTOCOL_TCP + end - at) % 65535:
+    size = end - at  # and with it the protocol and the addresses: the pseudo-header
+    if not verified and (ip.ones_sum(packet[addresses_at:end]) + ip.PROTOCOL_TCP + size) % 65535:
         raise WireError(Why.BAD_CHECKSUM, "TCP segment")  # RFC 9293 MUST-3
     segment = Segment(flow, flags, seq, ack, window, packet[data_at:end])
     segment.urgent, segment.tos, segment.ttl = urgent, tos, ttl
@@ -211,34 +216,39 @@ def _zeros(size: int) -> bytes:
     return bytes(size)
 
 
-def build(segment: Segment) -> bytes:
+def build(segment: Segment, partial: bool = False) -> bytes:
     """The IP packet that carries `segment`, checksums made (RFC 9293 MUST-2).
+
+    With `partial` TCP's is that of the pseudo-header alone, and whoever sends the packet makes it.
 
     IPv4's don't-fragment is set (RFC 1191); IPv6's flow label is 0, as of a flow that asks routers
     for nothing (RFC 6437).
     """
     flow, options = segment.flow, _build_options(segment)
-    payload = options + segment.data
-    offset, length = HEADER_LENGTH + len(options), HEADER_LENGTH + len(payload)
+    offset = HEADER_LENGTH + len(options)
+    length = offset + len(segment.data)
     addresses_sum, flow_sum = _flow_sums(flow)
-    fields_sum = segment.raw_seq + segment.raw_ack + segment.raw_window + segment.urgent
-    fields_sum += offset << 10 | segment.flags
-    # The pseudo-header: addresses (and the ports with them), protocol, length.
-    tcp_sum = flow_sum + ip.PROTOCOL_TCP + length + fields_sum + ip.ones_sum(payload)
+    tcp_sum = ip.PROTOCOL_TCP + length  # the pseudo-header: these and the addresses
+    if partial:
+        tcp_sum = (tcp_sum + addresses_sum) % 65535
+    else:
+        tcp_sum += segment.raw_seq + segment.raw_ack + segment.raw_window + segment.urgent
+        tcp_sum += flow_sum + (offset << 10 | segment.flags) + ip.ones_sum(options + segment.data)
+        tcp_sum = -tcp_sum % 65535
     tcp = (flow, segment.raw_seq, segment.raw_ack, offset << 2, segment.flags, segment.raw_window)
-    sums = (-tcp_sum % 65535, segment.urgent)
+    sums = (tcp_sum, segment.urgent)
     if not is_ipv4(flow):
         ipv6 = (6 << 28 | segment.tos << 20, length, ip.PROTOCOL_TCP, segment.ttl)
-        return _HEADERS6.pack(*ipv6, *tcp, *sums) + payload
+        return _HEADERS6.pack(*ipv6, *tcp, *sums) + options + segment.data
     ipv4 = (0x45, segment.tos, length + 20, 0, ip.DONT_FRAGMENT, segment.ttl, ip.PROTOCOL_TCP)
     ip_sum = _IPV4_SUM + segment.tos + length + (segment.ttl << 8) + addresses_sum
-    return _HEADERS.pack(*ipv4, -ip_sum % 65535, *tcp, *sums) + payload
+    return _HEADERS.pack(*ipv4, -ip_sum % 65535, *tcp, *sums) + options + segment.data
 
 
 @lru_cache(maxsize=1024)
 def _flow_sums(flow: bytes) -> tuple[int, int]:
-    """What the addresses of IPv4, and addresses and ports, add to a checksum."""
-    return ip.ones_sum(flow[:8]), ip.ones_sum(flow)
+    """What the addresses, and addresses and ports, add to a checksum."""
+    return ip.ones_sum(flow[:-4]), ip.ones_sum(flow)
 
 
 def _parse_options(options: bytes, segment: Segment) -> None:
