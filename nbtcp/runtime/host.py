@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from ..config import Config
-from ..links import Link
+from ..links import Device, Link
 from ..links.path import Impaired, Path, Pipe
-from ..links.tun import Tun
 from ..stack import Stack
 from ..tcp.connection import Observer
 from ..tcp.state import State
@@ -140,7 +139,7 @@ class Host:
 
 
 class RealHost(Host):
-    """A host at a TUN device, in real time: what Lab and Live have in common.
+    """A host at a device of this machine, in real time: what Lab, Live and Lan have in common.
 
     `path` impairs both directions, `up` (from us) and `down` set them apart. `meta` is what all
     logs shall know besides.
@@ -148,7 +147,7 @@ class RealHost(Host):
 
     def __init__(
         self,
-        device: Tun,
+        device: Device,
         address: str | Sequence[str],
         path: Path | None,
         up: Path | None,
