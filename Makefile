@@ -36,12 +36,12 @@ test: .venv/.all ## run the tests, then the notebooks against their saved output
 	.venv/bin/python -m pytest --nbval-lax --nbval-cell-timeout 60 \
 		--nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
 
-soak: .venv/.all ## test for an hour: theory, random schedules, the kernel over a grid of networks
+soak: .venv/.all ## test for an hour: theory, random schedules, a grid of networks, starts on a LAN
 	@if [ "$$(id -u)" != 0 ]; then
 		echo "Not root: the grid of networks is skipped. As root, or with sudo make soak, all of it runs."
 	fi
 	NBTCP_SOAK=1 .venv/bin/python -m pytest --timeout 3600 \
-		tests/test_random_schedules.py tests/test_theory.py tests/test_soak.py
+		tests/test_random_schedules.py tests/test_theory.py tests/test_soak.py tests/test_lan.py
 
 bench: .venv/.core ## measure the speed of fetches
 	@$(lab-user)

@@ -10,6 +10,8 @@ Heavy libraries (scapy, pandas, matplotlib, httpx) are imported when first used.
 from .config import Config, ConfigError
 from .errors import MachineError, NbtcpError
 from .lab import Lab
+from .lan import Lan
+from .lan import Lan as lan
 from .links.path import Path, PathError
 from .live import Live, fetch
 from .live import Live as live
@@ -23,6 +25,6 @@ from .trace.log import EventLog
 
 __version__ = "0.1.0"
 
-__all__ = ["Config", "ConfigError", "Connection", "EventLog", "Lab", "Live", "MachineError"]
-__all__ += ["NbtcpError", "Path", "PathError", "Simulation", "Stack", "State", "Transfer"]
-__all__ += ["compare", "fetch", "live", "read_capture"]
+__all__ = ["Config", "ConfigError", "Connection", "EventLog", "Lab", "Lan", "Live"]
+__all__ += ["MachineError", "NbtcpError", "Path", "PathError", "Simulation", "Stack", "State"]
+__all__ += ["Transfer", "compare", "fetch", "lan", "live", "read_capture"]

@@ -7,6 +7,7 @@ wrong is one line on stderr.
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -33,6 +34,7 @@ NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
+    warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
     try:
         code = commands.main(args=argv, prog_name="nbtcp", standalone_mode=False)
         sys.stdout.flush()
@@ -67,6 +69,10 @@ def commands() -> None:
 @commands.command()
 @click.argument("url")
 @click.option("--lab", is_flag=True, help="Fetch from the lab's own server: URL is a path.")
+@click.option("--lan", metavar="IFACE", help="From an address of our own on this card's LAN.")
+@click.option("--address", help="With --lan: that address, a free one there.")
+@click.option("--gateway", help="With --lan: the way to everywhere else; the machine's by default.")
+@click.option("--mac", help='With --lan: our MAC, or "own"; the card\'s by default.')
 @click.option("-6", "ipv6", is_flag=True, help="Over IPv6; with --lab.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the body here.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Save the sequence plot here.")
@@ -84,8 +90,9 @@ def commands() -> None:
 def fetch(url: str, **options: Any) -> int:
     """Fetch URL with nbtcp's own TCP; the body goes to stdout unless -o says where.
 
-    Without --lab this needs root, and the machine's own access to the internet. With --lab, URL is
-    a path such as /bytes/300000, fetched from the kernel's TCP in a private network.
+    Without --lab this needs root, and the machine's own access to the internet; with --lan IFACE
+    --address ADDRESS it has an address of its own there. With --lab, URL is a path such as
+    /bytes/300000, fetched from the kernel's TCP in a private network.
     """
     outputs = [options[name] for name in ("output", "plot", "log", "pcap") if options[name]]
     for path in outputs:
@@ -231,12 +238,12 @@ def _say(text: str) -> None:
 
 def _fetch(url: str, options: dict[str, Any]) -> "Page":
     from .lab import Lab
+    from .lan import Lan
     from .live import Live, check_url
 
+    _check_way(options)
     if options["lab"] and not url.startswith("/"):
         raise click.UsageError(f"with --lab the URL is a path such as /bytes/1000, not {url!r}")
-    if options["ipv6"] and not options["lab"]:
-        raise click.UsageError("-6 goes with --lab: the way into the internet is of IPv4")
     path = NetworkPath(
         delay=options["delay"],
         loss=options["loss"],
@@ -247,10 +254,28 @@ def _fetch(url: str, options: dict[str, Any]) -> "Page":
     config = Config(codec=options["codec"])
     if not options["lab"]:
         check_url(url)
-        with Live(path, config=config) as host:
-            return host.fetch(url, timeout=options["timeout"])
+    if options["lan"]:
+        where = {name: options[name] for name in ("address", "gateway", "mac")}
+        with Lan(options["lan"], **where, path=path, config=config) as lan:
+            return lan.fetch(url, timeout=options["timeout"])
+    if not options["lab"]:
+        with Live(path, config=config) as live:
+            return live.fetch(url, timeout=options["timeout"])
     with Lab(path, config=config, kernel_congestion=options["kernel_congestion"]) as lab:
         return lab.fetch(url, timeout=options["timeout"], family=6 if options["ipv6"] else 4)
+
+
+def _check_way(options: dict[str, Any]) -> None:
+    """UsageError unless the options say one way to go, and all of it."""
+    if options["ipv6"] and not options["lab"]:
+        raise click.UsageError("-6 goes with --lab: the other ways are of IPv4")
+    if options["lan"] and options["lab"]:
+        raise click.UsageError("--lan and --lab are two ways: choose one")
+    if options["lan"] and not options["address"]:
+        raise click.UsageError("--lan needs --address: one that is free in that network")
+    for name in "address", "gateway", "mac":
+        if options[name] and not options["lan"]:
+            raise click.UsageError(f"--{name} goes with --lan: name the card, as --lan eth0")
 
 
 def _save(page: "Page | None", options: dict[str, Any]) -> None:

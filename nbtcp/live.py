@@ -13,7 +13,47 @@ if TYPE_CHECKING:
     from .runtime.http import Page
 
 
-class Live(RealHost):
+class Outside(RealHost):
+    """A host in this machine's own network, with names and URLs: what Live and Lan share."""
+
+    def locate(self, remote: tuple[str, int]) -> tuple[str, int]:
+        """The address of `remote`, which may hold a name, when our packets get there at all.
+
+        Raises what `resolve` does, and OSError or MachineError when they do not.
+        """
+        there = self.resolve(remote[0]), remote[1]
+        self.check(there)
+        return there
+
+    def resolve(self, name: str) -> str:
+        """The IPv4 address of `name`, asked of the machine's resolver and in its time."""
+        try:
+            found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
+        except (socket.gaierror, UnicodeError) as problem:
+            why = getattr(problem, "strerror", None) or "this is not a name"
+            text = f"no IPv4 address for {name!r}: {why}; check the name and /etc/resolv.conf"
+            raise socket.gaierror(socket.EAI_NONAME, text) from problem
+        return str(found[0][4][0])
+
+    def check(self, there: tuple[str, int]) -> None:
+        """Raise when packets of ours do not get to this address."""
+        raise NotImplementedError
+
+    def fetch(self, url: str, *, timeout: float = 30.0, **settings: Any) -> "Page":
+        """GET `url`, redirects followed; `page.log` is the log of this fetch alone.
+
+        `timeout` is how long (s) to wait for an answer at any point; `settings` change the Config
+        for this fetch's connections, `ssl_context` what HTTPS trusts. Raises ValueError for what is
+        no URL, MachineError, and OSErrors: TimeoutError, ConnectionRefusedError, socket.gaierror,
+        ssl.SSLError and the like; their `page` holds what had arrived.
+        """
+        from .runtime.http import get
+
+        check_url(url)
+        return get(self, url, timeout=timeout, log=self.new_log(url=url), **settings)
+
+
+class Live(Outside):
     """Our TCP on the internet: what it sends leaves this machine under the machine's own address.
 
     `path` impairs both directions besides, `up` (to the internet) and `down` set them apart.
@@ -39,44 +79,13 @@ class Live(RealHost):
     def __repr__(self) -> str:
         return f"<Live: we {self.address}, by way of {self.nat.uplink}>"
 
-    def locate(self, remote: tuple[str, int]) -> tuple[str, int]:
-        """The address of `remote`, which may hold a name, when our packets get out at all.
-
-        Raises what `resolve` does, and MachineError when a filter of this machine stops them.
-        """
-        there = self.resolve(remote[0]), remote[1]
-        self.nat.check(there)
-        return there
-
-    def resolve(self, name: str) -> str:
-        """The IPv4 address of `name`, asked of the machine's resolver and in its time."""
-        try:
-            found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
-        except (socket.gaierror, UnicodeError) as problem:
-            why = getattr(problem, "strerror", None) or "this is not a name"
-            text = f"no IPv4 address for {name!r}: {why}; check the name and /etc/resolv.conf"
-            raise socket.gaierror(socket.EAI_NONAME, text) from problem
-        address = str(found[0][4][0])
-        if address.startswith("127."):
-            there = self.nat.kernel_address
-            reason = (
-                f"only this machine's own TCP gets to {name}; its server is at {there} for ours"
-            )
+    def check(self, there: tuple[str, int]) -> None:
+        """MachineError when a filter of this machine stops our packets."""
+        if there[0].startswith("127."):
+            server = f"its server is at {self.nat.kernel_address} for ours"
+            reason = f"only this machine's own TCP gets to {there[0]}; {server}"
             raise OSError(errno.ENETUNREACH, reason)
-        return address
-
-    def fetch(self, url: str, *, timeout: float = 30.0, **settings: Any) -> "Page":
-        """GET `url`, redirects followed; `page.log` is the log of this fetch alone.
-
-        `timeout` is how long (s) to wait for an answer at any point; `settings` change the Config
-        for this fetch's connections, `ssl_context` what HTTPS trusts. Raises ValueError for what is
-        no URL, MachineError, and OSErrors: TimeoutError, ConnectionRefusedError, socket.gaierror,
-        ssl.SSLError and the like; their `page` holds what had arrived.
-        """
-        from .runtime.http import get
-
-        check_url(url)
-        return get(self, url, timeout=timeout, log=self.new_log(url=url), **settings)
+        self.nat.check(there)
 
     def close(self) -> None:
         """Reset what is open, and leave this machine as it was."""

@@ -226,7 +226,7 @@ class namespace:
         script = (
             "mount -t tmpfs none /run; mount -t sysfs none /sys; ip link set lo up; "
             f"for name in hosts resolv.conf; do mount --bind {folder}/$name /etc/$name; done; "
-            f"sysctl -qw {settings}; echo; exec sleep 600"
+            f"sysctl -qw {settings}; echo; exec sleep 3600"
         )
         self.holder = subprocess.Popen(
             ["unshare", "--net", "--mount", "--", "sh", "-ec", script],

@@ -24,3 +24,12 @@ class Link(Protocol):
 
     def close(self) -> None:
         """Give the link back; more than once is harmless."""
+
+
+class Device(Link, Protocol):
+    """A link of this machine's: `size` is its MTU (octets), `batch` the most packets that one
+    `receive` gives.
+    """
+
+    size: int
+    batch: int

@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from ..config import Config, ConfigError
-from ..links import Link
+from ..links import Device, Link
 from ..links.path import Impaired, Path, Pipe
-from ..links.tun import Tun
 from ..stack import Stack
 from ..tcp.connection import Observer
 from ..tcp.state import State
@@ -161,7 +160,7 @@ def offloads(config: Config | None, *paths: Path | None) -> bool:
 
 
 class RealHost(Host):
-    """A host at a TUN device, in real time: what Lab and Live have in common.
+    """A host at a device of this machine, in real time: what Lab, Live and Lan have in common.
 
     `path` impairs both directions, `up` (from us) and `down` set them apart. `meta` is what all
     logs shall know besides.
@@ -169,7 +168,7 @@ class RealHost(Host):
 
     def __init__(
         self,
-        device: Tun,
+        device: Device,
         address: str | Sequence[str],
         path: Path | None,
         up: Path | None,
