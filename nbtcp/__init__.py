@@ -7,6 +7,9 @@
 Heavy libraries (scapy, pandas, matplotlib, httpx) are imported when first used.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .config import Config, ConfigError
 from .errors import MachineError, NbtcpError
 from .lab import Lab
@@ -20,8 +23,18 @@ from .tcp.state import State
 from .trace.capture import read_capture
 from .trace.log import EventLog
 
+if TYPE_CHECKING:
+    from . import http
+
 __version__ = "0.1.0"
 
 __all__ = ["Config", "ConfigError", "Connection", "EventLog", "Lab", "Live", "MachineError"]
 __all__ += ["NbtcpError", "Path", "PathError", "Simulation", "Stack", "State", "Transfer"]
-__all__ += ["fetch", "live", "read_capture"]
+__all__ += ["fetch", "http", "live", "read_capture"]
+
+
+def __getattr__(name: str) -> Any:
+    """`nbtcp.http`, imported when it is first used."""
+    if name == "http":
+        return import_module(".http", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
