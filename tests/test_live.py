@@ -345,6 +345,20 @@ def test_https_is_verified(machine: Machine, authority: Path) -> None:
 
 
 @needs_root
+def test_a_client_brings_its_own_access_to_the_internet(machine: Machine, authority: Path) -> None:
+    code = """
+import nbtcp
+context = ssl.create_default_context(cafile=sys.argv[1])
+with nbtcp.http.client(verify=context) as client:
+    for url in sys.argv[2:]:
+        page = client.get(url); say(page.http_version, sha256(page))
+"""
+    expected = [f"HTTP/1.1 {SHA256}"] * 2
+    assert machine.says(code, str(authority / "ca.pem"), HTTP, HTTPS).splitlines() == expected
+    assert machine.is_as_before()
+
+
+@needs_root
 def test_sockets_take_names_and_serve_this_machine(machine: Machine) -> None:
     code = """
 import socket
