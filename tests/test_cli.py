@@ -253,7 +253,8 @@ def test_a_full_disk_is_one_line_and_code_2(option: list[str]) -> None:
         )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "No space left on device" in done.stderr
+    named = option[-1] if option else "the output"
+    assert done.stderr == f"nbtcp: {named} cannot be written: No space left on device\n"
 
 
 @root
