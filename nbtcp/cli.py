@@ -1,14 +1,17 @@
-"""The command line: nbtcp fetch, plot, rtt, stats, doctor, lab.
+"""The command line: nbtcp fetch, serve, plot, rtt, stats, doctor, lab.
 
 Exit codes: 0 done, 1 the fetch failed, 2 the call was wrong or the machine cannot. Whatever goes
 wrong is one line on stderr.
 """
 
 import os
+import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from .trace.log import EventLog
 
 FAILED, WRONG = 1, 2
+Command = Callable[..., Any]
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
@@ -60,21 +64,41 @@ def commands() -> None:
     """A TCP to read, to run and to look at."""
 
 
+def _options(*options: Command) -> Command:
+    """Several options as one decorator."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_FILE = click.Path(path_type=Path)
+_saved = _options(
+    click.option("--plot", type=_FILE, help="Save the sequence plot here."),
+    click.option("--log", type=_FILE, help="Save the event log here (.parquet)."),
+    click.option("--pcap", type=_FILE, help="Save a capture here (.pcapng)."),
+)
+_impaired = _options(
+    click.option("--delay", default=0.0, help="Seconds of delay in each direction."),
+    click.option("--loss", default=0.0, help="Probability of loss in each direction."),
+    click.option("--rate", type=float, help="Bits per second in each direction."),
+    click.option("--queue", type=int, help="Packets that may wait for the rate."),
+    click.option("--seed", type=int, default=0, help="Seed of the losses."),
+)
+
+
 @commands.command()
 @click.argument("url")
 @click.option("--lab", is_flag=True, help="Fetch from the lab's own server: URL is a path.")
 @click.option("-6", "ipv6", is_flag=True, help="Over IPv6; with --lab.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the body here.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Save the sequence plot here.")
-@click.option("--log", type=click.Path(path_type=Path), help="Save the event log here (.parquet).")
-@click.option("--pcap", type=click.Path(path_type=Path), help="Save a capture here (.pcapng).")
+@_saved
 @click.option("--rtt", is_flag=True, help="Print the table of round-trip times.")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds without an answer.")
-@click.option("--delay", default=0.0, help="Seconds of delay in each direction.")
-@click.option("--loss", default=0.0, help="Probability of loss in each direction.")
-@click.option("--rate", type=float, help="Bits per second in each direction.")
-@click.option("--queue", type=int, help="Packets that may wait for the rate.")
-@click.option("--seed", type=int, default=0, help="Seed of the losses.")
+@_impaired
 @click.option("--kernel-congestion", default="reno", show_default=True, help="Lab: the kernel's.")
 @click.option("--codec", default="struct", show_default=True, help="struct or scapy.")
 def fetch(url: str, **options: Any) -> int:
@@ -83,17 +107,7 @@ def fetch(url: str, **options: Any) -> int:
     Without --lab this needs root, and the machine's own access to the internet. With --lab, URL is
     a path such as /bytes/300000, fetched from the kernel's TCP in a private network.
     """
-    outputs = [options[name] for name in ("output", "plot", "log", "pcap") if options[name]]
-    for path in outputs:
-        _check_writable(path)
-    if len(set(outputs)) < len(outputs):
-        raise click.UsageError("-o, --plot, --log and --pcap need a file each")
-    if options["log"] and options["log"].suffix != ".parquet":
-        raise click.UsageError(f"{options['log']}: a log's name ends in .parquet")
-    if options["pcap"] and options["pcap"].suffix != ".pcapng":
-        why = "pcap has no place for the reasons"
-        raise click.UsageError(f"{options['pcap']}: a capture's name ends in .pcapng, as {why}")
-    _check_plot_kind(options["plot"])
+    _check_outputs(options)
     try:
         page = _fetch(url, options)
     except OSError as problem:
@@ -110,6 +124,40 @@ def fetch(url: str, **options: Any) -> int:
         _say(f"{page.url}: {page.status} {page.reason}")
         return FAILED
     return 0
+
+
+@commands.command()
+@click.argument("directory", required=False, type=click.Path(exists=True, file_okay=False))
+@click.option("--wsgi", metavar="MODULE:APP", help="Serve a WSGI application, no directory.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--public", is_flag=True, help="To others too, at this machine's own address.")
+@click.option("--lab", is_flag=True, help="In the lab's private network.")
+@click.option("--run", metavar="COMMAND", help="With --lab: run this there, and end with it.")
+@_saved
+@_impaired
+def serve(directory: str | None, **options: Any) -> int:
+    """Serve DIRECTORY by HTTP with nbtcp's own TCP, until SIGINT or SIGTERM.
+
+    Without --lab this needs root. Programs of this machine reach it, and with --public others do,
+    where firewalls let them. For --log, --pcap and --plot all segments are kept until the end, in
+    about a kilobyte of memory for a short connection.
+    """
+    from .lab import Lab
+    from .live import Live
+
+    _check_outputs(options)
+    if options["run"] and not options["lab"]:
+        raise click.UsageError("--run goes with --lab: a program in the private network")
+    if options["public"] and options["lab"]:
+        raise click.UsageError("--public does not go with --lab, which is private")
+    handler = _handler(directory, options["wsgi"])
+    path = _path(options)
+    with Lab(path) if options["lab"] else Live(path) as host:
+        if not any(options[name] for name in ("plot", "log", "pcap")):
+            host.stack.observer = None
+        code = _serve(host, handler, options)
+    _save_log(host.log, options)
+    return code
 
 
 @commands.command()
@@ -214,13 +262,7 @@ def _fetch(url: str, options: dict[str, Any]) -> "Page":
         raise click.UsageError(f"with --lab the URL is a path such as /bytes/1000, not {url!r}")
     if options["ipv6"] and not options["lab"]:
         raise click.UsageError("-6 goes with --lab: the way into the internet is of IPv4")
-    path = NetworkPath(
-        delay=options["delay"],
-        loss=options["loss"],
-        rate=options["rate"],
-        queue=options["queue"],
-        seed=options["seed"],
-    )
+    path = _path(options)
     config = Config(codec=options["codec"])
     if not options["lab"]:
         check_url(url)
@@ -230,11 +272,62 @@ def _fetch(url: str, options: dict[str, Any]) -> "Page":
         return lab.fetch(url, timeout=options["timeout"], family=6 if options["ipv6"] else 4)
 
 
+def _path(options: dict[str, Any]) -> NetworkPath:
+    return NetworkPath(
+        **{name: options[name] for name in ("delay", "loss", "rate", "queue", "seed")}
+    )
+
+
+def _handler(directory: str | None, wsgi: str | None) -> Any:
+    """What a Server answers with."""
+    from .runtime.server import application, files
+
+    if directory is not None and wsgi is None:
+        return files(directory)
+    if directory is not None or wsgi is None:
+        raise click.UsageError("give a directory, or an application by --wsgi MODULE:APP")
+    module, _, name = wsgi.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        app = getattr(import_module(module), name or "application")
+    except Exception as problem:
+        what = f"{type(problem).__name__}: {problem}"
+        raise click.UsageError(f"{wsgi} cannot be imported: {what}") from problem
+    if not callable(app):
+        raise click.UsageError(f"{wsgi} is no WSGI application: it cannot be called")
+    return application(app)
+
+
+def _serve(host: Any, handler: Any, options: dict[str, Any]) -> int:
+    """Until a signal, the end of the program to run, or of the link."""
+    from .runtime.server import Server
+
+    with Server(host, options["port"], handler) as server:
+        click.echo(f"serving at {server.url}")
+        if options["public"]:
+            click.echo(
+                f"and for others at http://{host.publish(options['port'])}:{options['port']}/"
+            )
+        if options["run"]:
+            return FAILED if host.run(shlex.split(options["run"])).returncode else 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: server.ended.set())
+        server.ended.wait()
+        if host.loop.failure is not None:
+            raise NbtcpError(f"the server has ended: {host.loop.failure.strerror}")
+    return 0
+
+
 def _save(page: "Page | None", options: dict[str, Any]) -> None:
     """What was asked for besides the body; also when the fetch failed."""
     if page is None:
         return
-    log = page.log
+    _save_log(page.log, options)
+    if options["rtt"]:
+        _print_rtt(page.log)
+
+
+def _save_log(log: "EventLog", options: dict[str, Any]) -> None:
     writers: dict[str, Callable[[Path], object]] = {
         "log": log.save,
         "pcap": log.to_pcapng,
@@ -244,8 +337,6 @@ def _save(page: "Page | None", options: dict[str, Any]) -> None:
         if options[name]:
             with _names_its_file(options[name]):
                 write(options[name])
-    if options["rtt"]:
-        _print_rtt(page.log)
 
 
 def _print_rtt(log: "EventLog") -> None:
@@ -281,6 +372,21 @@ def _load(file: Path) -> "EventLog":
     for note in log.meta.get("problems", []):
         _say(f"{file}: {note}")
     return log
+
+
+def _check_outputs(options: dict[str, Any]) -> None:
+    """Before anything is done: UsageError when what was asked for could not be saved."""
+    outputs = [options[name] for name in ("output", "plot", "log", "pcap") if options.get(name)]
+    for path in outputs:
+        _check_writable(path)
+    if len(set(outputs)) < len(outputs):
+        raise click.UsageError("-o, --plot, --log and --pcap need a file each")
+    if options["log"] and options["log"].suffix != ".parquet":
+        raise click.UsageError(f"{options['log']}: a log's name ends in .parquet")
+    if options["pcap"] and options["pcap"].suffix != ".pcapng":
+        why = "pcap has no place for the reasons"
+        raise click.UsageError(f"{options['pcap']}: a capture's name ends in .pcapng, as {why}")
+    _check_plot_kind(options["plot"])
 
 
 def _check_writable(path: Path) -> None:
