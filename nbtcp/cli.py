@@ -303,6 +303,8 @@ def _serve(host: Any, handler: Any, options: dict[str, Any]) -> int:
     from .runtime.server import Server
 
     with Server(host, options["port"], handler) as server:
+        for number in () if options["run"] else (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: server.ended.set())
         click.echo(f"serving at {server.url}")
         if options["public"]:
             click.echo(
@@ -310,8 +312,6 @@ def _serve(host: Any, handler: Any, options: dict[str, Any]) -> int:
             )
         if options["run"]:
             return FAILED if host.run(shlex.split(options["run"])).returncode else 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: server.ended.set())
         server.ended.wait()
         if host.loop.failure is not None:
             raise NbtcpError(f"the server has ended: {host.loop.failure.strerror}")

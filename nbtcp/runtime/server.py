@@ -73,7 +73,7 @@ class Server(ThreadingMixIn, BaseServer):
 
     def server_close(self) -> None:
         """Accept nobody any more; answers that have begun end with the host at the latest."""
-        with contextlib.suppress(OSError):  # the host may have ended before
+        if self._loop.failure is None:  # else the host has ended, and `accept` with it
             self._socket.close()
             self._loop.clock.wake()  # `accept` shall look
 
