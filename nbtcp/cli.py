@@ -139,8 +139,8 @@ def serve(directory: str | None, **options: Any) -> int:
     """Serve DIRECTORY by HTTP with nbtcp's own TCP, until SIGINT or SIGTERM.
 
     Without --lab this needs root. Programs of this machine reach it, and with --public others do,
-    where firewalls let them. For --log, --pcap and --plot all segments are kept until the end, in
-    about a kilobyte of memory for a short connection.
+    where firewalls let them. For --log, --pcap and --plot everything is kept in memory until the
+    end, some 3 kB of a short connection.
     """
     from .lab import Lab
     from .live import Live
