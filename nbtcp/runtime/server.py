@@ -27,7 +27,7 @@ _INDEX = ("index.html", "index.htm")
 
 
 class Server(ThreadingMixIn, BaseServer):
-    """Answers clients of `host` at `port` in threads of its own, until `close` or the host's end.
+    """Answers clients of `host` at `port` in threads of its own, until it or the host is closed.
 
     `handler` is what `files` or `application` gives. `ended` is set when nobody is accepted any
     more. Raises OSError when the port is taken.
@@ -48,11 +48,14 @@ class Server(ThreadingMixIn, BaseServer):
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Accept clients; it has begun when the server was made."""
-        with contextlib.suppress(OSError):
+        try:
             while self._room.acquire():
                 client: Any = self._socket.accept()
                 self.process_request(*client)
-        self.ended.set()
+        except OSError:
+            pass  # the socket was closed, or its host
+        finally:
+            self.ended.set()
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answer one client, and make room for another."""
