@@ -21,6 +21,7 @@ from .stack import Stack
 from .tcp.connection import Connection
 from .tcp.state import State
 from .trace.capture import read_capture
+from .trace.compare import compare
 from .trace.log import EventLog
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ __version__ = "0.1.0"
 
 __all__ = ["Config", "ConfigError", "Connection", "EventLog", "Lab", "Live", "MachineError"]
 __all__ += ["NbtcpError", "Path", "PathError", "Simulation", "Stack", "State", "Transfer"]
-__all__ += ["fetch", "http", "live", "read_capture"]
+__all__ += ["compare", "fetch", "http", "live", "read_capture"]
 
 
 def __getattr__(name: str) -> Any:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 FAILED, WRONG = 1, 2
 Command = Callable[..., Any]
+PICTURES = (
+    *("sequence", "stevens", "window", "rtt", "throughput", "queue", "states", "timers"),
+    *("scoreboard", "ladder", "overview"),
+)
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
@@ -162,7 +166,9 @@ def serve(directory: str | None, **options: Any) -> int:
 
 @commands.command()
 @click.argument("file", metavar="LOG_OR_PCAP", type=click.Path(path_type=Path))
-@click.option("--kind", default="sequence", show_default=True, help="Which picture.")
+@click.option(
+    "--kind", type=click.Choice(PICTURES), default="sequence", show_default=True, help="Which one."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
 @click.option("--conn", type=int, help="Which connection; else the one with most data.")
 @click.option("--direction", help="Whose data: an address, or out or in.")
@@ -171,12 +177,29 @@ def plot(file: Path, kind: str, output: Path, conn: int | None, direction: str |
     _check_writable(output)
     _check_plot_kind(output)
     log = _load(file)
-    draw = getattr(log.plot, kind, None) if not kind.startswith("_") else None
-    if draw is None:
-        kinds = [name for name in dir(log.plot) if not name.startswith("_")]
-        raise click.UsageError(f"there is no picture {kind!r}; there are: {', '.join(kinds)}")
     with _names_its_file(output):
-        draw(conn=conn, direction=direction).save(output)
+        getattr(log.plot, kind)(conn=conn, direction=direction).save(output)
+    click.echo(f"saved {output}")
+
+
+@commands.command()
+@click.argument("file", metavar="LOG_OR_PCAP", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+def convert(file: Path, output: Path) -> None:
+    """Write a log or a capture as another file: .parquet, .pcapng, or .csv of its segments."""
+    _check_writable(output)
+    writers: dict[str, Callable[[EventLog], object]] = {
+        ".parquet": lambda log: log.save(output),
+        ".pcapng": lambda log: log.to_pcapng(output),
+        ".csv": lambda log: log.segments.to_csv(output, index=False, lineterminator="\n"),
+    }
+    if output.suffix not in writers:
+        raise click.UsageError(
+            f"{output}: the name of what is written ends in {', '.join(writers)}"
+        )
+    log = _load(file)
+    with _names_its_file(output):
+        writers[output.suffix](log)
     click.echo(f"saved {output}")
 
 

@@ -149,6 +149,30 @@ def connections(log: "EventLog") -> pd.DataFrame:
     return _finish(log, table.astype(CONNECTION_TYPES))
 
 
+def queue(log: "EventLog") -> pd.DataFrame:
+    """One row per packet that entered a path with a rate.
+
+    time, host  when, and who had sent it
+    wait        s until the link began to send it
+    packets     how many of this host waited then, this one included; 0 when it did not wait
+    """
+    rows = _rows(log, "queue")
+    time, host = rows["time"], rows["host"]
+    waiting = np.zeros(len(rows), np.int64)
+    for sender in np.unique(host):
+        mine = host == sender
+        begin = time[mine] + rows["wait"][mine]  # a queue is first in, first out
+        gone = np.searchsorted(begin, time[mine], "right")
+        waiting[mine] = np.maximum(np.arange(1, mine.sum() + 1) - gone, 0)
+    table = {
+        "time": _seconds(log, time),
+        "host": _hosts(log, rows),
+        "wait": rows["wait"] / SECOND,
+        "packets": waiting,
+    }
+    return _finish(log, pd.DataFrame(table))
+
+
 CONNECTION_TYPES = {
     **{"conn": "int64", "host": "str", "local": "str", "local_port": "int64", "remote": "str"},
     **{"remote_port": "int64", "iss": "int64", "irs": "Int64", "opened": "str"},
@@ -156,7 +180,9 @@ CONNECTION_TYPES = {
 }
 CONNECTION_COLUMNS = list(CONNECTION_TYPES)
 
-BUILDERS = dict(segments=segments, events=events, samples=samples, connections=connections)
+BUILDERS = dict(
+    segments=segments, events=events, samples=samples, connections=connections, queue=queue
+)
 
 
 def describe(log: "EventLog") -> str:
