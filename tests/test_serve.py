@@ -295,6 +295,7 @@ def serve(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=cwd, env=env)
 
 
+@pytest.mark.slow
 def test_serve_runs_a_program_and_saves_what_was_asked_for(directory: Path, tmp_path: Path) -> None:
     outputs = ("--log", "log.parquet", "--pcap", "a.pcapng", "--plot", "seq.svg")
     program = f"curl -s -o body {URL}/large"
