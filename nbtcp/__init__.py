@@ -7,6 +7,9 @@
 Heavy libraries (scapy, pandas, matplotlib, httpx) are imported when first used.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .config import Config, ConfigError
 from .errors import MachineError, NbtcpError
 from .lab import Lab
@@ -23,8 +26,18 @@ from .trace.capture import read_capture
 from .trace.compare import compare
 from .trace.log import EventLog
 
+if TYPE_CHECKING:
+    from . import http
+
 __version__ = "0.1.0"
 
 __all__ = ["Config", "ConfigError", "Connection", "EventLog", "Lab", "Lan", "Live"]
 __all__ += ["MachineError", "NbtcpError", "Path", "PathError", "Simulation", "Stack", "State"]
-__all__ += ["Transfer", "compare", "fetch", "lan", "live", "read_capture"]
+__all__ += ["Transfer", "compare", "fetch", "http", "lan", "live", "read_capture"]
+
+
+def __getattr__(name: str) -> Any:
+    """`nbtcp.http`, imported when it is first used."""
+    if name == "http":
+        return import_module(".http", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

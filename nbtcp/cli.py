@@ -1,15 +1,18 @@
-"""The command line: nbtcp fetch, plot, rtt, stats, doctor, lab.
+"""The command line: nbtcp fetch, serve, plot, rtt, stats, doctor, lab.
 
 Exit codes: 0 done, 1 the fetch failed, 2 the call was wrong or the machine cannot. Whatever goes
 wrong is one line on stderr.
 """
 
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from .trace.log import EventLog
 
 FAILED, WRONG = 1, 2
+Command = Callable[..., Any]
 PICTURES = (
     *("sequence", "stevens", "window", "rtt", "throughput", "queue", "states", "timers"),
     *("scoreboard", "ladder", "overview"),
@@ -66,25 +70,48 @@ def commands() -> None:
     """A TCP to read, to run and to look at."""
 
 
+def _options(*options: Command) -> Command:
+    """Several options as one decorator."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_FILE = click.Path(path_type=Path)
+_on_a_lan = _options(
+    click.option("--lan", metavar="IFACE", help="At an address of our own on this card's LAN."),
+    click.option("--address", help="With --lan: that address, a free one there."),
+    click.option("--gateway", help="With --lan: the way elsewhere; the machine's by default."),
+    click.option("--mac", help='With --lan: our MAC, or "own"; the card\'s by default.'),
+)
+_saved = _options(
+    click.option("--plot", type=_FILE, help="Save the sequence plot here."),
+    click.option("--log", type=_FILE, help="Save the event log here (.parquet)."),
+    click.option("--pcap", type=_FILE, help="Save a capture here (.pcapng)."),
+)
+_impaired = _options(
+    click.option("--delay", default=0.0, help="Seconds of delay in each direction."),
+    click.option("--loss", default=0.0, help="Probability of loss in each direction."),
+    click.option("--rate", type=float, help="Bits per second in each direction."),
+    click.option("--queue", type=int, help="Packets that may wait for the rate."),
+    click.option("--seed", type=int, default=0, help="Seed of the losses."),
+)
+
+
 @commands.command()
 @click.argument("url")
 @click.option("--lab", is_flag=True, help="Fetch from the lab's own server: URL is a path.")
-@click.option("--lan", metavar="IFACE", help="From an address of our own on this card's LAN.")
-@click.option("--address", help="With --lan: that address, a free one there.")
-@click.option("--gateway", help="With --lan: the way to everywhere else; the machine's by default.")
-@click.option("--mac", help='With --lan: our MAC, or "own"; the card\'s by default.')
+@_on_a_lan
 @click.option("-6", "ipv6", is_flag=True, help="Over IPv6; with --lab.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the body here.")
-@click.option("--plot", type=click.Path(path_type=Path), help="Save the sequence plot here.")
-@click.option("--log", type=click.Path(path_type=Path), help="Save the event log here (.parquet).")
-@click.option("--pcap", type=click.Path(path_type=Path), help="Save a capture here (.pcapng).")
+@_saved
 @click.option("--rtt", is_flag=True, help="Print the table of round-trip times.")
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds without an answer.")
-@click.option("--delay", default=0.0, help="Seconds of delay in each direction.")
-@click.option("--loss", default=0.0, help="Probability of loss in each direction.")
-@click.option("--rate", type=float, help="Bits per second in each direction.")
-@click.option("--queue", type=int, help="Packets that may wait for the rate.")
-@click.option("--seed", type=int, default=0, help="Seed of the losses.")
+@_impaired
 @click.option("--kernel-congestion", default="reno", show_default=True, help="Lab: the kernel's.")
 @click.option("--codec", default="struct", show_default=True, help="struct or scapy.")
 def fetch(url: str, **options: Any) -> int:
@@ -94,17 +121,7 @@ def fetch(url: str, **options: Any) -> int:
     --address ADDRESS it has an address of its own there. With --lab, URL is a path such as
     /bytes/300000, fetched from the kernel's TCP in a private network.
     """
-    outputs = [options[name] for name in ("output", "plot", "log", "pcap") if options[name]]
-    for path in outputs:
-        _check_writable(path)
-    if len(set(outputs)) < len(outputs):
-        raise click.UsageError("-o, --plot, --log and --pcap need a file each")
-    if options["log"] and options["log"].suffix != ".parquet":
-        raise click.UsageError(f"{options['log']}: a log's name ends in .parquet")
-    if options["pcap"] and options["pcap"].suffix != ".pcapng":
-        why = "pcap has no place for the reasons"
-        raise click.UsageError(f"{options['pcap']}: a capture's name ends in .pcapng, as {why}")
-    _check_plot_kind(options["plot"])
+    _check_outputs(options)
     try:
         page = _fetch(url, options)
     except OSError as problem:
@@ -121,6 +138,39 @@ def fetch(url: str, **options: Any) -> int:
         _say(f"{page.url}: {page.status} {page.reason}")
         return FAILED
     return 0
+
+
+@commands.command()
+@click.argument("directory", required=False, type=click.Path(exists=True, file_okay=False))
+@click.option("--wsgi", metavar="MODULE:APP", help="Serve a WSGI application, no directory.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--public", is_flag=True, help="To others too, at this machine's own address.")
+@click.option("--lab", is_flag=True, help="In the lab's private network.")
+@click.option("--run", metavar="COMMAND", help="With --lab: run this there, and end with it.")
+@_on_a_lan
+@_saved
+@_impaired
+def serve(directory: str | None, **options: Any) -> int:
+    """Serve DIRECTORY by HTTP with nbtcp's own TCP, until SIGINT or SIGTERM.
+
+    Without --lab this needs root. Programs of this machine reach it, and with --public others do,
+    where firewalls let them; with --lan IFACE --address ADDRESS everybody else there does. For
+    --log, --pcap and --plot everything is kept in memory until the end, some 3 kB of a short
+    connection.
+    """
+    _check_outputs(options)
+    _check_way(options)
+    if options["run"] and not options["lab"]:
+        raise click.UsageError("--run goes with --lab: a program in the private network")
+    if options["public"] and (options["lab"] or options["lan"]):
+        raise click.UsageError("--public does not go with --lab, which is private, nor with --lan")
+    handler = _handler(directory, options["wsgi"])
+    with _host(options) as host:
+        if not any(options[name] for name in ("plot", "log", "pcap")):
+            host.stack.observer = None
+        code = _serve(host, handler, options)
+    _save_log(host.log, options)
+    return code
 
 
 @commands.command()
@@ -237,37 +287,42 @@ def _say(text: str) -> None:
 
 
 def _fetch(url: str, options: dict[str, Any]) -> "Page":
-    from .lab import Lab
-    from .lan import Lan
-    from .live import Live, check_url
+    from .live import check_url
 
     _check_way(options)
-    if options["lab"] and not url.startswith("/"):
-        raise click.UsageError(f"with --lab the URL is a path such as /bytes/1000, not {url!r}")
-    path = NetworkPath(
-        delay=options["delay"],
-        loss=options["loss"],
-        rate=options["rate"],
-        queue=options["queue"],
-        seed=options["seed"],
-    )
-    config = Config(codec=options["codec"])
+    timeout = options["timeout"]
     if not options["lab"]:
         check_url(url)
+        with _host(options, codec=options["codec"]) as host:
+            page: Page = host.fetch(url, timeout=timeout)
+        return page
+    if not url.startswith("/"):
+        raise click.UsageError(f"with --lab the URL is a path such as /bytes/1000, not {url!r}")
+    with _host(options, options["kernel_congestion"], codec=options["codec"]) as lab:
+        page = lab.fetch(url, timeout=timeout, family=6 if options["ipv6"] else 4)
+    return page
+
+
+def _host(options: dict[str, Any], kernel: str = "reno", **settings: Any) -> Any:
+    """The Lab, the Lan or the Live that the options ask for."""
+    from .lab import Lab
+    from .lan import Lan
+    from .live import Live
+
+    impairments = ("delay", "loss", "rate", "queue", "seed")
+    path = NetworkPath(**{name: options[name] for name in impairments})
+    config = Config(**settings)
+    if options["lab"]:
+        return Lab(path, config=config, kernel_congestion=kernel)
     if options["lan"]:
         where = {name: options[name] for name in ("address", "gateway", "mac")}
-        with Lan(options["lan"], **where, path=path, config=config) as lan:
-            return lan.fetch(url, timeout=options["timeout"])
-    if not options["lab"]:
-        with Live(path, config=config) as live:
-            return live.fetch(url, timeout=options["timeout"])
-    with Lab(path, config=config, kernel_congestion=options["kernel_congestion"]) as lab:
-        return lab.fetch(url, timeout=options["timeout"], family=6 if options["ipv6"] else 4)
+        return Lan(options["lan"], **where, path=path, config=config)
+    return Live(path, config=config)
 
 
 def _check_way(options: dict[str, Any]) -> None:
     """UsageError unless the options say one way to go, and all of it."""
-    if options["ipv6"] and not options["lab"]:
+    if options.get("ipv6") and not options["lab"]:
         raise click.UsageError("-6 goes with --lab: the other ways are of IPv4")
     if options["lan"] and options["lab"]:
         raise click.UsageError("--lan and --lab are two ways: choose one")
@@ -278,11 +333,56 @@ def _check_way(options: dict[str, Any]) -> None:
             raise click.UsageError(f"--{name} goes with --lan: name the card, as --lan eth0")
 
 
+def _handler(directory: str | None, wsgi: str | None) -> Any:
+    """What a Server answers with."""
+    from .runtime.server import application, files
+
+    if directory is not None and wsgi is None:
+        return files(directory)
+    if directory is not None or wsgi is None:
+        raise click.UsageError("give a directory, or an application by --wsgi MODULE:APP")
+    module, _, name = wsgi.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        app = getattr(import_module(module), name or "application")
+    except Exception as problem:
+        what = f"{type(problem).__name__}: {problem}"
+        raise click.UsageError(f"{wsgi} cannot be imported: {what}") from problem
+    if not callable(app):
+        raise click.UsageError(f"{wsgi} is no WSGI application: it cannot be called")
+    return application(app)
+
+
+def _serve(host: Any, handler: Any, options: dict[str, Any]) -> int:
+    """Until a signal, the end of the program to run, or of the link."""
+    from .runtime.server import Server
+
+    with Server(host, options["port"], handler) as server:
+        for number in () if options["run"] else (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: server.ended.set())
+        click.echo(f"serving at {server.url}")
+        if options["public"]:
+            click.echo(
+                f"and for others at http://{host.publish(options['port'])}:{options['port']}/"
+            )
+        if options["run"]:
+            return FAILED if host.run(shlex.split(options["run"])).returncode else 0
+        server.ended.wait()
+        if host.loop.failure is not None:
+            raise NbtcpError(f"the server has ended: {host.loop.failure.strerror}")
+    return 0
+
+
 def _save(page: "Page | None", options: dict[str, Any]) -> None:
     """What was asked for besides the body; also when the fetch failed."""
     if page is None:
         return
-    log = page.log
+    _save_log(page.log, options)
+    if options["rtt"]:
+        _print_rtt(page.log)
+
+
+def _save_log(log: "EventLog", options: dict[str, Any]) -> None:
     writers: dict[str, Callable[[Path], object]] = {
         "log": log.save,
         "pcap": log.to_pcapng,
@@ -292,8 +392,6 @@ def _save(page: "Page | None", options: dict[str, Any]) -> None:
         if options[name]:
             with _names_its_file(options[name]):
                 write(options[name])
-    if options["rtt"]:
-        _print_rtt(page.log)
 
 
 def _print_rtt(log: "EventLog") -> None:
@@ -329,6 +427,21 @@ def _load(file: Path) -> "EventLog":
     for note in log.meta.get("problems", []):
         _say(f"{file}: {note}")
     return log
+
+
+def _check_outputs(options: dict[str, Any]) -> None:
+    """Before anything is done: UsageError when what was asked for could not be saved."""
+    outputs = [options[name] for name in ("output", "plot", "log", "pcap") if options.get(name)]
+    for path in outputs:
+        _check_writable(path)
+    if len(set(outputs)) < len(outputs):
+        raise click.UsageError("-o, --plot, --log and --pcap need a file each")
+    if options["log"] and options["log"].suffix != ".parquet":
+        raise click.UsageError(f"{options['log']}: a log's name ends in .parquet")
+    if options["pcap"] and options["pcap"].suffix != ".pcapng":
+        why = "pcap has no place for the reasons"
+        raise click.UsageError(f"{options['pcap']}: a capture's name ends in .pcapng, as {why}")
+    _check_plot_kind(options["plot"])
 
 
 def _check_writable(path: Path) -> None:

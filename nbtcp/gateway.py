@@ -55,7 +55,7 @@ def main(name: str = "") -> None:
     """Be the gateway for the device `name` until standard input ends; without a name, clean up.
 
     Each answer is a line of JSON on standard output: the first one at once, then one for each line
-    of input, which asks whether the machine forwards.
+    of input, which asks whether the machine forwards, or to `publish` a port.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # those are for the owner
@@ -64,8 +64,9 @@ def main(name: str = "") -> None:
         return
     try:
         answer(start, name)
-        for _ in sys.stdin:
-            answer(check, name)
+        for line in sys.stdin:
+            request, *arguments = line.split()
+            answer(publish if request == "publish" else check, name, *arguments)
     finally:
         with alone(), IPRoute() as ip:
             with contextlib.suppress(OSError, NetlinkError):  # else a fork may hold it open
@@ -110,6 +111,16 @@ def check(name: str) -> dict[str, Any]:
             raise Refusal(in_the_way())
         time.sleep(0.005)
     return {}
+
+
+def publish(name: str, address: str, port: str) -> dict[str, Any]:
+    """Let others reach our `port` at the address that this machine has on its uplink."""
+    with IPRoute() as ip:
+        (route,) = ip.route("get", dst=SOMEWHERE)
+    public = route.get_attr("RTA_PREFSRC")
+    with refused("the kernel refuses a rule for the port ({}): try `modprobe nft_nat`"):
+        forward_port(name, public, address, int(port))
+    return {"address": public}
 
 
 def clean() -> dict[str, Any]:
@@ -258,15 +269,9 @@ def make_table(name: str, address: str) -> dict[str, str]:
     `postrouting` masquerades what comes from `address`. `forward` stands behind all filters: it
     counts, and it refuses what interfaces would not forward but for us.
     """
-
-    def compared(key: Meta, comparison: Cmp, text: str) -> list[Any]:
-        data = {"attrs": [("NFTA_DATA_VALUE", text.encode())]}
-        load = genex("meta", {"dreg": 1, "key": key})
-        return [load, genex("cmp", {"sreg": 1, "op": comparison, "data": data})]
-
     forwarding = to_forward()
     ours = ipv4addr(src=address)
-    goes_elsewhere = compared(Meta.NFT_META_OIFNAME, Cmp.NFT_CMP_NEQ, PREFIX)
+    goes_elsewhere = compared(meta(Meta.NFT_META_OIFNAME), PREFIX.encode(), Cmp.NFT_CMP_NEQ)
     with NFTables() as nft:
         nft.get_tables()  # where there are none pyroute2 gets no answer to "add", but to this
         nft.table("add", name=name)
@@ -275,10 +280,39 @@ def make_table(name: str, address: str) -> dict[str, str]:
         nft.rule("add", table=name, chain="postrouting", expressions=(ours, masq()))
         nft.rule("add", table=name, chain="forward", expressions=(ours, [genex("counter", {})]))
         for other, was in forwarding.items():
-            came = compared(Meta.NFT_META_IIFNAME, Cmp.NFT_CMP_EQ, other + "\0")
+            came = compared(meta(Meta.NFT_META_IIFNAME), f"{other}\0".encode())
             rule = {"expressions": (came, goes_elsewhere, verdict(0)), "userdata": f"{other} {was}"}
             nft.rule("add", table=name, chain="forward", **rule)
     return forwarding
+
+
+def forward_port(name: str, public: str, address: str, port: int) -> None:
+    """A rule of table `name`: TCP that comes for `public` at `port` is for `address`."""
+    tcp = compared(meta(Meta.NFT_META_L4PROTO), bytes([socket.IPPROTO_TCP]))
+    destination_port = genex("payload", {"dreg": 1, "base": 2, "offset": 2, "len": 2})
+    ours = genex("immediate", {"dreg": 1, "data": value(socket.inet_aton(address))})
+    turned = genex("nat", {"type": 1, "family": socket.AF_INET, "reg_addr_min": 1})  # NFT_NAT_DNAT
+    at_port = compared(destination_port, port.to_bytes(2))
+    rule = ipv4addr(dst=public), tcp, at_port, [ours, turned]
+    chain = {"name": "prerouting", "type": "nat", "hook": "prerouting", "priority": -NAT}
+    with NFTables() as nft:
+        nft.chain("add", table=name, **chain)
+        nft.rule("add", table=name, chain="prerouting", expressions=rule)
+
+
+def compared(load: Any, data: bytes, comparison: Cmp = Cmp.NFT_CMP_EQ) -> list[Any]:
+    """The part of a rule that compares what `load` finds in a packet with `data`."""
+    return [load, genex("cmp", {"sreg": 1, "op": comparison, "data": value(data)})]
+
+
+def meta(key: Meta) -> Any:
+    """The part of a rule that loads what the kernel knows about a packet."""
+    return genex("meta", {"dreg": 1, "key": key})
+
+
+def value(data: bytes) -> dict[str, Any]:
+    """Data in a rule."""
+    return {"attrs": [("NFTA_DATA_VALUE", data)]}
 
 
 def rules(table: str) -> list[Any]:

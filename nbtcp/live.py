@@ -59,7 +59,8 @@ class Live(Outside):
     `path` impairs both directions besides, `up` (to the internet) and `down` set them apart.
     `seed` makes our ISNs and ports repeatable. Needs root. All that the machine is asked for is
     undone by `close`, and however this process ends, by a program that watches it; if that is
-    killed too, by the next Live or by `clean`. Servers of ours are reached from this machine only.
+    killed too, by the next Live or by `clean`. Servers of ours are reached from this machine, and
+    from elsewhere at ports that `publish` has named.
     Raises MachineError when this machine cannot, ConfigError, PathError.
     """
 
@@ -86,6 +87,10 @@ class Live(Outside):
             reason = f"only this machine's own TCP gets to {there[0]}; {server}"
             raise OSError(errno.ENETUNREACH, reason)
         self.nat.check(there)
+
+    def publish(self, port: int) -> str:
+        """Let others reach our `port` at this machine's own address, which is returned."""
+        return self.nat.publish(port)
 
     def close(self) -> None:
         """Reset what is open, and leave this machine as it was."""

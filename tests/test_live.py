@@ -32,7 +32,9 @@ HTTP, HTTPS = "http://www.example/megabyte", "https://www.example/megabyte"
 
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 ENVIRONMENT = {**os.environ, "PATH": PATH}
-PROGRAMS = ("unshare", "nsenter", "setpriv", "mount", "sysctl", "ip", "nginx", "openssl")
+PROGRAMS = (
+    *("unshare", "nsenter", "setpriv", "mount", "sysctl", "ip", "nginx", "openssl", "curl"),
+)
 
 needs_root = pytest.mark.root
 pytestmark = pytest.mark.timeout(60)
@@ -345,6 +347,20 @@ def test_https_is_verified(machine: Machine, authority: Path) -> None:
 
 
 @needs_root
+def test_a_client_brings_its_own_access_to_the_internet(machine: Machine, authority: Path) -> None:
+    code = """
+import nbtcp
+context = ssl.create_default_context(cafile=sys.argv[1])
+with nbtcp.http.client(verify=context) as client:
+    for url in sys.argv[2:]:
+        page = client.get(url); say(page.http_version, sha256(page))
+"""
+    expected = [f"HTTP/1.1 {SHA256}"] * 2
+    assert machine.says(code, str(authority / "ca.pem"), HTTP, HTTPS).splitlines() == expected
+    assert machine.is_as_before()
+
+
+@needs_root
 def test_sockets_take_names_and_serve_this_machine(machine: Machine) -> None:
     code = """
 import socket
@@ -360,6 +376,33 @@ with Live(seed=1) as host:
         say(file.read().strip())
 """
     assert machine.says(code).splitlines() == ["HTTP/1.1 403 198.18.0.2", "True", "1"]
+
+
+@needs_root
+def test_serve_is_reached_from_this_machine_and_what_is_public_from_others(
+    machine: Machine,
+) -> None:
+    code = """
+from nbtcp import cli
+cli.main(["serve", sys.argv[1], "--port", "8080", *sys.argv[2:]])
+"""
+    program = machine.start(code, f"{machine.folder}/www", "--public", "--pcap", "/run/a.pcapng")
+    assert program.stdout is not None
+    lines = [program.stdout.readline() for _ in range(2)]
+    urls = [line.split()[-1] for line in lines]
+    assert urls == ["http://198.18.0.2:8080/", "http://198.51.100.2:8080/"]
+    server = int((machine.folder / "nginx.pid").read_text())
+    elsewhere = ["nsenter", f"--target={server}", "--net", "--"]
+    curl = ["curl", "-sS", "--max-time", "10"]
+    for where, url in ([*enter(machine.holder)], urls[0]), (elsewhere, urls[1]):
+        body = subprocess.check_output([*where, *curl, f"{url}megabyte"], env=ENVIRONMENT)
+        assert hashlib.sha256(body).hexdigest() == SHA256
+    refused = subprocess.run([*elsewhere, *curl, "http://198.51.100.2:8081/"], capture_output=True)
+    assert refused.returncode == 7, "other ports are this machine's own"
+    program.terminate()
+    assert program.communicate(timeout=10) == ("", "")
+    assert program.returncode == 0
+    assert machine.is_as_before()
 
 
 @needs_root

@@ -65,6 +65,14 @@ class Nat:
             _answer(self._gateway, "check")
             self._forwards = True
 
+    def publish(self, port: int) -> str:
+        """Let others reach our `port` at this machine's own address, which is returned.
+
+        Until `close`. MachineError when the kernel cannot.
+        """
+        found: str = _answer(self._gateway, f"publish {self.address} {port}")["address"]
+        return found
+
 
 def clean() -> list[str]:
     """Undo what killed processes have left; returns what was undone. MachineError if not root."""

@@ -1,4 +1,4 @@
-"""HTTP over our sockets: httpx and httpcore do the protocol, this module gives them a network.
+"""HTTP over our sockets: httpx, httpcore and h2 do the protocols, this module gives them a network.
 
 `get` is what `lab.fetch` and `nbtcp.fetch` call; `Transport` makes any `httpx.Client` run on a
 `Host`.
@@ -6,7 +6,9 @@
 
 import ssl
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,7 +22,6 @@ from .sockets import Socket
 
 PROGRESS_FROM = 1_000_000  # octets: shorter bodies need no progress bar
 _CHUNK = 1 << 16
-Resolver = Callable[[str], str]
 
 
 @dataclass(slots=True)
@@ -55,22 +56,24 @@ def get(
     *,
     timeout: float = 30.0,
     log: EventLog | None = None,
-    resolve: Resolver | None = None,
     progress: bool | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    http2: bool = False,
     **settings: Any,
 ) -> Page:
     """GET `url` over `host`'s TCP, following redirects.
 
     `timeout` (s) bounds each wait. `progress` None: a bar on a terminal, for long bodies.
     `ssl_context` says what HTTPS trusts; else certifi's list, the machine's and SSL_CERT_FILE.
+    `http2` offers HTTP/2 to HTTPS servers. It is off, as its flow control (RFC 9113 5.2) would act
+    above TCP's, and the pictures are to show TCP's. `settings` change the host's Config.
     Raises OSErrors as sockets do; one that comes in the middle of the body has a `page` with what
     had arrived.
     """
     log = host.log if log is None else log
     page = Page(url, 0, "", {}, b"", log)
     parts: list[bytes] = []
-    transport = Transport(host, resolve=resolve, log=log, ssl_context=ssl_context, **settings)
+    transport = Transport(host, log, settings, verify=ssl_context or True, http2=http2)
     try:
         with (
             httpx.Client(transport=transport, timeout=timeout, follow_redirects=True) as client,
@@ -80,92 +83,53 @@ def get(
             page.reason, page.headers = response.reason_phrase, dict(response.headers)
             for part in _with_progress(response, progress):
                 parts.append(part)
-    except (httpx.HTTPError, httpcore.ProtocolError) as problem:
-        raise _as_oserror(problem, page, parts) from problem
-    except OSError as problem:
-        page.content = b"".join(parts)
-        problem.page = page  # type: ignore[attr-defined]
-        raise
+    except (httpx.HTTPError, OSError) as problem:
+        error = _as_oserror(problem, page)
+        error.page = page  # type: ignore[attr-defined]
+        raise error from None
     finally:
+        page.content = b"".join(parts)
         host.settle(log)
-    page.content = b"".join(parts)
     return page
 
 
-class Transport(httpx.BaseTransport):
-    """Runs an `httpx.Client` over a `Host`: `httpx.Client(transport=Transport(lab))`."""
+class Transport(httpx.HTTPTransport):
+    """httpx's own transport on a `Host`'s TCP: `httpx.Client(transport=Transport(lab))`.
+
+    `settings` change the host's Config; `options` are httpx's: verify, http2, limits and so on.
+    With `verify=True` HTTPS trusts certifi's list, the machine's and SSL_CERT_FILE.
+    """
 
     def __init__(
         self,
         host: Host,
-        *,
-        resolve: Resolver | None = None,
         log: EventLog | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-        **settings: Any,
+        settings: dict[str, Any] | None = None,
+        *,
+        verify: ssl.SSLContext | str | bool = True,
+        **options: Any,
     ) -> None:
-        backend = _Backend(host, resolve or str, log, settings)
-        self._pool = httpcore.ConnectionPool(ssl_context=ssl_context, network_backend=backend)
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        url = httpcore.URL(
-            scheme=request.url.raw_scheme,
-            host=request.url.raw_host,
-            port=request.url.port,
-            target=request.url.raw_path,
-        )
-        response = self._pool.handle_request(
-            httpcore.Request(
-                method=request.method,
-                url=url,
-                headers=request.headers.raw,
-                content=request.stream,
-                extensions=request.extensions,
-            )
-        )
-        return httpx.Response(
-            status_code=response.status,
-            headers=response.headers,
-            stream=_Body(response.stream),
-            extensions=response.extensions,
-        )
-
-    def close(self) -> None:
-        self._pool.close()
-
-
-class _Body(httpx.SyncByteStream):
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._stream
-
-    def close(self) -> None:
-        self._stream.close()
+        context = httpcore.default_ssl_context() if verify is True else verify
+        super().__init__(verify=context, **options)
+        self.host = host
+        # httpx has no option for it; httpcore's pool has, and reads it when it connects.
+        self._pool._network_backend = _Backend(host, log, settings or {})
 
 
 class _Backend(httpcore.NetworkBackend):
     """Where httpcore gets its connections from."""
 
-    def __init__(
-        self, host: Host, resolve: Resolver, log: EventLog | None, settings: dict[str, Any]
-    ) -> None:
+    def __init__(self, host: Host, log: EventLog | None, settings: dict[str, Any]) -> None:
         self._host = host
-        self._resolve = resolve
         self._log = log
         self._settings = settings
 
     def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
+        self, host: str, port: int, timeout: float | None = None, *_: Any, **__: Any
     ) -> httpcore.NetworkStream:
-        remote = self._resolve(host), port
-        return _Stream(self._host.connect(remote, timeout, log=self._log, **self._settings))
+        with _raised_as(httpcore.ConnectTimeout, httpcore.ConnectError):
+            sock = self._host.connect((host, port), timeout, log=self._log, **self._settings)
+        return _Stream(sock)
 
 
 class _Stream(httpcore.NetworkStream):
@@ -176,11 +140,13 @@ class _Stream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         self._socket.settimeout(timeout)
-        return self._socket.recv(max_bytes)
+        with _raised_as(httpcore.ReadTimeout, httpcore.ReadError):
+            return self._socket.recv(max_bytes)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._socket.settimeout(timeout)
-        self._socket.sendall(buffer)
+        with _raised_as(httpcore.WriteTimeout, httpcore.WriteError):
+            self._socket.sendall(buffer)
 
     def close(self) -> None:
         self._socket.close()
@@ -192,66 +158,91 @@ class _Stream(httpcore.NetworkStream):
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
         try:
-            return _TlsStream(self, ssl_context, server_hostname, timeout)
+            with _raised_as(httpcore.ConnectTimeout, httpcore.ConnectError):
+                return _TlsStream(self._socket, ssl_context, server_hostname, timeout)
         except BaseException:
             self.close()
             raise
 
     def get_extra_info(self, info: str) -> Any:
-        sock = self._socket
+        sock, conn = self._socket, self._socket.connection
+        if info == "is_readable":  # of an idle connection: the server has ended it
+            return conn is None or conn.eof or conn.reassembly.size > 0
         known = {"client_addr": sock.getsockname, "server_addr": sock.getpeername}
         return known[info]() if info in known else sock if info == "socket" else None
 
 
-class _TlsStream(httpcore.NetworkStream):
-    """TLS by the standard library, between two memory buffers and a stream below."""
+class _TlsStream(_Stream):
+    """TLS by the standard library, between two memory buffers and a socket.
+
+    Of HTTP/2 one thread may read while another writes: `_lock` is held for each step of TLS, and
+    not while anybody waits for the network; `_sending` keeps records in order.
+    """
 
     def __init__(
-        self, below: _Stream, context: ssl.SSLContext, hostname: str | None, timeout: float | None
+        self, sock: Socket, context: ssl.SSLContext, hostname: str | None, timeout: float | None
     ) -> None:
-        self._below = below
+        super().__init__(sock)
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_hostname=hostname)
-        self._do(self._tls.do_handshake, timeout)
+        self._lock, self._sending = threading.Lock(), threading.Lock()
+        try:
+            self._do(self._tls.do_handshake, timeout)
+        except ssl.SSLCertVerificationError as problem:
+            problem.strerror = (
+                f"certificate verify failed for {hostname}: {problem.verify_message}; where you "
+                "trust who has signed it, name the file of that authority in SSL_CERT_FILE"
+            )
+            raise
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        try:
+        with _raised_as(httpcore.ReadTimeout, httpcore.ReadError):
             data: bytes = self._do(partial(self._tls.read, max_bytes), timeout)
             return data
-        except ssl.SSLZeroReturnError:  # the peer's close_notify
-            return b""
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         view = memoryview(buffer)
-        while view:
-            view = view[self._do(partial(self._tls.write, view), timeout) :]
-
-    def close(self) -> None:
-        self._below.close()
+        with _raised_as(httpcore.WriteTimeout, httpcore.WriteError):
+            while view:
+                view = view[self._do(partial(self._tls.write, view), timeout) :]
 
     def get_extra_info(self, info: str) -> Any:
-        return self._tls if info == "ssl_object" else self._below.get_extra_info(info)
+        return self._tls if info == "ssl_object" else super().get_extra_info(info)
 
     def _do(self, step: Callable[[], Any], timeout: float | None) -> Any:
-        """Repeat `step` until TLS neither wants to read nor to write."""
+        """Repeat `step` until TLS does not want to read more."""
+        self._socket.settimeout(timeout)
         while True:
             try:
-                result = step()
+                with self._lock:
+                    result = step()
             except ssl.SSLWantReadError:
-                self._flush(timeout)
-                data = self._below.read(_CHUNK, timeout)
-                if data:
-                    self._in.write(data)
-                else:
-                    self._in.write_eof()
+                self._flush()
+                data = self._socket.recv(_CHUNK)
+                with self._lock:
+                    self._in.write(data) if data else self._in.write_eof()
             else:
-                self._flush(timeout)
+                self._flush()
                 return result
 
-    def _flush(self, timeout: float | None) -> None:
-        if data := self._out.read():
-            self._below.write(data, timeout)
+    def _flush(self) -> None:
+        if not self._out.pending:  # a reader must not wait for a writer
+            return
+        with self._sending:
+            with self._lock:
+                data = self._out.read()
+            self._socket.sendall(data)
+
+
+@contextmanager
+def _raised_as(late: type[Exception], broken: type[Exception]) -> Iterator[None]:
+    """OSErrors as the exceptions of httpcore, of which httpx makes its own."""
+    try:
+        yield
+    except OSError as problem:
+        kind = late if isinstance(problem, TimeoutError) else broken
+        raise kind(problem.strerror or str(problem)) from problem
 
 
 def _with_progress(response: httpx.Response, progress: bool | None) -> Iterator[bytes]:
@@ -270,9 +261,9 @@ def _with_progress(response: httpx.Response, progress: bool | None) -> Iterator[
             bar.update(response.num_bytes_downloaded - bar.n)
 
 
-def _as_oserror(problem: Exception, page: Page, parts: list[bytes]) -> OSError:
-    """What httpx found wrong, as the exception a socket would raise."""
-    page.content = b"".join(parts)
-    error = ConnectionError(f"{page.url}: {problem}")
-    error.page = page  # type: ignore[attr-defined]
-    return error
+def _as_oserror(problem: BaseException, page: Page) -> OSError:
+    """The socket's own exception, or what else HTTP found wrong as one."""
+    cause: BaseException | None = problem
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__  # httpcore raises "from None"
+    return cause or ConnectionError(f"{page.url}: {problem}")

@@ -232,7 +232,7 @@ class Loop:
             if self._turning:
                 self._wait_for_turner(waiter, now, until)
             else:
-                self._turn_or_sleep(now, until)
+                self._turn_or_sleep(now, until, waiter)
 
     def _wait_for_turner(self, waiter: _Waiter, now: int, until: int | None) -> None:
         waiter.event = waiter.event or threading.Event()
@@ -243,17 +243,21 @@ class Loop:
         finally:
             self.lock.acquire()
 
-    def _turn_or_sleep(self, now: int, until: int | None) -> None:
+    def _turn_or_sleep(self, now: int, until: int | None, own: _Waiter | None = None) -> None:
         self._turning = True
         try:
             self.quiet = not self._try_turn(now)
-            if self.quiet and not any(waiter.predicate() for waiter in self._waiters):
+            if self.quiet and not (own is not None and own.predicate()):
+                self._wake_others()  # they need the lock, which is free in `_sleep` alone
                 self._sleep(until)
         finally:
             self._turning = False
-            for waiter in self._waiters:
-                if waiter.event is not None and (self.failure is not None or waiter.predicate()):
-                    waiter.wake()
+            self._wake_others()
+
+    def _wake_others(self) -> None:
+        for waiter in self._waiters:
+            if waiter.event is not None and (self.failure is not None or waiter.predicate()):
+                waiter.wake()
 
     def _try_turn(self, now: int) -> bool:
         try:
