@@ -7,6 +7,9 @@
 Heavy libraries (scapy, pandas, matplotlib, httpx) are imported when first used.
 """
 
+from importlib import import_module
+from typing import Any
+
 from .config import Config, ConfigError
 from .errors import MachineError, NbtcpError
 from .lab import Lab
@@ -25,3 +28,10 @@ __version__ = "0.1.0"
 __all__ = ["Config", "ConfigError", "Connection", "EventLog", "Lab", "Live", "MachineError"]
 __all__ += ["NbtcpError", "Path", "PathError", "Simulation", "Stack", "State", "Transfer"]
 __all__ += ["fetch", "live", "read_capture"]
+
+
+def __getattr__(name: str) -> Any:
+    """`nbtcp.aio`, which brings asyncio with it, is imported when first used."""
+    if name == "aio":
+        return import_module(".aio", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,7 @@
 Whoever waits for something turns the loop meanwhile (`run_until`); there is no hand-over between
 threads for a packet. Of several threads that wait one turns, and wakes the others when what they
 wait for has come. In real time `mind_in_background` starts a thread that turns the loop while
-nobody waits.
+nobody waits. An event loop, which waits by itself, joins by `watch` and calls `step`.
 """
 
 import errno
@@ -112,6 +112,7 @@ class Loop:
         self.lock = threading.Lock()
         self.failure: OSError | None = None
         self.quiet = True  # nothing more was there to be moved when the loop was last turned
+        self._watchers: list[Callable[[], None]] = []
         self._pairs: list[tuple[Stack, Link]] = []
         self._waiters: list[_Waiter] = []
         self._turning = False
@@ -171,17 +172,42 @@ class Loop:
             due = self.deadline()
             if due is not None and (self._sleeping_until is None or due < self._sleeping_until):
                 self.clock.wake()
+        self._call_watchers()
+
+    def step(self) -> bool:
+        """Turn once, for an event loop that waits by itself; False when there was nothing to do."""
+        self._left_at = time.monotonic()
+        self.quiet = not self._try_turn(self.clock.now())
+        self._tell()
+        return not self.quiet
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """An event loop turns this one from now on; `watcher` is called after each turn and flush,
+        in any thread, to see what others have done.
+        """
+        self._watchers.append(watcher)
+        if self._in_background:
+            self.clock.wake()
+
+    def unwatch(self, watcher: Callable[[], None]) -> None:
+        self._watchers.remove(watcher)
 
     def fail(self, reason: str) -> None:
         """Nothing can be sent or received any more: every call raises ENETDOWN from now on."""
         if self.failure is None:
             self.failure = OSError(errno.ENETDOWN, reason)
+            for stack, _ in self._pairs:
+                stack.call_watches()
 
     def deadline(self) -> int | None:
         """When something is next due."""
         sources: list[Stack | Link] = [part for pair in self._pairs for part in pair]
         due = [at for source in sources if (at := source.deadline()) is not None]
         return min(due, default=None)
+
+    def descriptors(self) -> list[int]:
+        """What is readable when packets arrive."""
+        return [fd for _, link in self._pairs if (fd := link.fileno()) >= 0]
 
     def run_until(self, predicate: Callable[[], bool], until: int | None = None) -> bool:
         """Let time pass until `predicate` holds (True) or `until` is reached (False).
@@ -251,9 +277,23 @@ class Loop:
                 self._sleep(until)
         finally:
             self._turning = False
-            for waiter in self._waiters:
-                if waiter.event is not None and (self.failure is not None or waiter.predicate()):
-                    waiter.wake()
+            self._tell()
+
+    def _tell(self) -> None:
+        """A turn is over: those for whom it brought something shall look."""
+        asleep = self._sleeping_until != 0  # one of them, in `_sleep`, while an event loop turns
+        for waiter in self._waiters:
+            if waiter.event is None and not asleep:
+                continue
+            if self.failure is not None or waiter.predicate():
+                waiter.wake()
+                if asleep:
+                    self.clock.wake()
+        self._call_watchers()
+
+    def _call_watchers(self) -> None:
+        for watcher in tuple(self._watchers):
+            watcher()
 
     def _try_turn(self, now: int) -> bool:
         try:
@@ -267,7 +307,7 @@ class Loop:
         due = self.deadline()
         if due is None or (until is not None and until < due):
             due = until
-        descriptors = [fd for _, link in self._pairs if (fd := link.fileno()) >= 0]
+        descriptors = self.descriptors()
         if due is None and not descriptors:
             raise OSError(errno.EDEADLK, "nothing is left to happen: all would wait for ever")
         self._sleeping_until = due
@@ -296,5 +336,15 @@ class Loop:
             self._waiters[0].wake()
 
     def _attended(self) -> bool:
-        """True while a caller turns the loop, or did so a moment ago."""
-        return bool(self._waiters) or time.monotonic() - self._left_at < GRACE
+        """True while a caller turns the loop or did so a moment ago, or an event loop keeps up."""
+        if self._waiters or time.monotonic() - self._left_at < GRACE:
+            return True
+        return bool(self._watchers) and not self._overdue()
+
+    def _overdue(self) -> bool:
+        """True when there is something to do that nobody does: an event loop is busy elsewhere."""
+        poll = select.poll()
+        for descriptor in self.descriptors():
+            poll.register(descriptor, select.POLLIN)
+        due = self.deadline()
+        return (due is not None and due <= self.clock.now()) or bool(poll.poll(0))
