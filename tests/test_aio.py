@@ -14,9 +14,7 @@ import ssl
 import struct
 import subprocess
 import sys
-import threading
 import time
-import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nbtcp
-from nbtcp.runtime.aio import Transport, _Driver
+from nbtcp.runtime.aio import _Driver
 
 T = TypeVar("T")
 KERNEL = "10.0.0.1"
@@ -51,7 +49,8 @@ def run(main: Callable[[], Awaitable[T]]) -> T:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
         async with asyncio.timeout(20):
             result = await main()
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+        if tasks := asyncio.all_tasks() - {asyncio.current_task()}:  # the kernel's side
+            assert not (await asyncio.wait(tasks, timeout=5))[1]
         return result
 
     before = os.listdir("/proc/self/fd")
@@ -126,6 +125,11 @@ class Listening:
 
     async def accept(self) -> Peer:
         return Peer((await asyncio.get_running_loop().sock_accept(self.sock))[0])
+
+
+def opening(lab: nbtcp.Lab) -> list[nbtcp.Connection]:
+    """Connections in SYN-SENT."""
+    return [conn for conn in lab.stack.connections if conn.state is nbtcp.State.SYN_SENT]
 
 
 class Recorder(asyncio.Protocol):
@@ -495,3 +499,535 @@ async def play(lab: nbtcp.Lab, connect: Connect, actions: list[int | str]) -> No
     transport.close()
     assert await protocol.lost is None
     peer.sock.close()
+
+
+# --- opening ---
+
+
+@root
+def test_extra_info_knows_the_ends_and_the_connection(lab: nbtcp.Lab) -> None:
+    async def main() -> None:
+        log = lab.new_log()
+        with Listening(lab) as listening:
+            transport, protocol = await nbtcp.aio.create_connection(
+                lab, Recorder, KERNEL, listening.port, log=log, dscp=3
+            )
+        conn = transport.get_extra_info("connection")
+        assert transport.get_extra_info("peername") == (KERNEL, listening.port)
+        assert transport.get_extra_info("sockname") == conn.local
+        assert conn.local[0] == OURS
+        assert transport.get_extra_info("log") is log
+        assert transport.get_extra_info("socket", "none") == "none"
+        assert (conn.config.dscp, conn.config.nagle) == (3, False)
+        assert repr(transport) == f"<Transport of {conn}>"
+        transport.abort()
+        assert repr(transport) == f"<closing Transport of {conn}>"
+        await protocol.lost
+        assert log.segments["flags"].tolist()[-1] == "R"
+
+    run(main)
+
+
+@root
+def test_a_refused_connection_raises_and_makes_no_protocol(lab: nbtcp.Lab) -> None:
+    async def main() -> None:
+        with pytest.raises(ConnectionRefusedError):
+            await nbtcp.aio.create_connection(lab, pytest.fail, KERNEL, 4)
+        with pytest.raises(nbtcp.ConfigError, match="no setting 'nodelay'"):
+            await nbtcp.aio.open_connection(lab, KERNEL, 80, nodelay=True)
+        with pytest.raises(ValueError, match="port 0"):
+            await nbtcp.aio.open_connection(lab, KERNEL, 0)
+        assert not opening(lab)
+
+    run(main)
+
+
+@root
+def test_a_connection_to_nowhere_times_out_by_either_clock(lab: nbtcp.Lab) -> None:
+    async def main() -> None:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await nbtcp.aio.open_connection(lab, "10.0.0.77", 80)
+        assert time.monotonic() - began < 1
+        assert not opening(lab)
+        with pytest.raises(TimeoutError, match="SYN"):
+            await nbtcp.aio.open_connection(lab, "10.0.0.77", 80, syn_timeout=1)
+        assert not opening(lab)
+
+    run(main)
+
+
+@root
+def test_a_cancelled_connect_leaves_no_connection(lab: nbtcp.Lab) -> None:
+    async def main() -> None:
+        task = asyncio.create_task(nbtcp.aio.open_connection(lab, "10.0.0.77", 80))
+        await asyncio.sleep(0)
+        assert len(opening(lab)) == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not opening(lab)
+
+    run(main)
+
+
+@root
+def test_a_protocol_that_cannot_be_made_leaves_no_connection(lab: nbtcp.Lab) -> None:
+    def factory() -> Any:
+        raise ZeroDivisionError("a fault")
+
+    async def main() -> None:
+        with Listening(lab) as listening:
+            with pytest.raises(ZeroDivisionError):
+                await nbtcp.aio.create_connection(lab, factory, KERNEL, listening.port)
+            peer = await listening.accept()
+            with pytest.raises(ConnectionResetError):
+                await peer.recv()
+            peer.sock.close()
+
+    run(main)
+
+
+# --- streams ---
+
+
+@root
+def test_streams_read_lines_and_the_rest(lab: nbtcp.Lab) -> None:
+    async def main() -> None:
+        reader, writer = await nbtcp.aio.open_connection(lab, KERNEL, 80)
+        writer.write(b"GET /bytes/3000000 HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"3000000" in head
+        assert len(await reader.readexactly(1_000_000)) == 1_000_000
+        assert len(await reader.read()) == 2_000_000
+        assert reader.at_eof()
+        writer.close()
+        await writer.wait_closed()
+
+    run(main)
+
+
+@root
+def test_a_cancelled_read_leaves_the_stream_usable(lab: nbtcp.Lab) -> None:
+    async def main() -> None:
+        with Listening(lab) as listening:
+            reader, writer = await nbtcp.aio.open_connection(lab, KERNEL, listening.port)
+            peer = await listening.accept()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await reader.readexactly(5)
+        await peer.send(b"hello")
+        assert await reader.readexactly(5) == b"hello"
+        writer.close()
+        await writer.wait_closed()
+        peer.sock.close()
+
+    run(main)
+
+
+@root
+def test_a_read_and_a_drain_raise_what_broke_the_connection(lab: nbtcp.Lab) -> None:
+    async def main() -> None:
+        with Listening(lab) as listening:
+            reader, writer = await nbtcp.aio.open_connection(lab, KERNEL, listening.port)
+            peer = await listening.accept()
+        writer.write(bytes(10_000_000))
+        draining = asyncio.create_task(writer.drain())
+        await asyncio.sleep(0)
+        peer.reset()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        with pytest.raises(ConnectionResetError):
+            await draining
+        with pytest.raises(ConnectionResetError):
+            await writer.wait_closed()
+
+    run(main)
+
+
+@root
+def test_a_hundred_connections_at_once(lab: nbtcp.Lab) -> None:
+    async def echo(peer: Peer) -> None:
+        await peer.send(await peer.recv_all())
+        peer.sock.close()
+
+    async def talk(port: int, number: int) -> None:
+        reader, writer = await nbtcp.aio.open_connection(lab, KERNEL, port)
+        data = number.to_bytes(2, "big") * 5000
+        writer.write(data)
+        writer.write_eof()
+        assert await reader.read() == data
+        writer.close()
+        await writer.wait_closed()
+
+    async def main() -> None:
+        with Listening(lab) as listening:
+            async with asyncio.TaskGroup() as group:
+                for number in range(100):
+                    group.create_task(talk(listening.port, number))
+                for _ in range(100):
+                    group.create_task(echo(await listening.accept()))
+
+    run(main)
+
+
+# --- servers ---
+
+
+@root
+def test_a_server_answers_curl(lab: nbtcp.Lab) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\n" + request.split()[1] * 100_000)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async def main() -> None:
+        async with await nbtcp.aio.start_server(lab, serve, 8080) as server:
+            assert server.is_serving()
+            assert repr(server) == "<Server <Listener port 8080, 0 to accept>>"
+            curl = ["curl", "-s", f"http://{OURS}:8080/one"]
+            page = await asyncio.to_thread(lab.run, curl, capture_output=True, timeout=10)
+            assert page.stdout == b"/one" * 100_000
+        assert not server.is_serving()
+        refused = await asyncio.to_thread(lab.run, curl, capture_output=True, timeout=10)
+        assert refused.returncode == 7
+
+    run(main)
+
+
+@root
+def test_a_server_waits_for_its_connections(lab: nbtcp.Lab) -> None:
+    async def main() -> None:
+        protocols: list[Recorder] = []
+
+        def factory() -> Recorder:
+            protocols.append(Recorder())
+            return protocols[-1]
+
+        server = await nbtcp.aio.create_server(lab, factory, 8081)
+        forever = asyncio.create_task(server.serve_forever())
+        with pytest.raises(OSError, match="8081 has a listener"):
+            await nbtcp.aio.create_server(lab, factory, 8081)
+        clients = [Peer(kernel_socket(lab)) for _ in range(20)]
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(loop.sock_connect(c.sock, (OURS, 8081)) for c in clients))
+        for client in clients:
+            await client.send(b"hello")
+        while len(protocols) < 20 or not all(protocol.data for protocol in protocols):
+            await asyncio.sleep(0.001)
+        forever.cancel()
+        await asyncio.sleep(0.01)
+        assert not server.is_serving() and not forever.done()
+        for transport in tuple(server.transports):
+            transport.close()
+        with pytest.raises(asyncio.CancelledError):
+            await forever
+        await server.wait_closed()
+        for client, protocol in zip(clients, protocols, strict=True):
+            assert await client.recv() == b""
+            assert await protocol.lost is None
+            client.sock.close()
+
+    run(main)
+
+
+# --- TLS ---
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """(certificate, key) files of both ends."""
+    place = tmp_path_factory.mktemp("tls")
+    names = "subjectAltName=IP:10.0.0.1,IP:10.0.0.2,DNS:lab"
+    options = ["-subj", "/CN=lab", "-addext", names, "-days", "2", "-nodes"]
+    out = ["-newkey", "rsa:2048", "-keyout", f"{place}/key.pem", "-out", f"{place}/cert.pem"]
+    subprocess.run(["openssl", "req", "-x509", *options, *out], check=True, capture_output=True)
+    return f"{place}/cert.pem", f"{place}/key.pem"
+
+
+def server_context(certificate: tuple[str, str]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+@root
+def test_tls_with_a_server_of_the_kernels_side(
+    lab: nbtcp.Lab, certificate: tuple[str, str]
+) -> None:
+    """asyncio's own TLS server, on the kernel's TCP, speaks first."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"welcome\n")
+        writer.write(await reader.readexactly(3_000_000))
+        writer.close()
+        await writer.wait_closed()
+
+    async def main() -> None:
+        context = ssl.create_default_context(cafile=certificate[0])
+        sock = kernel_socket(lab)
+        sock.bind((KERNEL, 0))
+        port = sock.getsockname()[1]
+        async with await asyncio.start_server(serve, sock=sock, ssl=server_context(certificate)):
+            reader, writer = await nbtcp.aio.open_connection(lab, KERNEL, port, ssl=context)
+            assert writer.get_extra_info("ssl_object").version() == "TLSv1.3"
+            assert writer.get_extra_info("peername") == (KERNEL, port)
+            assert await reader.readline() == b"welcome\n"
+            data = os.urandom(3_000_000)
+            writer.write(data)
+            assert await reader.read() == data
+            writer.close()
+            await writer.wait_closed()
+            asyncio.get_running_loop().set_debug(False)  # or the server reports its side of it
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await nbtcp.aio.open_connection(
+                    lab, KERNEL, port, ssl=context, server_hostname="elsewhere"
+                )
+
+    run(main)
+
+
+@root
+def test_tls_of_a_server_of_ours_with_openssl(lab: nbtcp.Lab, certificate: tuple[str, str]) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.readline()).upper())
+        writer.close()
+        await writer.wait_closed()
+
+    async def main() -> None:
+        context = server_context(certificate)
+        async with await nbtcp.aio.start_server(lab, serve, 8443, ssl=context):
+            command = ["openssl", "s_client", "-quiet", "-verify_return_error"]
+            command += ["-CAfile", certificate[0], "-connect", f"{OURS}:8443"]
+            done = await asyncio.to_thread(
+                lab.run, command, input=b"hello\n", capture_output=True, timeout=10
+            )
+            assert done.stdout == b"HELLO\n"
+
+    run(main)
+
+
+@root
+def test_tls_begins_in_the_middle(lab: nbtcp.Lab, certificate: tuple[str, str]) -> None:
+    """StreamWriter.start_tls on both sides: ours, and asyncio's over the kernel's TCP."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readline() == b"STARTTLS\n"
+        writer.write(b"OK\n")
+        await writer.start_tls(server_context(certificate))
+        writer.write(await reader.readline())
+        writer.close()
+        await writer.wait_closed()
+
+    async def main() -> None:
+        context = ssl.create_default_context(cafile=certificate[0])
+        sock = kernel_socket(lab)
+        sock.bind((KERNEL, 0))
+        async with await asyncio.start_server(serve, sock=sock):
+            reader, writer = await nbtcp.aio.open_connection(lab, *sock.getsockname())
+            writer.write(b"STARTTLS\n")
+            assert await reader.readline() == b"OK\n"
+            await writer.start_tls(context, server_hostname="lab")
+            writer.write(b"secret\n")
+            assert await reader.read() == b"secret\n"
+            writer.close()
+            await writer.wait_closed()
+
+    run(main)
+
+
+@root
+def test_sendfile_falls_back_to_reading(lab: nbtcp.Lab, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(500_000))
+
+    async def main() -> None:
+        transport, protocol, peer = await over_nbtcp(lab, Recorder)
+        with file.open("rb") as source:
+            await asyncio.get_running_loop().sendfile(transport, source)
+        transport.close()
+        assert await peer.recv_all() == file.read_bytes()
+        await protocol.lost
+        peer.sock.close()
+
+    run(main)
+
+
+# --- with others ---
+
+
+@root
+def test_two_event_loops_and_a_blocking_socket_share_a_host(lab: nbtcp.Lab) -> None:
+    def fetch() -> int:
+        return len(lab.fetch("/bytes/1000000").content)
+
+    async def stream() -> int:
+        reader, writer = await nbtcp.aio.open_connection(lab, KERNEL, 80)
+        writer.write(b"GET /bytes/1000000 HTTP/1.0\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        size = len(await reader.read())
+        writer.close()
+        await writer.wait_closed()
+        return size
+
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [
+            pool.submit(job) for job in (fetch, lambda: asyncio.run(stream())) for _ in range(2)
+        ]
+        jobs.append(pool.submit(lambda: asyncio.run(stream())))
+        assert [job.result(timeout=20) for job in jobs] == [1_000_000] * 5
+    assert not _Driver._running
+
+
+@root
+def test_a_blocking_call_in_a_coroutine_goes_on(lab: nbtcp.Lab) -> None:
+    """It turns the loop meanwhile, and the streams learn what came for them."""
+
+    async def main() -> None:
+        transport, protocol, peer = await over_nbtcp(lab, Recorder)
+        await peer.send(b"hello")
+        assert lab.fetch("/bytes/100000").ok
+        await protocol.until(lambda: protocol.data == b"hello")
+        transport.abort()
+        await protocol.lost
+        peer.sock.close()
+
+    run(main)
+
+
+@root
+def test_an_event_loop_that_is_busy_keeps_nobody_waiting(lab: nbtcp.Lab) -> None:
+    """The background thread acknowledges while a callback takes its time."""
+
+    async def main() -> None:
+        log = lab.new_log()
+        with Listening(lab) as listening:
+            transport, protocol = await nbtcp.aio.create_connection(
+                lab, Recorder, KERNEL, listening.port, log=log
+            )
+            peer = await listening.accept()
+        peer.sock.send(b"hello")
+        conn = transport.get_extra_info("connection")
+        until = time.monotonic() + 5
+        while not conn.reassembly.size and time.monotonic() < until:
+            time.sleep(0.001)  # as a long computation in a cell would
+        assert not protocol.data
+        await protocol.until(lambda: protocol.data == b"hello")
+        transport.abort()
+        await protocol.lost
+        peer.sock.close()
+
+    run(main)
+
+
+@root
+def test_a_host_that_closes_ends_transports_and_servers() -> None:
+    async def main() -> None:
+        with nbtcp.Lab() as lab:
+            transport, protocol, peer = await over_nbtcp(lab, Recorder)
+            server = await nbtcp.aio.create_server(lab, Recorder, 80)
+            opening = asyncio.create_task(nbtcp.aio.open_connection(lab, "10.0.0.77", 80))
+            await asyncio.sleep(0)
+        assert isinstance(await protocol.lost, ConnectionAbortedError)
+        assert transport.is_closing()
+        await server.wait_closed()
+        with pytest.raises(OSError, match=r"abort|closed"):
+            await opening
+        with pytest.raises(OSError, match="the host is closed"):
+            await nbtcp.aio.open_connection(lab, KERNEL, 80)
+        peer.sock.close()
+
+    run(main)
+
+
+@root
+def test_what_an_event_loop_leaves_behind_is_reset(lab: nbtcp.Lab) -> None:
+    """As asyncio warns of its own transports."""
+
+    async def main() -> socket.socket:
+        _, _, peer = await over_nbtcp(lab, Recorder)
+        await nbtcp.aio.create_server(lab, Recorder, 8082)
+        return peer.sock
+
+    sock = asyncio.run(main())
+    with pytest.warns(ResourceWarning, match="unclosed <Transport"):
+        assert lab.fetch("/bytes/1000").ok
+        gc.collect()
+    assert not _Driver._running
+    sock.setblocking(True)
+    with pytest.raises(ConnectionResetError):
+        sock.recv(10)
+    sock.close()
+    with lab.listen(8082):
+        pass
+
+
+# --- virtual time, without root ---
+
+
+def test_a_simulated_transfer_over_a_bad_path() -> None:
+    async def main() -> str:
+        path = nbtcp.Path(delay=0.05, loss=0.02, rate=10e6, queue=50, reorder=0.01)
+        client, server = nbtcp.Simulation(path, seed=2).hosts()
+        data = bytes(range(256)) * 4000
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write((await reader.readline()) + data)
+            writer.close()
+            await writer.wait_closed()
+
+        async with await nbtcp.aio.start_server(server, serve, 80):
+            reader, writer = await nbtcp.aio.open_connection(client, server.address, 80)
+            writer.write(b"hello\n")
+            assert await reader.read() == b"hello\n" + data
+            writer.close()
+            await writer.wait_closed()
+        segments = client.log.segments
+        assert 1 < segments["time"][segments["len"] > 0].max() < 10
+        return segments[["time", "host", "seq", "why"]].to_csv()
+
+    first, second = run(main), run(main)
+    assert first == second
+
+
+# --- notebooks, imports ---
+
+CELLS = (
+    "import asyncio, nbtcp\nlab = nbtcp.Lab()",
+    "reader, writer = await nbtcp.aio.open_connection(lab, lab.kernel_address, 80)\n"
+    "writer.write(b'GET /bytes/100000 HTTP/1.0\\r\\n\\r\\n')\n"
+    "len((await reader.read()).partition(b'\\r\\n\\r\\n')[2])",
+    "len(lab.fetch('/bytes/2000').content)",  # a blocking call, with the stream still open
+    "writer.close()\nawait writer.wait_closed()\nlab.close()\nlen(asyncio.all_tasks()) > 0",
+)
+
+
+@root
+@pytest.mark.slow
+def test_a_notebook_awaits_at_the_top_level() -> None:
+    nbclient = pytest.importorskip("nbclient")
+    cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbclient.execute(notebook, cwd=ROOT, timeout=30, kernel_name="python3")
+    shown = [cell.outputs[0].data["text/plain"] for cell in notebook.cells if cell.outputs]
+    assert shown == ["100000", "2000", "True"]
+
+
+PROGRAM = """
+import sys, nbtcp
+assert "asyncio" not in sys.modules
+from nbtcp import aio
+import nbtcp.aio
+assert aio is nbtcp.aio and "start_server" in aio.__all__
+"""
+
+
+def test_asyncio_is_imported_when_first_used() -> None:
+    subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], cwd=ROOT, check=True)
+    with pytest.raises(AttributeError, match="no attribute 'aoi'"):
+        nbtcp.aoi  # noqa: B018

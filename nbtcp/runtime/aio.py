@@ -264,9 +264,12 @@ class Transport(_FlowControlMixin):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as problem:
-            context = {"message": "a protocol failed", "exception": problem, "transport": self}
-            self._loop.call_exception_handler({**context, "protocol": self._protocol})
             self._force_close(problem)
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_exception(problem)
+            elif problem is not self._broken:
+                context = {"message": "a protocol failed", "exception": problem, "transport": self}
+                self._loop.call_exception_handler({**context, "protocol": self._protocol})
         if self._ended:
             self._force_close(self._broken)
 
@@ -285,14 +288,12 @@ class Transport(_FlowControlMixin):
 
     def _open(self, factory: Factory) -> None:
         self._factory = None
-        waiter, self._waiter = self._waiter, None
+        waiter = self._waiter
         if waiter is not None and self._broken:
-            if not waiter.done():
-                waiter.set_exception(self._broken)
-            return
+            raise self._broken
         self._protocol = factory()
         self._protocol.connection_made(self)
-        if waiter is not None and not isinstance(self._protocol, _SSLProtocol):
+        if waiter is not None and not (waiter.done() or isinstance(self._protocol, _SSLProtocol)):
             waiter.set_result(None)
 
     def _read(self) -> None:
@@ -425,7 +426,8 @@ class _Driver:
     def __init__(self, loop: Loop, event_loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.event_loop = event_loop
-        self._ends: dict[Any, Callable[[int], None]] = {}  # transports and servers: what ends them
+        # Transports and servers, with what they watch and the call that ends it.
+        self._ends: dict[Any, tuple[Any, Callable[[int], None]]] = {}
         self._ready: dict[Any, None] = {}
         self._descriptors: list[int] = []
         self._called = False  # `_run` runs, or will soon
@@ -452,15 +454,17 @@ class _Driver:
         with self.loop.lock:
             if not self._ends:
                 self._start()
-            self._ends[end] = stop
+            self._ends[end] = watched, stop
             watched.watch = partial(self.news, end)
             watched.watch()
 
     def remove(self, end: Any) -> None:
         with self.loop.lock:
-            self._ready.pop(end, None)
-            if self._ends.pop(end, None) is not None and not self._ends:
-                self._stop()
+            if end in self._ends:
+                self._ready.pop(end, None)
+                self._ends.pop(end)[0].watch = None
+                if not self._ends:
+                    self._stop()
 
     def news(self, end: Any) -> None:
         """Something happened to it. With the lock held, or in the event loop."""
@@ -491,20 +495,21 @@ class _Driver:
 
     def _call(self) -> None:
         """`_run` shall be called."""
-        if self._called:
+        if self._called and not self.event_loop.is_closed():
             return
         self._called = True
         try:
             self.event_loop.call_soon_threadsafe(self._run)
         except RuntimeError:  # it was closed, and these were not
-            for stop in self._ends.values():
+            ends, self._ends, self._ready = self._ends, {}, {}
+            for watched, stop in ends.values():
+                watched.watch = None
                 stop(self.loop.now())
-            self._ends.clear()
             self._stop()
 
     def _look(self) -> None:
         """Somebody has turned the loop or sent something: the next deadline may be sooner."""
-        if not self._called and (self.loop.deadline() or math.inf) < self._due:
+        if (self.loop.deadline() or math.inf) < self._due or self.event_loop.is_closed():
             self._call()
 
     def _arm(self) -> None:
