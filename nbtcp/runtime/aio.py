@@ -94,11 +94,15 @@ async def create_connection(
     context = tls.create_default_context() if ssl is True else ssl
     driver = _Driver.of(host.loop)
     waiter = driver.event_loop.create_future()
-    if context:
-        hostname = server_hostname or address
-        protocol_factory = _secured(protocol_factory, context, waiter, False, hostname)
-    open_connection = partial(host.stack.connect, remote, config=config, observer=log)
-    transport = Transport(driver, driver.do(open_connection), protocol_factory, waiter)
+
+    def factory() -> Any:
+        protocol, name = protocol_factory(), server_hostname or address
+        if not context:
+            return protocol
+        return _SSLProtocol(driver.event_loop, protocol, context, waiter, False, name)
+
+    conn = driver.do(partial(host.stack.connect, remote, config=config, observer=log))
+    transport = Transport(driver, conn, factory, waiter)
     try:
         await waiter
     except BaseException:
@@ -123,23 +127,15 @@ async def create_server(
 
     Raises OSError when the port has a listener already.
     """
-    if ssl:
-        protocol_factory = _secured(protocol_factory, ssl, None, True, None)
+    event_loop = asyncio.get_running_loop()
+
+    def factory() -> Any:
+        protocol = protocol_factory()
+        return _SSLProtocol(event_loop, protocol, ssl, None, True) if ssl else protocol
+
     with host.loop.lock:
         listener = host.stack.listen(port, backlog, address)
-    return Server(host.loop, host.stack, listener, protocol_factory)
-
-
-def _secured(
-    factory: Factory,
-    context: tls.SSLContext,
-    waiter: asyncio.Future[None] | None,
-    server_side: bool,
-    hostname: str | None,
-) -> Factory:
-    """The protocols of `factory`, over TLS; `waiter` is done when the handshake is."""
-    event_loop = asyncio.get_running_loop()
-    return lambda: _SSLProtocol(event_loop, factory(), context, waiter, server_side, hostname)
+    return Server(host.loop, host.stack, listener, factory)
 
 
 class Transport(_FlowControlMixin):
