@@ -77,13 +77,15 @@ async def create_connection(
     *,
     ssl: tls.SSLContext | bool | None = None,
     server_hostname: str | None = None,
+    ssl_handshake_timeout: float | None = None,
+    ssl_shutdown_timeout: float | None = None,
     log: Observer | None = None,
     **settings: Any,
 ) -> tuple[asyncio.Transport, Any]:
     """(transport, protocol) of a new connection from `host`, as by `loop.create_connection`.
 
     `settings` change the host's Config for this connection; small writes do not wait, as always in
-    asyncio, unless `nagle=True`. `syn_timeout` (s) bounds the handshake, and `asyncio.timeout`
+    asyncio, unless `nagle=True`. `syn_timeout` (s) bounds TCP's handshake, `asyncio.timeout`
     anything; cancelled, it leaves nothing behind. Raises what `Host.connect` does, and
     ssl.SSLError.
     """
@@ -96,10 +98,14 @@ async def create_connection(
     waiter = driver.event_loop.create_future()
 
     def factory() -> Any:
-        protocol, name = protocol_factory(), server_hostname or address
         if not context:
-            return protocol
-        return _SSLProtocol(driver.event_loop, protocol, context, waiter, False, name)
+            return protocol_factory()
+        return _SSLProtocol(
+            *(driver.event_loop, protocol_factory(), context, waiter),
+            server_hostname=server_hostname or address,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
 
     conn = driver.do(partial(host.stack.connect, remote, config=config, observer=log))
     transport = Transport(driver, conn, factory, waiter)
@@ -228,7 +234,7 @@ class Transport(_FlowControlMixin):
             self._end_if_flushed()
 
     def abort(self) -> None:
-        self._force_close(None)
+        self._stop(self._conn.abort, None)
 
     # --- what the driver calls ---
 
@@ -332,8 +338,11 @@ class Transport(_FlowControlMixin):
             self._do(self._conn.shutdown)
 
     def _force_close(self, problem: BaseException | None) -> None:  # SSLProtocol calls it too
+        self._stop(self._conn.close, problem)
+
+    def _stop(self, act: Callable[[int], None], problem: BaseException | None) -> None:
         if not (self._lost or self._broken):
-            self._do(self._conn.abort)
+            self._do(act)
         self._lose(problem)
 
     def _lose(self, problem: BaseException | None) -> None:
