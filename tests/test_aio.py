@@ -14,6 +14,7 @@ import ssl
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -309,6 +310,7 @@ def test_reading_can_be_paused(lab: nbtcp.Lab, connect: Connect) -> None:
 
 @root
 @both
+@pytest.mark.slow
 def test_writing_is_paused_by_the_high_mark_and_resumed_by_the_low(
     lab: nbtcp.Lab, connect: Connect
 ) -> None:
@@ -336,6 +338,7 @@ def test_writing_is_paused_by_the_high_mark_and_resumed_by_the_low(
 
 @root
 @both
+@pytest.mark.slow
 def test_close_delivers_what_was_written(lab: nbtcp.Lab, connect: Connect) -> None:
     async def main() -> None:
         transport, protocol, peer = await connect(lab, Recorder)
@@ -543,6 +546,7 @@ def test_a_refused_connection_raises_and_makes_no_protocol(lab: nbtcp.Lab) -> No
 
 
 @root
+@pytest.mark.slow
 def test_a_connection_to_nowhere_times_out_by_either_clock(lab: nbtcp.Lab) -> None:
     async def main() -> None:
         began = time.monotonic()
@@ -588,10 +592,33 @@ def test_a_protocol_that_cannot_be_made_leaves_no_connection(lab: nbtcp.Lab) -> 
     run(main)
 
 
+@root
+def test_a_name_is_looked_up_beside_the_event_loop(
+    lab: nbtcp.Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Live hosts do."""
+    threads: list[threading.Thread] = []
+
+    def locate(_: nbtcp.Lab, remote: tuple[str, int]) -> tuple[str, int]:
+        threads.append(threading.current_thread())
+        return KERNEL, remote[1]
+
+    async def main() -> None:
+        _, writer = await nbtcp.aio.open_connection(lab, "lab.example", 80)
+        assert writer.get_extra_info("peername") == (KERNEL, 80)
+        writer.close()
+        await writer.wait_closed()
+
+    monkeypatch.setattr(nbtcp.Lab, "locate", locate)
+    run(main)
+    assert threads != [threading.main_thread()]
+
+
 # --- streams ---
 
 
 @root
+@pytest.mark.slow
 def test_streams_read_lines_and_the_rest(lab: nbtcp.Lab) -> None:
     async def main() -> None:
         reader, writer = await nbtcp.aio.open_connection(lab, KERNEL, 80)
@@ -648,6 +675,7 @@ def test_a_read_and_a_drain_raise_what_broke_the_connection(lab: nbtcp.Lab) -> N
 
 
 @root
+@pytest.mark.slow
 def test_a_hundred_connections_at_once(lab: nbtcp.Lab) -> None:
     async def echo(peer: Peer) -> None:
         await peer.send(await peer.recv_all())
@@ -756,6 +784,7 @@ def server_context(certificate: tuple[str, str]) -> ssl.SSLContext:
 
 
 @root
+@pytest.mark.slow
 def test_tls_with_a_server_of_the_kernels_side(
     lab: nbtcp.Lab, certificate: tuple[str, str]
 ) -> None:
@@ -861,6 +890,7 @@ def test_sendfile_falls_back_to_reading(lab: nbtcp.Lab, tmp_path: Path) -> None:
 
 
 @root
+@pytest.mark.slow
 def test_two_event_loops_and_a_blocking_socket_share_a_host(lab: nbtcp.Lab) -> None:
     def fetch() -> int:
         return len(lab.fetch("/bytes/1000000").content)
@@ -925,6 +955,7 @@ def test_an_event_loop_that_is_busy_keeps_nobody_waiting(lab: nbtcp.Lab) -> None
 
 
 @root
+@pytest.mark.slow
 def test_a_host_that_closes_ends_transports_and_servers() -> None:
     async def main() -> None:
         with nbtcp.Lab() as lab:
@@ -969,6 +1000,7 @@ def test_what_an_event_loop_leaves_behind_is_reset(lab: nbtcp.Lab) -> None:
 # --- virtual time, without root ---
 
 
+@pytest.mark.slow
 def test_a_simulated_transfer_over_a_bad_path() -> None:
     async def main() -> str:
         path = nbtcp.Path(delay=0.05, loss=0.02, rate=10e6, queue=50, reorder=0.01)
@@ -992,6 +1024,23 @@ def test_a_simulated_transfer_over_a_bad_path() -> None:
 
     first, second = run(main), run(main)
     assert first == second
+
+
+def test_a_path_that_breaks_down_ends_in_a_timeout() -> None:
+    async def main() -> None:
+        path = nbtcp.Path(delay=0.01)
+        client, server = nbtcp.Simulation(up=nbtcp.Path(drop=range(3, 1000)), down=path).hosts()
+        async with await nbtcp.aio.create_server(server, Recorder, 80) as listening:
+            transport, protocol = await nbtcp.aio.create_connection(
+                client, Recorder, server.address, 80, user_timeout=30
+            )
+            transport.write(b"lost")
+            problem = await protocol.lost
+            assert isinstance(problem, TimeoutError) and "data sent" in str(problem)
+            for served in tuple(listening.transports):
+                served.abort()
+
+    run(main)
 
 
 # --- notebooks, imports ---
