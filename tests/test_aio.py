@@ -6,6 +6,7 @@ manners ours are to have.
 
 import asyncio
 import ctypes
+import errno
 import gc
 import logging
 import os
@@ -887,6 +888,21 @@ def test_sendfile_falls_back_to_reading(lab: nbtcp.Lab, tmp_path: Path) -> None:
 
 
 # --- with others ---
+
+
+@root
+def test_a_link_that_fails_ends_transports_that_still_write() -> None:
+    async def main() -> None:
+        with nbtcp.Lab() as lab:
+            transport, protocol, peer = await over_nbtcp(lab, Recorder)
+            transport.write(bytes(5_000_000))
+            lab.namespace.tun.close()
+            problem = await protocol.lost
+            assert isinstance(problem, OSError) and problem.errno == errno.ENETDOWN
+            assert transport.get_write_buffer_size() == 0
+            peer.sock.close()
+
+    run(main)
 
 
 @root

@@ -252,6 +252,8 @@ class Transport(_FlowControlMixin):
 
     def advance(self) -> None:
         """Move what can be moved, in the event loop."""
+        if self._lost:
+            return
         try:
             if self._factory is not None:
                 self._open(self._factory)
@@ -348,7 +350,7 @@ class Transport(_FlowControlMixin):
     def _lose(self, problem: BaseException | None) -> None:
         if not self._lost:
             self._lost = self._closing = True
-            self._buffer.clear()
+            self._buffer = bytearray()
             self._loop.call_soon(self._connection_lost, problem)
 
     def _connection_lost(self, problem: BaseException | None) -> None:
