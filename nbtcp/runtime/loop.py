@@ -320,7 +320,7 @@ class Loop:
 
     def _mind(self) -> None:
         while not self._closed:
-            time.sleep(GRACE)
+            time.sleep(4 * GRACE if self._watchers else GRACE)  # an event loop is seldom late
             with self.lock:
                 self._in_background = True
                 try:
