@@ -161,7 +161,11 @@ class Stack:
             conn.receive(segment, now)
 
     def transmit(self, now: int) -> list[bytes]:
-        """The IP packets to put on the link at `now`."""
+        """The IP packets to put on the link at `now`.
+
+        Whatever happens to a connection brings it here, and its `watch`, if it has one, is called:
+        it may have become readable or writable, be open or have ended.
+        """
         build, ready = self._build, self._ready
         packets = [build(reply) for reply in self._replies]
         self._replies.clear()
@@ -169,6 +173,8 @@ class Stack:
             conn = next(iter(ready))
             del ready[conn]
             packets += [build(segment) for segment in conn.transmit(now)]
+            if conn.watch is not None:
+                conn.watch()
             if conn.state <= State.LISTEN:
                 self._forget(conn)
             else:
@@ -201,6 +207,13 @@ class Stack:
             conn.wake_at = None
             conn.handle_timer(now)
             self._schedule(conn)
+
+    def call_watches(self) -> None:
+        """Whoever watches a connection or listener shall look: the link has failed."""
+        connections, listeners = self._connections.values(), self._listeners.values()
+        for watch in [one.watch for one in connections] + [one.watch for one in listeners]:
+            if watch is not None:
+                watch()
 
     # --- inside ---
 

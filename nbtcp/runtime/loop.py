@@ -112,6 +112,7 @@ class Loop:
         self.lock = threading.Lock()
         self.failure: OSError | None = None
         self.quiet = True  # nothing more was there to be moved when the loop was last turned
+        self.outsiders = 0  # who waits for `Connection.watch`, outside: see `watched`
         self._pairs: list[tuple[Stack, Link]] = []
         self._waiters: list[_Waiter] = []
         self._turning = False
@@ -120,6 +121,7 @@ class Loop:
         self._left_at = 0.0
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._relay = threading.Event()  # the background thread shall look at once
 
     def add(self, stack: Stack, link: Link) -> None:
         """From now on `stack` sends and receives over `link`."""
@@ -176,6 +178,8 @@ class Loop:
         """Nothing can be sent or received any more: every call raises ENETDOWN from now on."""
         if self.failure is None:
             self.failure = OSError(errno.ENETDOWN, reason)
+            for stack, _ in self._pairs:
+                stack.call_watches()
 
     def deadline(self) -> int | None:
         """When something is next due."""
@@ -191,6 +195,8 @@ class Loop:
         """
         if predicate():
             return True
+        if self._turning and until is not None and until <= self.clock.now():
+            return False
         waiter = _Waiter(predicate)
         self._waiters.append(waiter)
         if self._in_background:
@@ -203,6 +209,18 @@ class Loop:
             self._pass_on()
 
     # --- background ---
+
+    @property
+    def in_real_time(self) -> bool:
+        """True when a thread turns the loop while nobody waits."""
+        return self._thread is not None
+
+    def watched(self, more: int) -> None:
+        """So many `more` (1 or -1) are told of news by `Connection.watch` and wait elsewhere, in
+        `select` or an event loop: the background thread takes over without a GRACE.
+        """
+        self.outsiders += more
+        self._relay.set()
 
     def mind_in_background(self) -> None:
         """Start a thread that turns the loop while no caller does, until `close`."""
@@ -221,18 +239,20 @@ class Loop:
     # --- inside ---
 
     def _wait(self, waiter: _Waiter, until: int | None) -> bool:
+        turned = False  # who does not wait turns the loop once, or polling would stop it
         while True:
             if waiter.predicate():
                 return True
             if self.failure is not None:
                 raise self.failure
             now = self.clock.now()
-            if until is not None and now >= until:
+            if until is not None and now >= until and (turned or self._turning):
                 return False
             if self._turning:
                 self._wait_for_turner(waiter, now, until)
             else:
                 self._turn_or_sleep(now, until)
+                turned = True
 
     def _wait_for_turner(self, waiter: _Waiter, now: int, until: int | None) -> None:
         waiter.event = waiter.event or threading.Event()
@@ -280,7 +300,8 @@ class Loop:
 
     def _mind(self) -> None:
         while not self._closed:
-            time.sleep(GRACE)
+            self._relay.wait(GRACE)
+            self._relay.clear()
             with self.lock:
                 self._in_background = True
                 try:
@@ -294,7 +315,10 @@ class Loop:
         """Whoever has turned the loop leaves it: another that waits has to."""
         if self._waiters and not self._turning:
             self._waiters[0].wake()
+        elif self.outsiders and not self._in_background:
+            self._relay.set()
 
     def _attended(self) -> bool:
         """True while a caller turns the loop, or did so a moment ago."""
-        return bool(self._waiters) or time.monotonic() - self._left_at < GRACE
+        grace = 0 if self.outsiders else GRACE
+        return bool(self._waiters) or time.monotonic() - self._left_at < grace

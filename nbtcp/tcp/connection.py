@@ -8,6 +8,7 @@ segment once.
 
 import errno
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..config import Config
@@ -82,7 +83,7 @@ class Connection:
             "stage",
             "state",
         ),
-        *("syn_lost", "tcb", "timeouts", "timers", "undo", "wake_at"),
+        *("syn_lost", "tcb", "timeouts", "timers", "undo", "wake_at", "watch"),
     )
 
     cc: CongestionControl
@@ -131,6 +132,7 @@ class Connection:
         self.observer = observer
         self.log_entry: Any = None  # the observer's
         self.wake_at: int | None = None  # the stack's
+        self.watch: Callable[[], None] | None = None  # see Stack.transmit
         self._ready = ready
         self._ack_delay = ns(config.delayed_ack)
         self.persists = self.timeouts = 0  # persist and retransmission timeouts in a row
