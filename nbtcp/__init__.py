@@ -7,6 +7,7 @@
 Heavy libraries (scapy, pandas, matplotlib, httpx) are imported when first used.
 """
 
+from . import sockets
 from .config import Config, ConfigError
 from .errors import MachineError, NbtcpError
 from .lab import Lab
@@ -24,4 +25,4 @@ __version__ = "0.1.0"
 
 __all__ = ["Config", "ConfigError", "Connection", "EventLog", "Lab", "Live", "MachineError"]
 __all__ += ["NbtcpError", "Path", "PathError", "Simulation", "Stack", "State", "Transfer"]
-__all__ += ["fetch", "live", "read_capture"]
+__all__ += ["fetch", "live", "read_capture", "sockets"]
