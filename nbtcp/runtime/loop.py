@@ -99,6 +99,14 @@ class _Waiter:
         self.predicate = predicate
         self.event: threading.Event | None = None  # made when another thread turns the loop
 
+    @property
+    def overdue(self) -> bool:
+        """What it waits for has come, and it does not know: it is told before anybody sleeps. Who
+        knows needs the lock, which a sleep sets free.
+        """
+        told = self.event is not None and self.event.is_set()
+        return not told and self.predicate()
+
     def wake(self) -> None:
         if self.event is not None:
             self.event.set()
@@ -256,18 +264,18 @@ class Loop:
 
     def _wait_for_turner(self, waiter: _Waiter, now: int, until: int | None) -> None:
         waiter.event = waiter.event or threading.Event()
-        waiter.event.clear()
         self.lock.release()
         try:
             waiter.event.wait(None if until is None else (until - now) / SECOND)
         finally:
             self.lock.acquire()
+            waiter.event.clear()
 
     def _turn_or_sleep(self, now: int, until: int | None) -> None:
         self._turning = True
         try:
             self.quiet = not self._try_turn(now)
-            if self.quiet and not any(waiter.predicate() for waiter in self._waiters):
+            if self.quiet and not any(waiter.overdue for waiter in self._waiters):
                 self._sleep(until)
         finally:
             self._turning = False

@@ -213,7 +213,8 @@ class Socket:
         return self.send(b"".join(buffers), flags)
 
     _check_sendfile_params = stdlib.socket._check_sendfile_params  # type: ignore[attr-defined]
-    sendfile = stdlib.socket._sendfile_use_send  # type: ignore[attr-defined]
+    _sendfile_use_send = stdlib.socket._sendfile_use_send  # type: ignore[attr-defined]
+    sendfile = _sendfile_use_send
     """Send a file, from `offset`, `count` octets or all; returns how many. The standard library's
     code, on our `send`.
     """
@@ -243,7 +244,7 @@ class Socket:
 
     def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
         """Like `recv`, into `buffer`; returns how many octets."""
-        view = memoryview(buffer).cast("B")
+        view = _writable(buffer)
         if nbytes < 0 or nbytes > len(view):
             raise ValueError(f"nbytes={nbytes} is negative or more than the buffer holds")
         data = self.recv(nbytes or len(view), flags)
@@ -270,7 +271,7 @@ class Socket:
     ) -> tuple[int, list[Any], int, None]:
         """`recvmsg` into several buffers, one after the other."""
         _check_size(ancbufsize)
-        views = [memoryview(buffer).cast("B") for buffer in buffers]
+        views = [_writable(buffer) for buffer in buffers]
         data = self.recv(sum(map(len, views)), flags)
         at = 0
         for view in views:
@@ -382,9 +383,9 @@ class Socket:
 
     def getsockname(self) -> Address:
         """(address, port) of this end."""
+        self._usable()
         if self.connection is not None:
             return self._name(self.connection.local)
-        self._usable()
         return self._name((self._address or self._stack.address, self._port or 0))
 
     def getpeername(self) -> Address:
@@ -509,10 +510,7 @@ class Socket:
 
     def _really_close(self, now: int) -> None:
         conn, loop = self.connection, self._loop
-        if self._descriptor is not None:
-            self._descriptor.close()
-            self._descriptor = None
-            loop.watched(-1)
+        descriptor, self._descriptor = self._descriptor, None
         if self._listener is not None and not self._listener.closed:
             self._stack.close_listener(self._listener, now)
         if self._port is not None:
@@ -527,6 +525,9 @@ class Socket:
             loop.flush()
             if conn is not None and linger:
                 loop.run_until(lambda: not conn.queue.spans, now + linger * SECOND)
+        if descriptor is not None:
+            loop.watched(-1)
+            descriptor.close()
 
     # --- waiting, with the loop's lock held ---
 
@@ -584,6 +585,13 @@ def _pair(address: Address) -> tuple[str, int]:
     if not isinstance(address, tuple) or len(address) not in (2, 3, 4):
         raise TypeError(f"an address is a tuple such as ('192.0.2.1', 80), not {address!r}")
     return address[0], int(address[1])
+
+
+def _writable(buffer: Buffer) -> memoryview:
+    view = memoryview(buffer).cast("B")
+    if view.readonly:
+        raise TypeError("to receive into, a buffer must be writable")
+    return view
 
 
 def _check_size(octets: int) -> None:
