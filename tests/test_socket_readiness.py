@@ -485,10 +485,11 @@ def test_a_port_of_its_own_for_each_that_asks(host: LoopbackHost) -> None:
 def test_use_is_for_tcp_alone_and_ends(host: LoopbackHost) -> None:
     kernels = stdlib.socket
     with use(host):
-        with stdlib.create_server((ADDRESS, 0)) as server:
-            with stdlib.create_connection(server.getsockname(), SOON) as client:
-                assert isinstance(client, Socket)
-                server.accept()[0].close()
+        server = stdlib.create_server((ADDRESS, 0))
+        client = stdlib.create_connection(server.getsockname(), SOON)
+        assert isinstance(client, Socket)
+        for sock in (server.accept()[0], client, server):
+            sock.close()
         one, other = stdlib.socketpair()
         one.send(b"x")
         assert other.recv(1) == b"x"
