@@ -8,8 +8,10 @@ import pickle
 import select
 import selectors
 import socket as stdlib
+import ssl
 import struct
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -211,6 +213,17 @@ def test_copies_and_pickles_there_are_none(host: LoopbackHost) -> None:
         with pytest.raises(TypeError, match="pickle"):
             pickle.dumps(sock)
         assert not sock.get_inheritable()
+
+
+def test_ssl_wraps_no_socket_of_ours_and_harms_none(pair: Pair) -> None:
+    """Its error says what to do; the descriptor that it closes is not in use any more."""
+    context = ssl.create_default_context()
+    with warnings.catch_warnings(), pytest.raises(OSError, match="for TLS take wrap_bio"):
+        warnings.simplefilter("ignore", ResourceWarning)
+        context.wrap_socket(pair.client, server_hostname="us")  # type: ignore[arg-type]
+    pair.server.send(b"x")
+    assert readable(pair.client)
+    assert pair.client.recv(1) == b"x"
 
 
 # --- the loop with several threads ---

@@ -45,6 +45,11 @@ class Descriptor:
                 else:
                     self._outer.send(bytes(4096), socket.MSG_DONTWAIT)
 
+    def abandon(self) -> None:
+        """Somebody else will close it."""
+        self._outer.detach()
+        self._inner.close()
+
     def close(self) -> None:
         self._outer.close()
         self._inner.close()

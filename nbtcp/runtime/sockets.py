@@ -325,9 +325,14 @@ class Socket:
 
     def detach(self) -> NoReturn:
         """Not there, as `dup` and pickling: another socket cannot go on with our connection, for it
-        lives in this process and not behind a descriptor.
+        lives in this process and not behind a descriptor. TLS takes `ssl.SSLContext.wrap_bio`.
         """
-        raise OSError(errno.EOPNOTSUPP, "nbtcp's sockets have no descriptor that carries data")
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:  # ssl's wrap_socket has it by now, and closes it
+            descriptor.abandon()
+            self._loop.watched(-1)
+        reason = "nbtcp's sockets have no descriptor that carries data; for TLS take wrap_bio"
+        raise OSError(errno.EOPNOTSUPP, reason)
 
     dup = detach
 
