@@ -317,13 +317,16 @@ class Loop:
                         self._turn_or_sleep(self.clock.now(), None)
                 finally:
                     self._in_background = False
-                    self._pass_on()
+                    if self._waiters:
+                        self._pass_on()
 
     def _pass_on(self) -> None:
         """Whoever has turned the loop leaves it: another that waits has to."""
-        if self._waiters and not self._turning:
+        if self._turning:
+            return
+        if self._waiters:
             self._waiters[0].wake()
-        elif self.outsiders and not self._in_background:
+        elif self.outsiders:
             self._relay.set()
 
     def _attended(self) -> bool:

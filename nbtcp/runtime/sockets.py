@@ -271,12 +271,10 @@ class Socket:
         """`recvmsg` into several buffers, one after the other."""
         _check_size(ancbufsize)
         views = [_writable(buffer) for buffer in buffers]
-        data = self.recv(sum(map(len, views)), flags)
-        at = 0
+        data = left = self.recv(sum(map(len, views)), flags)
         for view in views:
-            part = data[at : at + len(view)]
-            view[: len(part)] = part
-            at += len(part)
+            view[: len(left)] = left[: len(view)]
+            left = left[len(view) :]
         return len(data), [], 0, None
 
     makefile: Callable[..., Any] = stdlib.socket.makefile
