@@ -1,8 +1,8 @@
 """CPython's own tests of sockets, as far as they are about TCP, run with our sockets at both ends.
 
 The cases are those of `Lib/test/test_socket.py` of the Python that runs this; Debian has them in
-the package libpython3-testsuite. `nbtcp.sockets.use` lets `socket.socket` make sockets of a host
-that talks to itself. What does not apply is listed here, with the reason.
+packages such as libpython3.11-testsuite. `nbtcp.sockets.use` lets `socket.socket` make sockets of a
+host that talks to itself. What does not apply is listed here, with the reason.
 """
 
 import gc
@@ -24,7 +24,7 @@ try:
         warnings.simplefilter("ignore")
         cases: Any = importlib.import_module("test.test_socket")
 except ImportError as missing:
-    reason = f"{missing}: this Python comes without its tests (Debian: libpython3-testsuite)"
+    reason = f"{missing}: this Python comes without its tests (Debian: libpython3.11-testsuite)"
     pytest.skip(reason, allow_module_level=True)
 
 CLASSES = """BasicTCPTest BasicTCPTest2 BufferIOTest ContextManagersTest CreateServerFunctionalTest

@@ -5,6 +5,7 @@ sockets of ours, in real time.
 import errno
 import io
 import pickle
+import re
 import select
 import selectors
 import socket as stdlib
@@ -14,6 +15,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -21,6 +23,8 @@ from loopback import ADDRESS, ADDRESS6, LoopbackHost
 
 import nbtcp
 from nbtcp.runtime.descriptor import Descriptor
+from nbtcp.runtime.options import _FLAGS, _SETTINGS
+from nbtcp.runtime.sockets import _ABOUT
 from nbtcp.sockets import Socket, use
 
 SOON = 5.0  # s: in which what is on its way has come
@@ -419,6 +423,17 @@ def test_an_option_that_there_is_not(host: LoopbackHost) -> None:
         with pytest.raises(OSError, match="between") as caught:
             sock.setsockopt(TCP, stdlib.TCP_KEEPCNT, 1)
         assert caught.value.errno == errno.EINVAL
+
+
+def test_the_page_on_sockets_has_every_option() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "sockets.md").read_text()
+    table = text.split("## Options")[1].split("Flags:")[0]
+    named = re.findall(r"\b(?:SO|TCP|IP|IPV6)_[A-Z0-9_]+\b", table)
+    assert len(named) == len(set(named)) + 1, "TCP_KEEPIDLE is named twice"
+    known = {*_SETTINGS, *_FLAGS, *((SOL, number) for number in _ABOUT)}
+    known |= {(SOL, stdlib.SO_LINGER), (TCP, stdlib.TCP_INFO), (TCP, stdlib.TCP_CONGESTION)}
+    levels = {"SO": SOL, "TCP": TCP, "IP": stdlib.IPPROTO_IP, "IPV6": stdlib.IPPROTO_IPV6}
+    assert {(levels[name.split("_")[0]], getattr(stdlib, name)) for name in named} == known
 
 
 def test_what_a_socket_is(host: LoopbackHost, pair: Pair) -> None:
