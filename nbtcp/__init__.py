@@ -10,6 +10,7 @@ Heavy libraries (scapy, pandas, matplotlib, httpx) are imported when first used.
 from importlib import import_module
 from typing import Any
 
+from . import sockets
 from .config import Config, ConfigError
 from .errors import MachineError, NbtcpError
 from .lab import Lab
@@ -27,7 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = ["Config", "ConfigError", "Connection", "EventLog", "Lab", "Live", "MachineError"]
 __all__ += ["NbtcpError", "Path", "PathError", "Simulation", "Stack", "State", "Transfer"]
-__all__ += ["fetch", "live", "read_capture"]
+__all__ += ["fetch", "live", "read_capture", "sockets"]
 
 
 def __getattr__(name: str) -> Any:

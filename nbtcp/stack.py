@@ -23,7 +23,15 @@ from .why import Why
 from .wire import ip, scapy
 from .wire import segment as struct_codec
 from .wire.icmp import IcmpError, parse_icmp
-from .wire.segment import RST, Segment, addresses, format_endpoint, pack_flow, reverse_flow
+from .wire.segment import (
+    RST,
+    Segment,
+    addresses,
+    endpoints,
+    format_endpoint,
+    pack_flow,
+    reverse_flow,
+)
 from .wire.seq import MODULUS
 
 EPHEMERAL_PORTS = range(49152, 65536)  # RFC 6335 6
@@ -64,6 +72,7 @@ class Stack:
         self._secret = self._random.randbytes(16)
         self._connections: dict[bytes, Connection] = {}  # by the flow of what the peer sends
         self._listeners: dict[int, Listener] = {}
+        self._reserved: set[int] = set()  # ports that sockets are bound to
         self._ready: dict[Connection, None] = {}  # those that may have something to send
         self._replies: list[Segment] = []  # RSTs for nobody's segments
         self._path_mtus: dict[bytes, tuple[int, int]] = {}  # by destination: (octets, since)
@@ -126,6 +135,21 @@ class Stack:
             raise OSError(errno.EADDRINUSE, f"port {port} has a listener already")
         listener = self._listeners[port] = Listener(port, max(1, backlog), place)
         return listener
+
+    def reserve_port(self) -> int:
+        """An ephemeral port that nobody uses, kept until `release_port`."""
+        taken = {endpoints(flow)[1][1] for flow in self._connections} | self._reserved
+        taken |= self._listeners.keys()
+        free = [port for port in EPHEMERAL_PORTS if port not in taken]
+        if not free:
+            raise OSError(errno.EADDRINUSE, "all ephemeral ports are in use")
+        port = self._random.choice(free)
+        self._reserved.add(port)
+        return port
+
+    def release_port(self, port: int) -> None:
+        """It may be anybody's again."""
+        self._reserved.discard(port)
 
     def close_listener(self, listener: Listener, now: int) -> None:
         """End LISTEN; connections that nobody has accepted are reset."""
@@ -210,10 +234,10 @@ class Stack:
 
     def call_watches(self) -> None:
         """Whoever watches a connection or listener shall look: the link has failed."""
-        ends: list[Connection | Listener] = [*self._connections.values()]
-        for end in (*ends, *self._listeners.values()):
-            if end.watch is not None:
-                end.watch()
+        connections, listeners = self._connections.values(), self._listeners.values()
+        for watch in [one.watch for one in connections] + [one.watch for one in listeners]:
+            if watch is not None:
+                watch()
 
     # --- inside ---
 
@@ -366,7 +390,8 @@ class Stack:
         first = self._random.randrange(len(EPHEMERAL_PORTS))
         for port in chain(EPHEMERAL_PORTS[first:], EPHEMERAL_PORTS[:first]):
             flow = pack_flow(remote, (source, port))
-            if flow not in self._connections and port not in self._listeners:
+            used = port in self._listeners or port in self._reserved
+            if flow not in self._connections and not used:
                 return port
         raise OSError(errno.EADDRNOTAVAIL, f"all ports to {format_endpoint(*remote)} are in use")
 

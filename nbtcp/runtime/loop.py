@@ -99,6 +99,14 @@ class _Waiter:
         self.predicate = predicate
         self.event: threading.Event | None = None  # made when another thread turns the loop
 
+    @property
+    def overdue(self) -> bool:
+        """What it waits for has come, and it does not know: it is told before anybody sleeps. Who
+        knows needs the lock, which a sleep sets free.
+        """
+        told = self.event is not None and self.event.is_set()
+        return not told and self.predicate()
+
     def wake(self) -> None:
         if self.event is not None:
             self.event.set()
@@ -113,6 +121,7 @@ class Loop:
         self.failure: OSError | None = None
         self.quiet = True  # nothing more was there to be moved when the loop was last turned
         self._watchers: list[Callable[[], None]] = []
+        self.outsiders = 0  # who waits for `Connection.watch`, outside: see `watched`
         self._pairs: list[tuple[Stack, Link]] = []
         self._waiters: list[_Waiter] = []
         self._turning = False
@@ -121,6 +130,7 @@ class Loop:
         self._left_at = 0.0
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._relay = threading.Event()  # the background thread shall look at once
 
     def add(self, stack: Stack, link: Link) -> None:
         """From now on `stack` sends and receives over `link`."""
@@ -217,6 +227,8 @@ class Loop:
         """
         if predicate():
             return True
+        if self._turning and until is not None and until <= self.clock.now():
+            return False
         waiter = _Waiter(predicate)
         self._waiters.append(waiter)
         if self._in_background:
@@ -229,6 +241,18 @@ class Loop:
             self._pass_on()
 
     # --- background ---
+
+    @property
+    def in_real_time(self) -> bool:
+        """True when a thread turns the loop while nobody waits."""
+        return self._thread is not None
+
+    def watched(self, more: int) -> None:
+        """So many `more` (1 or -1) are told of news by `Connection.watch` and wait elsewhere, in
+        `select` or an event loop: the background thread takes over without a GRACE.
+        """
+        self.outsiders += more
+        self._relay.set()
 
     def mind_in_background(self) -> None:
         """Start a thread that turns the loop while no caller does, until `close`."""
@@ -247,33 +271,37 @@ class Loop:
     # --- inside ---
 
     def _wait(self, waiter: _Waiter, until: int | None) -> bool:
+        turned = False  # who does not wait turns the loop once, or polling would stop it
         while True:
             if waiter.predicate():
                 return True
             if self.failure is not None:
                 raise self.failure
             now = self.clock.now()
-            if until is not None and now >= until:
+            if until is not None and now >= until and (turned or self._turning):
                 return False
             if self._turning:
                 self._wait_for_turner(waiter, now, until)
             else:
+                if waiter.event is not None:  # it will see for itself
+                    waiter.event.clear()
                 self._turn_or_sleep(now, until)
+                turned = True
 
     def _wait_for_turner(self, waiter: _Waiter, now: int, until: int | None) -> None:
         waiter.event = waiter.event or threading.Event()
-        waiter.event.clear()
         self.lock.release()
         try:
             waiter.event.wait(None if until is None else (until - now) / SECOND)
         finally:
             self.lock.acquire()
+            waiter.event.clear()
 
     def _turn_or_sleep(self, now: int, until: int | None) -> None:
         self._turning = True
         try:
             self.quiet = not self._try_turn(now)
-            if self.quiet and not any(waiter.predicate() for waiter in self._waiters):
+            if self.quiet and not any(waiter.overdue for waiter in self._waiters):
                 self._sleep(until)
         finally:
             self._turning = False
@@ -320,7 +348,8 @@ class Loop:
 
     def _mind(self) -> None:
         while not self._closed:
-            time.sleep(4 * GRACE if self._watchers else GRACE)  # an event loop is seldom late
+            self._relay.wait(4 * GRACE if self._watchers else GRACE)  # those are seldom late
+            self._relay.clear()
             with self.lock:
                 self._in_background = True
                 try:
@@ -328,16 +357,22 @@ class Loop:
                         self._turn_or_sleep(self.clock.now(), None)
                 finally:
                     self._in_background = False
-                    self._pass_on()
+                    if self._waiters:
+                        self._pass_on()
 
     def _pass_on(self) -> None:
         """Whoever has turned the loop leaves it: another that waits has to."""
-        if self._waiters and not self._turning:
+        if self._turning:
+            return
+        if self._waiters:
             self._waiters[0].wake()
+        elif self.outsiders:
+            self._relay.set()
 
     def _attended(self) -> bool:
         """True while a caller turns the loop or did so a moment ago, or an event loop keeps up."""
-        if self._waiters or time.monotonic() - self._left_at < GRACE:
+        grace = 0 if self.outsiders else GRACE
+        if self._waiters or time.monotonic() - self._left_at < grace:
             return True
         return bool(self._watchers) and not self._overdue()
 

@@ -406,6 +406,18 @@ class Connection:
         elif self.synchronized and self.state is not State.TIME_WAIT:
             self.set_timer(Timer.KEEPALIVE, now + ns(seconds), now)
 
+    def reconfigure(self, config: Config, now: int) -> None:
+        """What of `config` may change while a connection is open does: the buffers' sizes, Nagle,
+        delayed ACKs, DSCP, TTL, keep-alives and the user timeout; the rest is settled by the SYNs.
+        """
+        self.config = config
+        self.dscp = config.dscp
+        self.queue.capacity = config.send_buffer
+        if not config.autotune:
+            self.reassembly.capacity = config.receive_buffer
+        self._ack_delay = ns(config.delayed_ack)
+        self.set_keepalive(config.keepalive, now)
+
     def report(self, what: str, text: str, now: int) -> None:
         """Trouble that is no error, or urgent data: for the application (RFC 9293 MUST-47, U-2),
         unless it does not want to know (SHLD-20).
