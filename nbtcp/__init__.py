@@ -10,6 +10,7 @@ Heavy libraries (scapy, pandas, matplotlib, httpx) are imported when first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import sockets
 from .config import Config, ConfigError
 from .errors import MachineError, NbtcpError
 from .lab import Lab
@@ -27,17 +28,17 @@ from .trace.compare import compare
 from .trace.log import EventLog
 
 if TYPE_CHECKING:
-    from . import http
+    from . import aio, http
 
 __version__ = "0.1.0"
 
 __all__ = ["Config", "ConfigError", "Connection", "EventLog", "Lab", "Lan", "Live"]
 __all__ += ["MachineError", "NbtcpError", "Path", "PathError", "Simulation", "Stack", "State"]
-__all__ += ["Transfer", "compare", "fetch", "http", "lan", "live", "read_capture"]
+__all__ += ["Transfer", "aio", "compare", "fetch", "http", "lan", "live", "read_capture", "sockets"]
 
 
 def __getattr__(name: str) -> Any:
-    """`nbtcp.http`, imported when it is first used."""
-    if name == "http":
-        return import_module(".http", __name__)
+    """`nbtcp.http` and `nbtcp.aio` bring much with them: imported when first used."""
+    if name in ("aio", "http"):
+        return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -134,7 +134,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("initial_rto", 0.001, 60),
     ("min_rto", 0.001, 60),
     ("max_rto", 1, 3600),
-    ("user_timeout", 1, math.inf),
+    ("user_timeout", 0.001, math.inf),
     ("syn_timeout", 1, 1e9),
     ("keepalive_interval", 0.001, 1e9),
     ("keepalive_probes", 2, 1000),

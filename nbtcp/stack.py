@@ -23,7 +23,16 @@ from .why import Why
 from .wire import ip, scapy, vnet
 from .wire import segment as struct_codec
 from .wire.icmp import IcmpError, parse_icmp
-from .wire.segment import RST, Segment, addresses, format_endpoint, is_ipv4, pack_flow, reverse_flow
+from .wire.segment import (
+    RST,
+    Segment,
+    addresses,
+    endpoints,
+    format_endpoint,
+    is_ipv4,
+    pack_flow,
+    reverse_flow,
+)
 from .wire.seq import MODULUS
 
 EPHEMERAL_PORTS = range(49152, 65536)  # RFC 6335 6
@@ -71,6 +80,7 @@ class Stack:
         self._secret = self._random.randbytes(16)
         self._connections: dict[bytes, Connection] = {}  # by the flow of what the peer sends
         self._listeners: dict[int, Listener] = {}
+        self._reserved: set[int] = set()  # ports that sockets are bound to
         self._ready: dict[Connection, None] = {}  # those that may have something to send
         self._replies: list[Segment] = []  # RSTs for nobody's segments
         self._path_mtus: dict[bytes, tuple[int, int]] = {}  # by destination: (octets, since)
@@ -138,6 +148,21 @@ class Stack:
         listener = self._listeners[port] = Listener(port, max(1, backlog), place)
         return listener
 
+    def reserve_port(self) -> int:
+        """An ephemeral port that nobody uses, kept until `release_port`."""
+        taken = {endpoints(flow)[1][1] for flow in self._connections} | self._reserved
+        taken |= self._listeners.keys()
+        free = [port for port in EPHEMERAL_PORTS if port not in taken]
+        if not free:
+            raise OSError(errno.EADDRINUSE, "all ephemeral ports are in use")
+        port = self._random.choice(free)
+        self._reserved.add(port)
+        return port
+
+    def release_port(self, port: int) -> None:
+        """It may be anybody's again."""
+        self._reserved.discard(port)
+
     def close_listener(self, listener: Listener, now: int) -> None:
         """End LISTEN; connections that nobody has accepted are reset."""
         listener.closed = True
@@ -172,7 +197,11 @@ class Stack:
             conn.receive(segment, now)
 
     def transmit(self, now: int) -> list[bytes]:
-        """The IP packets to put on the link at `now`."""
+        """The IP packets to put on the link at `now`.
+
+        Whatever happens to a connection brings it here, and its `watch`, if it has one, is called:
+        it may have become readable or writable, be open or have ended.
+        """
         build, ready = self._build, self._ready
         packets = [build(reply) for reply in self._replies]
         self._replies.clear()
@@ -180,6 +209,8 @@ class Stack:
             conn = next(iter(ready))
             del ready[conn]
             packets += [build(segment) for segment in conn.transmit(now)]
+            if conn.watch is not None:
+                conn.watch()
             if conn.state <= State.LISTEN:
                 self._forget(conn)
             else:
@@ -212,6 +243,13 @@ class Stack:
             conn.wake_at = None
             conn.handle_timer(now)
             self._schedule(conn)
+
+    def call_watches(self) -> None:
+        """Whoever watches a connection or listener shall look: the link has failed."""
+        connections, listeners = self._connections.values(), self._listeners.values()
+        for watch in [one.watch for one in connections] + [one.watch for one in listeners]:
+            if watch is not None:
+                watch()
 
     # --- inside ---
 
@@ -363,7 +401,8 @@ class Stack:
         first = self._random.randrange(len(EPHEMERAL_PORTS))
         for port in chain(EPHEMERAL_PORTS[first:], EPHEMERAL_PORTS[:first]):
             flow = pack_flow(remote, (source, port))
-            if flow not in self._connections and port not in self._listeners:
+            used = port in self._listeners or port in self._reserved
+            if flow not in self._connections and not used:
                 return port
         raise OSError(errno.EADDRNOTAVAIL, f"all ports to {format_endpoint(*remote)} are in use")
 

@@ -38,7 +38,7 @@ LINES = {
     "tcp": (2500, ALGORITHMS),
     "tcp/congestion": (600, ()),
     "testing": (1200, ()),
-    "": (8100, ("testing",)),
+    "": (8700, ("testing",)),
 }
 SECONDS_TO_IMPORT = 0.3
 

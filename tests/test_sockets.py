@@ -2,6 +2,8 @@
 
 import errno
 import io
+import select
+import selectors
 import socket as stdlib
 import subprocess
 import sys
@@ -168,6 +170,55 @@ def test_non_blocking_raises_blockingioerror(echo: Socket) -> None:
     assert caught.value.errno == errno.EAGAIN
 
 
+@pytest.mark.parametrize("kind", ["SelectSelector", "PollSelector", "EpollSelector"])
+def test_a_selector_waits_for_the_kernel(lab: nbtcp.Lab, kind: str) -> None:
+    """Opening, writing, reading and the end, without a call that blocks."""
+    sock = lab.socket(type=stdlib.SOCK_STREAM | stdlib.SOCK_NONBLOCK)
+    selector: selectors.BaseSelector = getattr(selectors, kind)()
+    with sock, selector:
+        assert sock.connect_ex((lab.kernel_address, 80)) == errno.EINPROGRESS
+        selector.register(sock, selectors.EVENT_WRITE)
+        assert selector.select(5)
+        assert sock.getsockopt(stdlib.SOL_SOCKET, stdlib.SO_ERROR) == 0
+        sock.send(b"GET /bytes/100000 HTTP/1.0\r\n\r\n")
+        selector.modify(sock, selectors.EVENT_READ)
+        got = b""
+        while selector.select(5) and (data := sock.recv(10_000)):
+            got += data
+        assert len(got) > 100_000
+
+
+def test_a_refusal_by_the_kernel_is_told_by_so_error(lab: nbtcp.Lab) -> None:
+    with lab.socket() as sock:
+        sock.setblocking(False)
+        assert sock.connect_ex((lab.kernel_address, 81)) == errno.EINPROGRESS
+        assert select.select([], [sock], [], 5)[1] == [sock]
+        assert sock.getsockopt(stdlib.SOL_SOCKET, stdlib.SO_ERROR) == errno.ECONNREFUSED
+
+
+def test_the_kernel_learns_of_what_options_change(lab: nbtcp.Lab) -> None:
+    """The MSS, and a receive buffer's size in the window; keep-alives are answered."""
+    log = lab.new_log()
+    with lab.socket(log=log) as sock:
+        sock.settimeout(5)
+        sock.setsockopt(stdlib.IPPROTO_TCP, stdlib.TCP_MAXSEG, 700)
+        sock.setsockopt(stdlib.SOL_SOCKET, stdlib.SO_RCVBUF, 20_000)
+        sock.connect((lab.kernel_address, 80))
+        sock.setsockopt(stdlib.IPPROTO_TCP, stdlib.TCP_KEEPIDLE, 1)
+        sock.setsockopt(stdlib.SOL_SOCKET, stdlib.SO_KEEPALIVE, 1)
+        conn = sock.connection
+        assert conn is not None
+        with lab.loop.lock:
+            assert lab.loop.run_until(lambda: conn.keepalives > 0, lab.loop.now() + 5 * 10**9)
+            assert lab.loop.run_until(lambda: not conn.keepalives, lab.loop.now() + 5 * 10**9)
+        sock.sendall(b"GET /bytes/50000 HTTP/1.0\r\n\r\n")
+        while sock.recv(1 << 16):
+            pass
+    received = log.segments[log.segments["event"] == "recv"]
+    assert received["len"].max() == 700 - 12
+    assert log.segments[log.segments["event"] == "send"]["window"].max() <= 20_000
+
+
 def test_makefile_reads_lines_and_writes(echo: Socket) -> None:
     with echo.makefile("rwb") as file:
         file.write(b"one\ntwo\n")
@@ -313,7 +364,7 @@ def test_settings_of_one_connection(lab: nbtcp.Lab) -> None:
 
 def test_no_address_and_no_port() -> None:
     host, _ = nbtcp.Simulation().hosts()
-    with pytest.raises(ValueError, match="no IP address"):
+    with pytest.raises(stdlib.gaierror, match="no IP address"):  # what libraries look for
         host.connect(("example", 80))
     with pytest.raises(ValueError, match="does not lie between"):
         host.connect(("10.0.0.2", 70000))

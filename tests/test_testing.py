@@ -12,9 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nbtcp import Config, testing
+from nbtcp.runtime.tcp_info import NAMES
 from nbtcp.testing import Script, ScriptError, ScriptFailure
 from nbtcp.testing.parser import ANY, Call, Code, Command, Icmp, Packet, Time
-from nbtcp.testing.tcp_info import NAMES
 from nbtcp.wire.segment import ACK, FIN, PSH, SYN
 
 MS = 1_000_000

@@ -2,6 +2,7 @@
 kind.
 """
 
+import socket
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,13 +16,14 @@ from ..tcp.connection import Observer
 from ..tcp.state import State
 from ..trace.log import EventLog
 from ..why import Why
+from ..wire import ip
 from ..wire.segment import flow_of, reverse_flow
 from .loop import SECOND, Loop, RealClock
 from .sockets import Socket
 
 BATCH = 16  # packets read at once: more is faster, and blurs their times
 HEADERS = 40  # octets of IPv4 and TCP header without options
-
+_DEFAULT_TIMEOUT: Any = socket._GLOBAL_DEFAULT_TIMEOUT  # type: ignore[attr-defined]
 _QUIET = frozenset({State.CLOSED, State.TIME_WAIT})
 
 
@@ -65,27 +67,47 @@ class Host:
         self,
         remote: tuple[str, int],
         timeout: float | None = None,
+        source: tuple[str, int] | None = None,
         *,
         log: Observer | None = None,
         **settings: Any,
     ) -> Socket:
-        """A connected socket. `settings` change the host's Config for this connection.
+        """A connected socket, from the address and port `source` if given. `settings` change the
+        host's Config for this connection.
 
         Raises TimeoutError, ConnectionRefusedError and what else ends connections, ConfigError, and
-        on a Live host, where `remote` may hold a name, socket.gaierror and MachineError.
+        socket.gaierror for a name, which only a Live host knows, and there MachineError.
         """
-        remote = self.locate(remote)
         sock = self.socket(log=log, **settings)
         sock.settimeout(timeout)
         try:
+            if source is not None:
+                sock.bind(source)
             sock.connect(remote)
         except BaseException:
             sock.close()
             raise
         return sock
 
+    def create_connection(
+        self,
+        address: tuple[str, int],
+        timeout: Any = _DEFAULT_TIMEOUT,
+        source_address: tuple[str, int] | None = None,
+    ) -> Socket:
+        """`connect`, by the name and arguments of the standard library's function."""
+        if timeout is _DEFAULT_TIMEOUT:
+            timeout = socket.getdefaulttimeout()
+        return self.connect(address, timeout, source_address)
+
     def locate(self, remote: tuple[str, int]) -> tuple[str, int]:
-        """The address to connect to for `remote`."""
+        """The address to connect to for `remote`; socket.gaierror when it is a name and the host
+        knows none.
+        """
+        try:
+            ip.pack_address(remote[0])
+        except ValueError as problem:
+            raise socket.gaierror(socket.EAI_NONAME, str(problem)) from None
         return remote
 
     def listen(self, port: int, backlog: int = 128) -> Socket:
@@ -95,10 +117,20 @@ class Host:
         sock.listen(backlog)
         return sock
 
-    def socket(self, *, log: Observer | None = None, **settings: Any) -> Socket:
-        """A socket that is neither connected nor listening yet."""
-        config = self.stack.config.but(**settings) if settings else self.stack.config
-        return Socket(self.stack, self.loop, config, log)
+    def socket(
+        self,
+        family: int = socket.AF_INET,
+        type: int = socket.SOCK_STREAM,
+        proto: int = 0,
+        *,
+        log: Observer | None = None,
+        **settings: Any,
+    ) -> Socket:
+        """A socket that is neither connected nor listening yet; arguments as of `socket.socket`.
+        The family follows the addresses it is bound or connected to.
+        """
+        config = self.stack.config.but(**settings) if settings else None
+        return Socket(self, family, type, proto, config=config, log=log)
 
     def drop(self, packet: bytes, why: Why, now: int) -> None:
         """A path has dropped a packet: the log of its connection is told."""

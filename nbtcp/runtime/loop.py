@@ -3,7 +3,7 @@
 Whoever waits for something turns the loop meanwhile (`run_until`); there is no hand-over between
 threads for a packet. Of several threads that wait one turns, and wakes the others when what they
 wait for has come. In real time `mind_in_background` starts a thread that turns the loop while
-nobody waits.
+nobody waits. An event loop, which waits by itself, joins by `watch` and calls `step`.
 """
 
 import errno
@@ -99,6 +99,14 @@ class _Waiter:
         self.predicate = predicate
         self.event: threading.Event | None = None  # made when another thread turns the loop
 
+    @property
+    def overdue(self) -> bool:
+        """What it waits for has come, and it does not know: it is told before anybody sleeps. Who
+        knows needs the lock, which a sleep sets free.
+        """
+        told = self.event is not None and self.event.is_set()
+        return not told and self.predicate()
+
     def wake(self) -> None:
         if self.event is not None:
             self.event.set()
@@ -112,6 +120,8 @@ class Loop:
         self.lock = threading.Lock()
         self.failure: OSError | None = None
         self.quiet = True  # nothing more was there to be moved when the loop was last turned
+        self._watchers: list[Callable[[], None]] = []
+        self.outsiders = 0  # who waits for `Connection.watch`, outside: see `watched`
         self._pairs: list[tuple[Stack, Link]] = []
         self._waiters: list[_Waiter] = []
         self._turning = False
@@ -120,6 +130,7 @@ class Loop:
         self._left_at = 0.0
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._relay = threading.Event()  # the background thread shall look at once
 
     def add(self, stack: Stack, link: Link) -> None:
         """From now on `stack` sends and receives over `link`."""
@@ -171,17 +182,42 @@ class Loop:
             due = self.deadline()
             if due is not None and (self._sleeping_until is None or due < self._sleeping_until):
                 self.clock.wake()
+        self._call_watchers()
+
+    def step(self) -> bool:
+        """Turn once, for an event loop that waits by itself; False when there was nothing to do."""
+        self._left_at = time.monotonic()
+        self.quiet = not self._try_turn(self.clock.now())
+        self._tell()
+        return not self.quiet
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """An event loop turns this one from now on; `watcher` is called after each turn and flush,
+        in any thread, to see what others have done.
+        """
+        self._watchers.append(watcher)
+        if self._in_background:
+            self.clock.wake()
+
+    def unwatch(self, watcher: Callable[[], None]) -> None:
+        self._watchers.remove(watcher)
 
     def fail(self, reason: str) -> None:
         """Nothing can be sent or received any more: every call raises ENETDOWN from now on."""
         if self.failure is None:
             self.failure = OSError(errno.ENETDOWN, reason)
+            for stack, _ in self._pairs:
+                stack.call_watches()
 
     def deadline(self) -> int | None:
         """When something is next due."""
         sources: list[Stack | Link] = [part for pair in self._pairs for part in pair]
         due = [at for source in sources if (at := source.deadline()) is not None]
         return min(due, default=None)
+
+    def descriptors(self) -> list[int]:
+        """What is readable when packets arrive."""
+        return [fd for _, link in self._pairs if (fd := link.fileno()) >= 0]
 
     def run_until(self, predicate: Callable[[], bool], until: int | None = None) -> bool:
         """Let time pass until `predicate` holds (True) or `until` is reached (False).
@@ -191,6 +227,8 @@ class Loop:
         """
         if predicate():
             return True
+        if self._turning and until is not None and until <= self.clock.now():
+            return False
         waiter = _Waiter(predicate)
         self._waiters.append(waiter)
         if self._in_background:
@@ -203,6 +241,18 @@ class Loop:
             self._pass_on()
 
     # --- background ---
+
+    @property
+    def in_real_time(self) -> bool:
+        """True when a thread turns the loop while nobody waits."""
+        return self._thread is not None
+
+    def watched(self, more: int) -> None:
+        """So many `more` (1 or -1) are told of news by `Connection.watch` and wait elsewhere, in
+        `select` or an event loop: the background thread takes over without a GRACE.
+        """
+        self.outsiders += more
+        self._relay.set()
 
     def mind_in_background(self) -> None:
         """Start a thread that turns the loop while no caller does, until `close`."""
@@ -221,43 +271,57 @@ class Loop:
     # --- inside ---
 
     def _wait(self, waiter: _Waiter, until: int | None) -> bool:
+        turned = False  # who does not wait turns the loop once, or polling would stop it
         while True:
             if waiter.predicate():
                 return True
             if self.failure is not None:
                 raise self.failure
             now = self.clock.now()
-            if until is not None and now >= until:
+            if until is not None and now >= until and (turned or self._turning):
                 return False
             if self._turning:
                 self._wait_for_turner(waiter, now, until)
             else:
-                self._turn_or_sleep(now, until, waiter)
+                if waiter.event is not None:  # it will see for itself
+                    waiter.event.clear()
+                self._turn_or_sleep(now, until)
+                turned = True
 
     def _wait_for_turner(self, waiter: _Waiter, now: int, until: int | None) -> None:
         waiter.event = waiter.event or threading.Event()
-        waiter.event.clear()
         self.lock.release()
         try:
             waiter.event.wait(None if until is None else (until - now) / SECOND)
         finally:
             self.lock.acquire()
+            waiter.event.clear()
 
-    def _turn_or_sleep(self, now: int, until: int | None, own: _Waiter | None = None) -> None:
+    def _turn_or_sleep(self, now: int, until: int | None) -> None:
         self._turning = True
         try:
             self.quiet = not self._try_turn(now)
-            if self.quiet and not (own is not None and own.predicate()):
-                self._wake_others()  # they need the lock, which is free in `_sleep` alone
+            if self.quiet and not any(waiter.overdue for waiter in self._waiters):
                 self._sleep(until)
         finally:
             self._turning = False
-            self._wake_others()
+            self._tell()
 
-    def _wake_others(self) -> None:
+    def _tell(self) -> None:
+        """A turn is over: those for whom it brought something shall look."""
+        asleep = self._sleeping_until != 0  # one of them, in `_sleep`, while an event loop turns
         for waiter in self._waiters:
-            if waiter.event is not None and (self.failure is not None or waiter.predicate()):
+            if waiter.event is None and not asleep:
+                continue
+            if self.failure is not None or waiter.predicate():
                 waiter.wake()
+                if asleep:
+                    self.clock.wake()
+        self._call_watchers()
+
+    def _call_watchers(self) -> None:
+        for watcher in tuple(self._watchers):
+            watcher()
 
     def _try_turn(self, now: int) -> bool:
         try:
@@ -271,7 +335,7 @@ class Loop:
         due = self.deadline()
         if due is None or (until is not None and until < due):
             due = until
-        descriptors = [fd for _, link in self._pairs if (fd := link.fileno()) >= 0]
+        descriptors = self.descriptors()
         if due is None and not descriptors:
             raise OSError(errno.EDEADLK, "nothing is left to happen: all would wait for ever")
         self._sleeping_until = due
@@ -284,7 +348,8 @@ class Loop:
 
     def _mind(self) -> None:
         while not self._closed:
-            time.sleep(GRACE)
+            self._relay.wait(4 * GRACE if self._watchers else GRACE)  # those are seldom late
+            self._relay.clear()
             with self.lock:
                 self._in_background = True
                 try:
@@ -292,13 +357,29 @@ class Loop:
                         self._turn_or_sleep(self.clock.now(), None)
                 finally:
                     self._in_background = False
-                    self._pass_on()
+                    if self._waiters:
+                        self._pass_on()
 
     def _pass_on(self) -> None:
         """Whoever has turned the loop leaves it: another that waits has to."""
-        if self._waiters and not self._turning:
+        if self._turning:
+            return
+        if self._waiters:
             self._waiters[0].wake()
+        elif self.outsiders:
+            self._relay.set()
 
     def _attended(self) -> bool:
-        """True while a caller turns the loop, or did so a moment ago."""
-        return bool(self._waiters) or time.monotonic() - self._left_at < GRACE
+        """True while a caller turns the loop or did so a moment ago, or an event loop keeps up."""
+        grace = 0 if self.outsiders else GRACE
+        if self._waiters or time.monotonic() - self._left_at < grace:
+            return True
+        return bool(self._watchers) and not self._overdue()
+
+    def _overdue(self) -> bool:
+        """True when there is something to do that nobody does: an event loop is busy elsewhere."""
+        poll = select.poll()
+        for descriptor in self.descriptors():
+            poll.register(descriptor, select.POLLIN)
+        due = self.deadline()
+        return (due is not None and due <= self.clock.now()) or bool(poll.poll(0))

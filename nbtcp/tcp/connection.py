@@ -8,6 +8,7 @@ segment once.
 
 import errno
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..config import Config
@@ -70,7 +71,7 @@ class Connection:
         "dscp duplicate_acks error flow force heard_at held keepalive keepalives listener local "
         "log_entry observer pacer passive persists progress prr queue reassembly recovery remote "
         "reported reports reset_due restart_window rtt stage state syn_lost tcb timeouts timers "
-        "undo wake_at".split()
+        "undo wake_at watch".split()
     )
 
     cc: CongestionControl
@@ -120,6 +121,7 @@ class Connection:
         self.observer = observer
         self.log_entry: Any = None  # the observer's
         self.wake_at: int | None = None  # the stack's
+        self.watch: Callable[[], None] | None = None  # see Stack.transmit
         self._ready = ready
         self.persists = self.timeouts = 0  # persist and retransmission timeouts in a row
         never = [-CHALLENGE_PERIOD] * CHALLENGE_ACKS
@@ -390,6 +392,17 @@ class Connection:
             self.stop_timer(Timer.KEEPALIVE, now)
         elif self.synchronized and self.state is not State.TIME_WAIT:
             self.set_timer(Timer.KEEPALIVE, now + ns(seconds), now)
+
+    def reconfigure(self, config: Config, now: int) -> None:
+        """What of `config` may change while a connection is open does: the buffers' sizes, Nagle,
+        delayed ACKs, DSCP, TTL, keep-alives and the user timeout; the rest is settled by the SYNs.
+        """
+        self.config = config
+        self.dscp = config.dscp
+        self.queue.capacity = config.send_buffer
+        if not config.autotune:
+            self.reassembly.capacity = config.receive_buffer
+        self.set_keepalive(config.keepalive, now)
 
     def report(self, what: str, text: str, now: int) -> None:
         """Urgent data, or trouble that is no error: for the application (RFC 9293 MUST-47, U-2),

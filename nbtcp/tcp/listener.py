@@ -6,6 +6,7 @@ the SYN queue is, SYN cookies take its place (RFC 4987).
 """
 
 from collections import deque
+from collections.abc import Callable
 
 from ..why import Why
 from ..wire.segment import ACK, RST, SYN, Segment
@@ -19,7 +20,10 @@ class Listener:
     `address` is the one of ours at which it answers, packed; None: all of them.
     """
 
-    __slots__ = ("_accepted", "_embryos", "address", "backlog", "closed", "cookies_until", "port")
+    __slots__ = (
+        *("_accepted", "_embryos", "address", "backlog", "closed", "cookies_until", "port"),
+        "watch",
+    )
 
     def __init__(self, port: int, backlog: int, address: bytes | None = None) -> None:
         self.port = port
@@ -27,6 +31,7 @@ class Listener:
         self.backlog = backlog
         self.closed = False
         self.cookies_until = 0  # until then (ns) an ACK for no connection may hold a cookie
+        self.watch: Callable[[], None] | None = None  # called when a connection can be accepted
         self._accepted: deque[Connection] = deque()
         self._embryos: dict[Connection, None] = {}
 
@@ -70,6 +75,8 @@ class Listener:
         """A connection in the SYN queue may be established now, or have come to nothing."""
         if embryo.synchronized:
             self._accepted.append(embryo)
+            if self.watch is not None:
+                self.watch()
         elif embryo.state > State.LISTEN:
             return
         embryo.listener = None

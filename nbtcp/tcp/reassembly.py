@@ -90,6 +90,15 @@ class Reassembly:
             waiting.update(dict.fromkeys(islice(self.ranges, most)))
         return (*first, *waiting)[:most]
 
+    def peek(self, most: int) -> bytes:
+        """Up to `most` octets, which stay."""
+        data = self.read(most)
+        if data:
+            self._ready.appendleft(data)
+            self.size += len(data)
+            self.taken -= len(data)
+        return data
+
     def read(self, most: int) -> bytes:
         """Up to `most` octets for the application."""
         ready, taken = self._ready, []

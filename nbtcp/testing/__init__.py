@@ -6,8 +6,8 @@
 packetdrill is a program of Google's; this package takes its notation, none of its code.
 """
 
+from ..runtime.tcp_info import tcp_info
 from .parser import Script, ScriptError
 from .run import Result, ScriptFailure, run
-from .tcp_info import tcp_info
 
 __all__ = ["Result", "Script", "ScriptError", "ScriptFailure", "run", "tcp_info"]

@@ -11,6 +11,7 @@ from types import CodeType
 from typing import Any, NamedTuple, NoReturn
 
 from ..config import Config
+from ..runtime.tcp_info import NAMES, tcp_info
 from ..stack import Stack
 from ..tcp.connection import Connection
 from ..trace.log import EventLog
@@ -24,7 +25,6 @@ from .icmp import error_about
 from .parser import ANY, Call, Code, Command, Event, Icmp, Packet, Script, ScriptError, option_text
 from .parser import flag_letters as letters
 from .settings import SettingError, Settings
-from .tcp_info import NAMES, tcp_info
 
 SECOND = 1_000_000_000
 PATIENCE = 3600 * SECOND  # how far to look for a segment that may come at any time

@@ -1,8 +1,10 @@
 """A connection's variables by the names of Linux's struct tcp_info, in its units.
 
 Times are microseconds, windows of congestion control are segments. What the TCB does not keep is
-absent.
+absent, and 0 in the bytes of `getsockopt(IPPROTO_TCP, TCP_INFO, 256)`.
 """
+
+import struct
 
 from ..tcp.connection import Connection
 from ..tcp.state import State
@@ -56,6 +58,24 @@ def tcp_info(conn: Connection, now: int) -> dict[str, int]:
         "bytes_acked": max(0, end - 1),
         "bytes_received": max(0, rcv.nxt - 1 - fin),
         "notsent_bytes": max(0, conn.queue.end - max(1, snd.nxt)),
-        "last_data_sent": (now - snd.sent_at) // 1_000_000,
+        "last_data_sent": (now - snd.sent_at) // 1_000_000 % (1 << 32),
     }
     return {f"tcpi_{name}": int(value) for name, value in info.items() if value is not None}
+
+
+def pack_tcp_info(conn: Connection, now: int) -> bytes:
+    """The same as Linux's struct tcp_info (linux/tcp.h), up to tcpi_rcv_wnd."""
+    info = tcp_info(conn, now)
+    shifts = info["tcpi_snd_wscale"] | info["tcpi_rcv_wscale"] << 4
+    octets = (info.get(f"tcpi_{name}", 0) for name in _OCTETS)
+    return _LAYOUT.pack(*octets, shifts, 0, *(info.get(f"tcpi_{name}", 0) for name in _FIELDS))
+
+
+_LAYOUT = struct.Struct("@8B 24I 4Q 6I 4Q 2I 2Q 5I")
+_OCTETS = "state ca_state retransmits probes backoff options".split()
+_FIELDS = """rto ato snd_mss rcv_mss unacked sacked lost retrans fackets last_data_sent
+    last_ack_sent last_data_recv last_ack_recv pmtu rcv_ssthresh rtt rttvar snd_ssthresh snd_cwnd
+    advmss reordering rcv_rtt rcv_space total_retrans pacing_rate max_pacing_rate bytes_acked
+    bytes_received segs_out segs_in notsent_bytes min_rtt data_segs_in data_segs_out delivery_rate
+    busy_time rwnd_limited sndbuf_limited delivered delivered_ce bytes_sent bytes_retrans dsack_dups
+    reord_seen rcv_ooopack snd_wnd rcv_wnd""".split()
