@@ -88,7 +88,8 @@ def look_at_queue(conn: Connection) -> None:
 def look_at_window(conn: Connection) -> None:
     snd = conn.tcb.snd
     in_flight = conn.recovery.in_flight(snd, conn.queue)
-    assert 0 <= in_flight <= snd.nxt - snd.una
+    copies = 2 if conn.config.recovery == "sack" else 1  # by SetPipe, of NextSeg's rule 3
+    assert 0 <= in_flight <= copies * (snd.nxt - snd.una)
     assert conn.cc.cwnd >= snd.mss, f"cwnd is {conn.cc.cwnd}, less than a segment"
     if conn.config.congestion != "fixed":
         assert conn.cc.ssthresh >= 2 * snd.mss

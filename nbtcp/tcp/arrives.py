@@ -333,9 +333,11 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
     if seg.blocks and conn.tcb.sack and recovery.selective:
         _take_sack(conn, seg, ack)
     ack.delivered = ack.octets + queue.sacked_octets - sacked
+    ack.arrived = [span for span in ack.done if not span.sacked] + ack.sacked
     _sample_rtt(conn, seg, ack)
+    ack.srtt = conn.rtt.srtt
     before, lost = recovery.phase, queue.lost_octets
-    verdict = recovery.acked(ack, snd, queue, conn.rtt)
+    verdict = recovery.acked(ack, snd, queue)
     if queue.rate is not None:
         ack.rate = queue.rate.sample(ack, recovery.in_flight(snd, queue))
     if opening:  # our SYN; one that was lost costs the initial window (RFC 5681 3.1)
@@ -371,8 +373,8 @@ def _take_sack(conn: "Connection", seg: Segment, ack: Ack) -> None:
         if not 0 < right - left <= snd.nxt or right > snd.nxt:
             continue  # nonsense
         inside = any(a <= left and right <= b for a, b in seg.blocks[1:2])
-        if i == 0 and (right <= snd.una or inside):
-            ack.dsacks.append((left, right))
+        if i == 0 and (right <= seg.ack or inside):
+            ack.dsack = (left, right)
         elif right > snd.una:
             ack.sacked += conn.queue.sack((max(left, snd.una), right))
 
@@ -456,7 +458,6 @@ def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
     if kept:
         conn.rtt.sample(rtt)
         ack.rtt = rtt
-    ack.srtt = conn.rtt.srtt
     if conn.observer is not None:
         conn.observer.rtt_sample(conn, span, rtt, kept, why, ack.now)
 

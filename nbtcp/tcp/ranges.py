@@ -18,8 +18,16 @@ class Ranges:
     def __iter__(self) -> Iterator[Range]:
         return zip(self._starts, self._ends, strict=True)
 
+    def __reversed__(self) -> Iterator[Range]:
+        return zip(reversed(self._starts), reversed(self._ends), strict=True)
+
     def __len__(self) -> int:
         return len(self._starts)
+
+    @property
+    def end(self) -> int:
+        """The position behind the last range, 0 if there is none."""
+        return self._ends[-1] if self._ends else 0
 
     def add(self, start: int, end: int) -> list[Range]:
         """Take in start..end; returns the parts of it that were not there yet."""
