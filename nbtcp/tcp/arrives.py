@@ -19,6 +19,7 @@ from . import reaction
 from .ack import Ack
 from .recovery import NewReno, Phase, Recovery, Verdict
 from .rtt import SECOND
+from .sendqueue import Span
 from .state import Cause, State
 from .tcb import MAX_RAW_WINDOW, TICK, TIMESTAMPS_LENGTH, default_mss, window_shift
 
@@ -333,8 +334,9 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
     if seg.blocks and conn.tcb.sack and recovery.selective:
         _take_sack(conn, seg, ack)
     ack.delivered = ack.octets + queue.sacked_octets - sacked
-    ack.arrived = [span for span in ack.done if not span.sacked] + ack.sacked
-    _sample_rtt(conn, seg, ack)
+    fresh = [span for span in ack.done if not span.sacked]
+    ack.arrived = fresh + ack.sacked
+    _sample_rtt(conn, seg, ack, fresh or ack.sacked)
     ack.srtt = conn.rtt.srtt
     before, lost = recovery.phase, queue.lost_octets
     verdict = recovery.acked(ack, snd, queue)
@@ -372,8 +374,8 @@ def _take_sack(conn: "Connection", seg: Segment, ack: Ack) -> None:
     for i, (left, right) in enumerate(seg.blocks):
         if not 0 < right - left <= snd.nxt or right > snd.nxt:
             continue  # nonsense
-        inside = any(a <= left and right <= b for a, b in seg.blocks[1:2])
-        if i == 0 and (right <= seg.ack or inside):
+        second = seg.blocks[1] if i == 0 and len(seg.blocks) > 1 else (0, 0)
+        if i == 0 and (right <= seg.ack or second[0] <= left < right <= second[1]):
             ack.dsack = (left, right)
         elif right > snd.una:
             ack.sacked += conn.queue.sack((max(left, snd.una), right))
@@ -433,8 +435,8 @@ def _ack_of_fin(conn: "Connection", now: int) -> bool:
     return conn.state is not State.CLOSED
 
 
-def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
-    """One RTT sample of the newest segment that has arrived, unless Karn's rule forbids (RFC 6298
+def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack, arrived: list[Span]) -> None:
+    """One RTT sample of the newest segment that has `arrived`, unless Karn's rule forbids (RFC 6298
     3; RFC 9293 MUST-18).
 
     An acknowledgment that covers something believed lost may answer any transmission, or may have
@@ -445,7 +447,6 @@ def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
     ts = conn.tcb.ts
     if ts.on and seg.tsecr is not None:
         ack.echo = ts.ticks(seg.tsecr, ack.now)
-    arrived = [span for span in ack.done if not span.sacked] or ack.sacked
     if not arrived:
         return
     span, kept, why = arrived[-1], True, Why.FIRST_TRANSMISSION

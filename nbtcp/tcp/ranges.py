@@ -34,6 +34,8 @@ class Ranges:
         starts, ends = self._starts, self._ends
         first = bisect_left(ends, start)  # the first range that reaches `start`
         last = bisect_right(starts, end)  # behind the last one that begins by `end`
+        if first < last and starts[first] <= start and end <= ends[first]:
+            return []
         fresh = []
         at = start
         for i in range(first, last):

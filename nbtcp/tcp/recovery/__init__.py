@@ -7,8 +7,6 @@ either: the octets that have left the network are subtracted from what is in fli
 cwnd one plots is the true one.
 """
 
-from collections.abc import Callable
-
 from .base import Phase, Recovery, Verdict
 from .newreno import NewReno, Reno, Tahoe
 from .rack import Rack
@@ -16,11 +14,6 @@ from .sack import Sack
 
 __all__ = ["Phase", "Recovery", "Verdict", "STRATEGIES", "NewReno", "Rack", "Reno", "Sack", "Tahoe"]
 
-STRATEGIES: dict[str, Callable[[], Recovery]] = {
-    "tahoe": Tahoe,
-    "reno": Reno,
-    "newreno": NewReno,
-    "sack": Sack,
-    "rack": Rack,
-}
+_ALL: tuple[type[Recovery], ...] = (Tahoe, Reno, NewReno, Sack, Rack)
+STRATEGIES = {strategy.__name__.lower(): strategy for strategy in _ALL}
 """By the name in `Config(recovery=...)`."""

@@ -51,14 +51,22 @@ class Recovery:
         self.recover = 0  # RecoveryPoint: SND.NXT when the last loss was found
         self.flight = 0  # octets out when the first sign of a loss came: FlightSize (RFC 5681 3.2)
         self.duplicates = 0  # duplicate ACKs in a row
+        # Octets that are not in the network any more, as far as the scoreboard does not know that;
+        # less than 0: of so many two copies are on their way.
+        self.departed = 0
 
     def in_flight(self, snd: SendVariables, queue: SendQueue) -> int:
         """Octets believed to be in the network: pipe of RFC 6675."""
-        return snd.nxt - snd.una - queue.lost_octets - queue.sacked_octets
+        octets = snd.nxt - snd.una - queue.lost_octets - queue.sacked_octets - self.departed
+        return octets if octets > 0 else 0
 
     def acked(self, ack: Ack, snd: SendVariables, queue: SendQueue) -> Verdict | None:
-        """An acknowledgment arrived, a duplicate perhaps; what congestion control must know."""
-        if self._all_needless(ack, queue) or self._was_late(ack, snd, queue):
+        """An acknowledgment arrived, a duplicate perhaps; what congestion control must know.
+
+        One that tells nothing but the time comes when the `deadline` does.
+        """
+        probing = self.probing is not Probing.OFF and self._was_late(ack, snd, queue)
+        if probing or (ack.dsack is not None and self._all_needless(ack.dsack[0], queue)):
             self.end()
             queue.unmark_lost()
             queue.repaired.clear()
@@ -90,13 +98,14 @@ class Recovery:
     def end(self) -> None:
         """The loss episode is over."""
         self.phase = Phase.OPEN
+        self.departed = 0
 
     def timed_out(self, snd: SendVariables, queue: SendQueue, now: int) -> None:
         """The retransmission timer fired: all that is out is believed lost."""
         again = self.phase is Phase.LOSS
         self.enter(Phase.LOSS, snd, queue)
         self.probing = Probing.REPEATED if self.false_alarms and not again else Probing.OFF
-        self.duplicates = 0
+        self.duplicates = self.departed = 0
         if queue.spans[0].sacked:  # and yet not acknowledged: the peer has reneged (RFC 2018 8)
             queue.forget_sacks()
         for span in self.overdue(queue, now):
@@ -109,10 +118,6 @@ class Recovery:
         What was SACKed is kept: a peer that reneges is found out above (RFC 6675 5.1).
         """
         return list(queue.spans)
-
-    def late(self, snd: SendVariables, queue: SendQueue, now: int) -> Verdict | None:
-        """`deadline` has come."""
-        raise NotImplementedError
 
     def last_resort(self, snd: SendVariables, queue: SendQueue) -> bool:
         """True if a segment was marked although nothing is known to be lost: there is nothing new
@@ -149,9 +154,11 @@ class Recovery:
             return late
         return False
 
-    def _all_needless(self, ack: Ack, queue: SendQueue) -> bool:
-        """True when D-SACKs have come for all that this episode has sent again."""
-        if ack.dsack is None or not queue.repaired.get(ack.dsack[0]):
+    def _all_needless(self, start: int, queue: SendQueue) -> bool:
+        """What begins at `start` arrived twice; True when that is so of all that this episode has
+        sent again.
+        """
+        if not queue.repaired[start]:
             return False
-        queue.repaired[ack.dsack[0]] -= 1
+        queue.repaired[start] -= 1
         return not any(queue.repaired.values())

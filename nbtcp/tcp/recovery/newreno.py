@@ -2,7 +2,8 @@
 
 All three resend one segment at the third duplicate ACK. Tahoe then starts again from one segment
 (1988), Reno goes on at half the rate (1990, RFC 5681), and NewReno does not take the first new
-acknowledgment for the end of the episode (RFC 6582). Each new acknowledgment restarts the timer:
+acknowledgment for the end of the episode (RFC 6582). `departed` is what duplicate ACKs say has
+arrived out of order. Each new acknowledgment restarts the timer:
 Slow-but-Steady, where RFC 6582 4 prefers Impatient, so that one sees a hole repaired each round.
 """
 
@@ -16,29 +17,17 @@ from .base import DUPLICATE_THRESHOLD, Phase, Probing, Recovery, Verdict
 class NewReno(Recovery):
     """Fast retransmit and NewReno's fast recovery, without SACK (RFC 6582)."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._departed = 0  # octets that duplicate ACKs say have arrived out of order
-
-    def in_flight(self, snd: SendVariables, queue: SendQueue) -> int:
-        octets = snd.nxt - snd.una - queue.lost_octets - self._departed
-        return octets if octets > 0 else 0
-
     def find_losses(self, ack: Ack, snd: SendVariables, queue: SendQueue) -> None:
         if ack.octets:
             self.duplicates = 0
             if self.phase is Phase.OPEN:  # a full acknowledgment has ended the episode
-                self._departed = 0
+                self.departed = 0
             elif self.phase is Phase.FAST_RECOVERY:
                 self._partial_ack(ack.octets, snd, queue)
         elif ack.duplicate and self.phase is not Phase.LOSS:  # there they answer what left earlier
             self._duplicate(snd, queue)
         elif ack.duplicate and self.probing is Probing.REAL:  # F-RTO's new data arrives, and the
-            self._departed = snd.mss  # rest may follow it (RFC 5682 2.1 step 3a)
-
-    def timed_out(self, snd: SendVariables, queue: SendQueue, now: int) -> None:
-        super().timed_out(snd, queue, now)
-        self._departed = 0
+            self.departed = snd.mss  # rest may follow it (RFC 5682 2.1 step 3a)
 
     def _partial_ack(self, octets: int, snd: SendVariables, queue: SendQueue) -> None:
         """The next hole is lost too (RFC 6582 3.2 step 3).
@@ -47,19 +36,19 @@ class NewReno(Recovery):
         duplicate ACKs had reported.
         """
         repaired = snd.mss if octets >= snd.mss else 0
-        self._departed = max(0, self._departed - octets + repaired)
+        self.departed = max(0, self.departed - octets + repaired)
         queue.mark_lost(queue.spans[0], Why.PARTIAL_ACK, urgently=True)
 
     def _duplicate(self, snd: SendVariables, queue: SendQueue) -> None:
         self.duplicates += 1
         if self.phase is Phase.FAST_RECOVERY:
-            self._departed = min(self._departed + snd.mss, snd.nxt - snd.una)
+            self.departed = min(self.departed + snd.mss, snd.nxt - snd.una)
         elif self.duplicates < DUPLICATE_THRESHOLD:
-            self._departed = self.duplicates * snd.mss  # lets one segment out: RFC 3042
+            self.departed = self.duplicates * snd.mss  # lets one segment out: RFC 3042
         elif self.duplicates == DUPLICATE_THRESHOLD and snd.una > self.recover:
             # RFC 6582 3.2 step 2: only if the acknowledgment covers more than recover, for else the
             # duplicates may come from our own needless retransmissions.
-            self._departed = self.duplicates * snd.mss
+            self.departed = self.duplicates * snd.mss
             queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
 
 
@@ -72,17 +61,15 @@ class Reno(NewReno):
 
     def _partial_ack(self, octets: int, snd: SendVariables, queue: SendQueue) -> None:
         self.end()
-        self.recover = self._departed = 0
+        self.recover = 0
 
 
-class Tahoe(NewReno):
+class Tahoe(Reno):
     """Fast retransmit, and then slow start over all that was out (Jacobson 1988)."""
-
-    false_alarms = False
 
     def begin(self, snd: SendVariables, queue: SendQueue) -> Verdict:
         self.enter(Phase.LOSS, snd, queue)
-        self._departed = 0
+        self.departed = 0
         for span in queue.spans:
             queue.mark_lost(span, Why.GO_BACK_N)
         queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)

@@ -35,15 +35,16 @@ class Rack(Recovery):
         self._reo_wnd = 0
         self._reo_wnd_mult = 1
         self._reo_wnd_persist = PERSISTENCE
-        self._dsack_round: int | None = None
+        self._dsack_round = 0  # nothing more from D-SACKs until this is acknowledged
         self._probe_end: int | None = None  # TLP.end_seq
         self._probe_again = False  # TLP.is_retrans
         self._measured = False  # an RTT was measured since the last probe
 
     def acked(self, ack: Ack, snd: SendVariables, queue: SendQueue) -> Verdict | None:
         self._update(ack)
-        self._widen(ack, snd, queue)  # also when the D-SACK ends the episode
-        repaired = self._process_probe(ack, queue)
+        if ack.dsack is not None:
+            self._widen(ack.dsack[0], snd, queue)  # also when it ends the episode
+        repaired = self._probe_end is not None and self._process_probe(self._probe_end, ack, queue)
         verdict = super().acked(ack, snd, queue)
         return Verdict.REPAIRED if repaired and verdict is None else verdict
 
@@ -56,35 +57,28 @@ class Rack(Recovery):
             self.min_rtt = ack.rtt if self.min_rtt is None else min(self.min_rtt, ack.rtt)
         newest, highest = None, self._fack
         for span in ack.arrived:
-            if span.times == 1 and span.end < self._fack:
-                self._seen = True  # it was overtaken; what one ACK reports is not reordered
             highest = max(highest, span.end)
-            if not self._ambiguous(span, ack) and (newest is None or span.order > newest.order):
+            if span.times == 1:  # was it overtaken? What one ACK reports is not reordered
+                self._seen = self._seen or span.end < self._fack
+            elif ack.now - span.sent < (self.min_rtt or 0) or (
+                ack.echo is not None and ack.echo < span.sent // TICK
+            ):
+                continue  # it may be an earlier transmission that has arrived
+            if newest is None or span.order > newest.order:
                 newest = span
         self._fack = highest
         if newest is not None:
             self._rtt, self._sent = ack.now - newest.sent, max(self._sent, newest.order)
 
-    def _ambiguous(self, span: Span, ack: Ack) -> bool:
-        """The acknowledgment may be that of an earlier transmission (step 2)."""
-        if span.times == 1:
-            return False
-        early = self.min_rtt is not None and ack.now - span.sent < self.min_rtt
-        return early or (ack.echo is not None and ack.echo < span.sent // TICK)
-
-    def _widen(self, ack: Ack, snd: SendVariables, queue: SendQueue) -> None:
+    def _widen(self, start: int, snd: SendVariables, queue: SendQueue) -> None:
         """Step 4: a D-SACK means that we were hasty; wider, once a round."""
-        if self._dsack_round is not None and snd.una >= self._dsack_round:
-            self._dsack_round = None
-        if ack.dsack is None:
-            return
-        if self._dsack_round is None:
+        # What was resent and had arrived before was overtaken. The RFC does not count that as
+        # reordering (step 3), and without it the same mistake is made in each round.
+        self._seen = self._seen or start in queue.repaired
+        if snd.una >= self._dsack_round:
             self._dsack_round = snd.nxt
             self._reo_wnd_mult += 1
             self._reo_wnd_persist = PERSISTENCE
-        # What was resent and had arrived before was overtaken. The RFC does not count that as
-        # reordering (step 3), and without it the same mistake is made in each round.
-        self._seen = self._seen or ack.dsack[0] in queue.repaired
 
     def end(self) -> None:
         super().end()
@@ -93,31 +87,23 @@ class Rack(Recovery):
             self._reo_wnd_mult = 1
 
     def find_losses(self, ack: Ack, snd: SendVariables, queue: SendQueue) -> None:
-        """Steps 4 and 5, with RACK.reo_wnd: 0 while nothing speaks for it."""
+        """Steps 4 and 5: all that was sent before the segment of step 2, and a window ago; that is
+        0 while nothing speaks for it.
+        """
         calm = self.phase is Phase.OPEN and queue.sacked_segments < DUPLICATE_THRESHOLD
         window = min(self._reo_wnd_mult * (self.min_rtt or 0) // 4, ack.srtt or 0)
         self._reo_wnd = window if self._seen or calm else 0
-        self._detect(queue, ack.now)
-
-    def _detect(self, queue: SendQueue, now: int) -> None:
-        """Step 5: all that was sent before the segment of step 2, and a window ago."""
         self.deadline, lost = None, []
         for span in queue.flight:
             if span.order >= self._sent:
                 break
             due = span.sent + self._rtt + self._reo_wnd
-            if due <= now:
+            if due <= ack.now:
                 lost.append(span)
             else:
                 self.deadline = due  # of the last one
         for span in lost:
             queue.mark_lost(span, Why.RACK)
-
-    def late(self, snd: SendVariables, queue: SendQueue, now: int) -> Verdict | None:
-        before = queue.lost_octets
-        self._detect(queue, now)
-        found = queue.lost_octets > before and self.phase is Phase.OPEN
-        return self.begin(snd, queue) if found else None
 
     def enter(self, phase: Phase, snd: SendVariables, queue: SendQueue) -> None:
         super().enter(phase, snd, queue)
@@ -140,10 +126,9 @@ class Rack(Recovery):
     def probed(self, end: int, again: bool) -> None:
         self._probe_end, self._probe_again, self._measured = end, again, False
 
-    def _process_probe(self, ack: Ack, queue: SendQueue) -> bool:
+    def _process_probe(self, end: int, ack: Ack, queue: SendQueue) -> bool:
         """7.4.2: what became of the probe; True when it repaired a loss that nobody had seen."""
-        end = self._probe_end
-        if end is None or ack.una < end:
+        if ack.una < end:
             return False
         needless = ack.dsack is not None and ack.dsack[1] == end
         beyond = ack.una > end

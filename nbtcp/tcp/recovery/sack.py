@@ -15,17 +15,9 @@ class Sack(Recovery):
 
     def __init__(self) -> None:
         super().__init__()
-        self._limit = 0  # what ends by this position and was not SACKed is lost
         self._judged = 0  # up to here losses have been looked for; HighRxt, once they are sent
         self._rescue_rxt = 0  # RescueRxt
         self._twice: list[Span] = []  # of which NextSeg rule 3 has put a second copy on its way
-
-    def in_flight(self, snd: SendVariables, queue: SendQueue) -> int:
-        octets = super().in_flight(snd, queue)
-        for span in self._twice:  # (a) and (b) of SetPipe
-            if not span.sacked and span.start >= max(snd.una, self._limit):
-                octets += span.end - span.start
-        return octets
 
     def find_losses(self, ack: Ack, snd: SendVariables, queue: SendQueue) -> None:
         """What IsLost finds above HighRxt; where the segments are small DupThresh acknowledgments
@@ -38,18 +30,22 @@ class Sack(Recovery):
             self._judged = snd.una  # (3.1) HighRxt <- HighACK
         elif self.phase is Phase.LOSS:
             self._judged = max(self._judged, self.recover)  # the timeout has marked all below
-        self._limit = self._lost_below(snd.mss, queue)
-        if self._limit > self._judged:
+        limit = self._lost_below(snd.mss, queue)
+        if limit > self._judged:
             for span in queue.since(self._judged):
-                if span.end > self._limit:
+                if span.end > limit:
                     break
                 if span.start not in queue.repaired:
                     queue.mark_lost(span, Why.SACK_HOLE)
-            self._judged = self._limit
+            self._judged = limit
         enough = self.duplicates >= DUPLICATE_THRESHOLD and self.phase is Phase.OPEN
         if enough and queue.spans and not queue.lost_octets:
             queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
             self._judged = queue.spans[0].end
+        # SetPipe counts the copy sent last (b), and the first one as long as it is not lost (a).
+        known = max(snd.una, limit)
+        self._twice = [s for s in self._twice if s.start >= known and not s.sacked]
+        self.departed = -sum(span.end - span.start for span in self._twice)
 
     def _lost_below(self, mss: int, queue: SendQueue) -> int:
         """IsLost: DupThresh ranges, or more than DupThresh - 1 segments, were SACKed above it."""
@@ -77,6 +73,7 @@ class Sack(Recovery):
             if not span.sacked and span.start not in queue.repaired:
                 self._judged = span.end
                 self._twice.append(span)
+                self.departed -= span.end - span.start
                 queue.mark_lost(span, Why.SACK_HOLE)
                 return True
         last = queue.spans[-1]  # (4); what was SACKed or sent again needs no rescue
