@@ -24,11 +24,6 @@ class Ranges:
     def __len__(self) -> int:
         return len(self._starts)
 
-    @property
-    def end(self) -> int:
-        """The position behind the last range, 0 if there is none."""
-        return self._ends[-1] if self._ends else 0
-
     def add(self, start: int, end: int) -> list[Range]:
         """Take in start..end; returns the parts of it that were not there yet."""
         starts, ends = self._starts, self._ends

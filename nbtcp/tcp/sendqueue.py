@@ -130,10 +130,9 @@ class SendQueue:
             self._at[una] = self._at.pop(head.start)
             head.start = una
         self.sacked.cut_before(una)
-        if una > self.base:
-            gone = min(una - self.base, len(self.data))
-            del self.data[:gone]
-            self.base += gone
+        gone = min(max(una - self.base, 0), len(self.data))
+        del self.data[:gone]
+        self.base += gone
         return done
 
     def sack(self, block: Range) -> list[Span]:

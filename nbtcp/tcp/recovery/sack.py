@@ -43,9 +43,10 @@ class Sack(Recovery):
             queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
             self._judged = queue.spans[0].end
         # SetPipe counts the copy sent last (b), and the first one as long as it is not lost (a).
-        known = max(snd.una, limit)
-        self._twice = [s for s in self._twice if s.start >= known and not s.sacked]
-        self.departed = -sum(span.end - span.start for span in self._twice)
+        if self._twice:
+            known = max(snd.una, limit)
+            self._twice = [s for s in self._twice if s.start >= known and not s.sacked]
+            self.departed = -sum(span.end - span.start for span in self._twice)
 
     def _lost_below(self, mss: int, queue: SendQueue) -> int:
         """IsLost: DupThresh ranges, or more than DupThresh - 1 segments, were SACKed above it."""
@@ -67,11 +68,12 @@ class Sack(Recovery):
         """
         if self.phase is not Phase.FAST_RECOVERY:
             return False
+        top = max((end for _, end in queue.sacked), default=0)
         for span in queue.since(self._judged):  # (3) above HighRxt, below something SACKed
-            if span.start >= queue.sacked.end:
+            if span.start >= top:
                 break
+            self._judged = span.end
             if not span.sacked and span.start not in queue.repaired:
-                self._judged = span.end
                 self._twice.append(span)
                 self.departed -= span.end - span.start
                 queue.mark_lost(span, Why.SACK_HOLE)
