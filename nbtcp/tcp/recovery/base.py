@@ -65,14 +65,16 @@ class Recovery:
 
         One that tells nothing but the time comes when the `deadline` does.
         """
-        probing = self.probing is not Probing.OFF and self._was_late(ack, snd, queue)
-        if probing or (ack.dsack is not None and self._all_needless(ack.dsack[0], queue)):
+        alarm = self.probing is Probing.OFF or not self._was_late(ack, snd, queue)
+        if ack.dsack is not None and self._all_needless(ack.dsack[0], queue):
+            alarm = False
+        if self.phase is not Phase.OPEN and (snd.una >= self.recover or not alarm):
             self.end()
+        if not alarm:
+            self.recover = snd.una - 1  # of what is out duplicates may tell again (RFC 5682 2.1)
             queue.unmark_lost()
             queue.repaired.clear()
             return Verdict.SPURIOUS
-        if self.phase is not Phase.OPEN and snd.una >= self.recover:
-            self.end()
         if not self.duplicates and queue.sacked_octets + ack.octets == ack.delivered:
             self.flight = snd.nxt - snd.una  # no sign before: without what limited transmit adds
         before = queue.lost_octets
