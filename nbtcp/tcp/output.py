@@ -388,7 +388,7 @@ def _set_recovery_timers(conn: "Connection", now: int) -> None:
         conn.stop_timer(Timer.REORDERING, now)
     elif late != conn.timers.due(Timer.REORDERING):
         conn.set_timer(Timer.REORDERING, late, now)
-    wait = conn.recovery.probe_timeout(conn.queue, conn.rtt)
+    wait = conn.recovery.probe_timeout(conn.queue, conn.rtt.srtt)
     if wait is None or conn.tcb.snd.una == 0:
         conn.stop_timer(Timer.LOSS_PROBE, now)
     elif conn.progress:

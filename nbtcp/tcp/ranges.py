@@ -64,8 +64,3 @@ class Ranges:
         del self._starts[kept:], self._ends[kept:]
         if self._ends and self._ends[-1] > position:
             self._ends[-1] = position
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._starts.clear()
-        self._ends.clear()

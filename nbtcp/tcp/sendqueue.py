@@ -156,7 +156,7 @@ class SendQueue:
         for span in self.spans:
             span.sacked = False
         self.sacked_octets = self.sacked_segments = 0
-        self.sacked.clear()
+        self.sacked = Ranges()
         self._fill_flight()
 
     # --- what is lost ---

@@ -4,7 +4,6 @@ that nothing was lost: F-RTO (RFC 5682) and D-SACKs (RFC 2883, RFC 3708).
 
 from ...why import Labelled, Why
 from ..ack import Ack
-from ..rtt import RoundTripTime
 from ..sendqueue import SendQueue, Span
 from ..tcb import SendVariables
 
@@ -127,7 +126,7 @@ class Recovery:
         """
         return False
 
-    def probe_timeout(self, queue: SendQueue, rtt: RoundTripTime) -> int | None:
+    def probe_timeout(self, queue: SendQueue, srtt: int | None) -> int | None:
         """How long (ns) to wait for an acknowledgment before a tail loss probe, or None."""
         return None
 

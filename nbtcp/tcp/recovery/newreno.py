@@ -68,9 +68,6 @@ class Tahoe(Reno):
     """Fast retransmit, and then slow start over all that was out (Jacobson 1988)."""
 
     def begin(self, snd: SendVariables, queue: SendQueue) -> Verdict:
-        self.enter(Phase.LOSS, snd, queue)
-        self.departed = 0
-        for span in queue.spans:
-            queue.mark_lost(span, Why.GO_BACK_N)
+        self.timed_out(snd, queue, 0)  # the same, but for the reason
         queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
         return Verdict.RESTART

@@ -7,7 +7,7 @@ reordered: not at all until reordering was seen, then min_RTT/4 or more.
 
 from ...why import Why
 from ..ack import Ack
-from ..rtt import GRANULARITY, SECOND, RoundTripTime
+from ..rtt import GRANULARITY, SECOND
 from ..sendqueue import SendQueue, Span
 from ..tcb import TICK, SendVariables
 from .base import DUPLICATE_THRESHOLD, Phase, Recovery, Verdict
@@ -115,13 +115,13 @@ class Rack(Recovery):
 
     # --- TLP: section 7 ---
 
-    def probe_timeout(self, queue: SendQueue, rtt: RoundTripTime) -> int | None:
+    def probe_timeout(self, queue: SendQueue, srtt: int | None) -> int | None:
         """7.2: PTO = 2*SRTT, a tick at least, and TLP.max_ack_delay more for a single segment."""
         calm = self.phase is Phase.OPEN and not queue.sacked_octets and not queue.lost_octets
         idle = self._probe_end is None and self._measured  # no probe is out, and an RTT (7.3)
-        if not calm or not idle or not queue.spans or rtt.srtt is None:
+        if not calm or not idle or not queue.spans or srtt is None:
             return None
-        return max(2 * rtt.srtt, GRANULARITY) + (MAX_ACK_DELAY if len(queue.spans) == 1 else 0)
+        return max(2 * srtt, GRANULARITY) + (MAX_ACK_DELAY if len(queue.spans) == 1 else 0)
 
     def probed(self, end: int, again: bool) -> None:
         self._probe_end, self._probe_again, self._measured = end, again, False
