@@ -747,6 +747,20 @@ def test_dsack_for_all_that_was_resent_undoes_the_reduction(recovery: str) -> No
     assert peer.conn.cc.ssthresh > 1 << 40
 
 
+def test_dsack_ends_the_probing_after_a_timeout_too() -> None:
+    """RFC 5682 3.1: new data goes before what is lost only as long as F-RTO asks; here the D-SACK
+    has answered, and the next loss is repaired at once.
+    """
+    peer = timed_out("sack", sack=True)
+    peer.acks(1001)
+    peer.expect("10001:11001 why data", "11001:12001 why data")
+    peer.acks(1001, sack="1:1001")
+    assert peer.conn.recovery.phase is Phase.OPEN
+    peer.sent()
+    peer.acks(1001, sack="2001:6001")
+    assert ". 1001:2001(1000) ack 1 win 65535 <> why sack-hole" in peer.sent()
+
+
 def test_dsack_for_a_part_of_what_was_resent_undoes_nothing() -> None:
     peer = sending(10, recovery="sack")
     peer.acks(1, sack="1001:2001 3001:4001")

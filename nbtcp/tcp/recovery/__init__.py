@@ -2,7 +2,7 @@
 
 A strategy keeps its own view of the spans in the send queue and marks those it believes lost;
 output.py sends them again. It never touches cwnd: it says that a loss episode began, or that one
-was a false alarm, and arrives.py tells congestion control. Duplicate ACKs do not inflate cwnd
+was a false alarm, and reaction.py tells congestion control. Duplicate ACKs do not inflate cwnd
 either: the octets that have left the network are subtracted from what is in flight instead, so the
 cwnd one plots is the true one.
 """

@@ -64,12 +64,12 @@ class Recovery:
 
         One that tells nothing but the time comes when the `deadline` does.
         """
-        alarm = self.probing is Probing.OFF or not self._was_late(ack, snd, queue)
-        if ack.dsack is not None and self._all_needless(ack.dsack[0], queue):
-            alarm = False
-        if self.phase is not Phase.OPEN and (snd.una >= self.recover or not alarm):
+        spurious = ack.dsack is not None and self._all_needless(ack.dsack[0], queue)
+        if not spurious and self.probing is not Probing.OFF:
+            spurious = self._was_late(ack, snd, queue)
+        if self.phase is not Phase.OPEN and (snd.una >= self.recover or spurious):
             self.end()
-        if not alarm:
+        if spurious:
             self.recover = snd.una - 1  # of what is out duplicates may tell again (RFC 5682 2.1)
             queue.unmark_lost()
             queue.repaired.clear()
@@ -98,7 +98,7 @@ class Recovery:
 
     def end(self) -> None:
         """The loss episode is over."""
-        self.phase = Phase.OPEN
+        self.phase, self.probing = Phase.OPEN, Probing.OFF
         self.departed = 0
 
     def timed_out(self, snd: SendVariables, queue: SendQueue, now: int) -> None:
