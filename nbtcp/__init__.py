@@ -18,10 +18,11 @@ from .stack import Stack
 from .tcp.connection import Connection
 from .tcp.state import State
 from .trace.capture import read_capture
+from .trace.compare import compare
 from .trace.log import EventLog
 
 __version__ = "0.1.0"
 
 __all__ = ["Config", "ConfigError", "Connection", "EventLog", "Lab", "Live", "MachineError"]
 __all__ += ["NbtcpError", "Path", "PathError", "Simulation", "Stack", "State", "Transfer"]
-__all__ += ["fetch", "live", "read_capture"]
+__all__ += ["compare", "fetch", "live", "read_capture"]

@@ -7,6 +7,8 @@ wrong is one line on stderr.
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from .trace.log import EventLog
 
 FAILED, WRONG = 1, 2
+PICTURES = (
+    *("sequence", "stevens", "window", "rtt", "throughput", "queue", "states", "timers"),
+    *("scoreboard", "ladder", "overview"),
+)
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
 
@@ -99,7 +105,8 @@ def fetch(url: str, **options: Any) -> int:
         _say(problem.strerror or str(problem))
         return FAILED
     if options["output"]:
-        options["output"].write_bytes(page.content)
+        with _names_its_file(options["output"]):
+            options["output"].write_bytes(page.content)
     elif not options["rtt"]:
         sys.stdout.buffer.write(page.content)
     _save(page, options)
@@ -111,7 +118,9 @@ def fetch(url: str, **options: Any) -> int:
 
 @commands.command()
 @click.argument("file", metavar="LOG_OR_PCAP", type=click.Path(path_type=Path))
-@click.option("--kind", default="sequence", show_default=True, help="Which picture.")
+@click.option(
+    "--kind", type=click.Choice(PICTURES), default="sequence", show_default=True, help="Which one."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
 @click.option("--conn", type=int, help="Which connection; else the one with most data.")
 @click.option("--direction", help="Whose data: an address, or out or in.")
@@ -120,11 +129,29 @@ def plot(file: Path, kind: str, output: Path, conn: int | None, direction: str |
     _check_writable(output)
     _check_plot_kind(output)
     log = _load(file)
-    draw = getattr(log.plot, kind, None) if not kind.startswith("_") else None
-    if draw is None:
-        kinds = [name for name in dir(log.plot) if not name.startswith("_")]
-        raise click.UsageError(f"there is no picture {kind!r}; there are: {', '.join(kinds)}")
-    draw(conn=conn, direction=direction).save(output)
+    with _names_its_file(output):
+        getattr(log.plot, kind)(conn=conn, direction=direction).save(output)
+    click.echo(f"saved {output}")
+
+
+@commands.command()
+@click.argument("file", metavar="LOG_OR_PCAP", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+def convert(file: Path, output: Path) -> None:
+    """Write a log or a capture as another file: .parquet, .pcapng, or .csv of its segments."""
+    _check_writable(output)
+    writers: dict[str, Callable[[EventLog], object]] = {
+        ".parquet": lambda log: log.save(output),
+        ".pcapng": lambda log: log.to_pcapng(output),
+        ".csv": lambda log: log.segments.to_csv(output, index=False, lineterminator="\n"),
+    }
+    if output.suffix not in writers:
+        raise click.UsageError(
+            f"{output}: the name of what is written ends in {', '.join(writers)}"
+        )
+    log = _load(file)
+    with _names_its_file(output):
+        writers[output.suffix](log)
     click.echo(f"saved {output}")
 
 
@@ -230,12 +257,16 @@ def _save(page: "Page | None", options: dict[str, Any]) -> None:
     """What was asked for besides the body; also when the fetch failed."""
     if page is None:
         return
-    if options["log"]:
-        page.log.save(options["log"])
-    if options["pcap"]:
-        page.log.to_pcapng(options["pcap"])
-    if options["plot"] and len(page.log.segments):
-        page.log.plot.sequence().save(options["plot"])
+    log = page.log
+    writers: dict[str, Callable[[Path], object]] = {
+        "log": log.save,
+        "pcap": log.to_pcapng,
+        "plot": lambda path: len(log.segments) and log.plot.sequence().save(path),
+    }
+    for name, write in writers.items():
+        if options[name]:
+            with _names_its_file(options[name]):
+                write(options[name])
     if options["rtt"]:
         _print_rtt(page.log)
 
@@ -284,6 +315,16 @@ def _check_writable(path: Path) -> None:
         raise click.UsageError(f"{path} cannot be written: there is no directory {folder}")
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise click.UsageError(f"{path} cannot be written: permission denied")
+
+
+@contextmanager
+def _names_its_file(path: Path) -> Iterator[None]:
+    """A file that could be opened and not written, for a full disk, has no name in its error."""
+    try:
+        yield
+    except OSError as problem:
+        problem.filename = problem.filename or path
+        raise
 
 
 def _check_plot_kind(path: Path | None) -> None:

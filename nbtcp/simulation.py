@@ -80,8 +80,8 @@ class Simulation:
         loop = Loop(VirtualClock())
         client = Host(self.client, loop, config=config, seed=2 * self.seed, log=log)
         server = Host(self.server, loop, config=config, seed=2 * self.seed + 1, log=log)
-        up = Pipe(self.up, f"up {self.seed}", client.drop)
-        down = Pipe(self.down, f"down {self.seed}", server.drop)
+        up = Pipe(self.up, f"up {self.seed}", client.drop, client.queued)
+        down = Pipe(self.down, f"down {self.seed}", server.drop, server.queued)
         client.attach(WireEnd(up, down))
         server.attach(WireEnd(down, up))
         return client, server

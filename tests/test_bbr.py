@@ -36,13 +36,18 @@ BDP = 100 * MSS
 
 
 class Driver:
-    """One ACK a round: the path delivers `rate` octets per second and has `rtt`."""
+    """One ACK a round: the path delivers `rate` octets per second and has `rtt`.
+
+    Samples count as limited by the application as the connection marks them (4.1.2.4):
+    also until what left while BBR held back on purpose has been delivered.
+    """
 
     def __init__(self, rate: int = RATE, rtt: int = RTT) -> None:
         self.cc = BBR(10 * MSS, MSS)
         self.rate, self.rtt = rate, rtt
         self.now = 1000 * SECOND
         self.total = 0
+        self.held_back = False
         handshake = Ack(self.now, 1, 1, 1)
         handshake.rtt = handshake.srtt = rtt
         self.cc.acked(handshake)
@@ -69,6 +74,8 @@ class Driver:
         ack.octets = ack.delivered = delivered
         ack.rtt = ack.srtt = self.rtt
         ack.lost, ack.marked = news, marked
+        held_back, self.held_back = self.held_back, self.cc.holds_back
+        limited |= held_back or self.held_back
         sent = Sent(prior, self.now - self.rtt, self.now - self.rtt, 0, out, limited)
         lost, losses = lost or news, losses or []
         ack.rate = RateSample(rate, delivered, lost, self.rtt, sent, losses, self.total, out)
@@ -268,6 +275,54 @@ def test_loss_while_cruising_bounds_the_short_term_and_refill_forgets_it() -> No
     assert (cc.bw_shortterm, cc.inflight_shortterm, cc.bw) == (INFINITE, INFINITE, RATE)
 
 
+# --- ACKs in bunches ---
+
+
+def test_what_is_acknowledged_in_bunches_may_be_in_flight_as_well() -> None:
+    """UpdateACKAggregation (5.5.9): extra_acked is the most of 10 round trips, and cwnd has room
+    for it.
+    """
+    driver = Driver().until(CRUISE)
+    cc = driver.cc
+
+    def arrives(segments: int) -> None:
+        """So many at once, after the time that the path takes for them."""
+        size = segments * MSS
+        driver.now += size * SECOND // RATE
+        driver.total += size
+        ack = Ack(driver.now, 1 + driver.total, 1 + driver.total + BDP, BDP)
+        ack.octets = ack.delivered = size
+        sent = Sent(driver.total - BDP, 0, 0, 0, BDP, False)
+        ack.rate = RateSample(RATE, BDP, 0, RTT, sent, [], driver.total, BDP)
+        cc.acked(ack)
+
+    def rounds(number: int, segments: int) -> None:
+        for _ in range(number * 100 // segments):
+            arrives(segments)
+
+    driver.now += RTT
+    rounds(12, 2)
+    assert cc.extra_acked == 2 * MSS
+    assert cc.cwnd == 2 * BDP + 2 * MSS
+    arrives(40)
+    assert cc.extra_acked == 40 * MSS
+    driver.now += 40 * MS  # silence: the bunch is over
+    rounds(1, 2)
+    assert cc.cwnd == 2 * BDP + 40 * MSS
+    rounds(8, 2)
+    assert cc.extra_acked == 40 * MSS
+    rounds(2, 2)
+    assert cc.extra_acked == 2 * MSS
+
+
+def test_in_startup_extra_acked_is_that_of_one_round() -> None:
+    driver = Driver()
+    driver.round(rate=400_000)
+    assert driver.cc.extra_acked == 10 * MSS  # at most cwnd
+    driver.round(rate=20_000)
+    assert driver.cc.extra_acked == 2 * MSS
+
+
 # --- ProbeRTT, timeouts, idleness ---
 
 
@@ -322,6 +377,37 @@ def test_a_timeout_sends_one_segment_and_cwnd_is_back_when_all_is_repaired() -> 
     assert cc.cwnd >= min(before, cc.inflight_shortterm)
 
 
+def test_cwnd_is_back_after_fast_recovery_as_far_as_the_model_lets_it() -> None:
+    """5.6.4.4: "when BBR exits loss recovery it restores C.cwnd to the last known good value"."""
+    driver = Driver().until(REFILL)
+    cc, before = driver.cc, driver.cc.cwnd
+    cc.lost(BDP, driver.now)
+    cc.cwnd = 10 * MSS
+    driver.round(rate=20_000, inflight=3 * MSS)
+    assert cc.cwnd < 20 * MSS
+    for _ in range(2):
+        driver.round(rate=20_000, inflight=3 * MSS)
+    assert cc.cwnd >= before
+
+
+def test_loss_after_the_probe_was_ended_counts_for_the_round() -> None:
+    """5.5.10.2: each lost packet notes the loss, also those behind the one that was too much."""
+    for holes, noted in ((3, False), (4, True)):
+        driver = Driver().until(UP)
+        losses = [hole(900 + i, 120_000, 1000 * (i + 1)) for i in range(holes)]
+        driver.round(inflight=120_000, losses=losses)
+        assert driver.cc.state is DOWN
+        assert driver.cc.is_loss_in_round is noted
+
+
+def test_a_sample_that_tells_no_rate_leaves_max_bw_alone() -> None:
+    """5.5.5: only RS.delivery_rate > 0 enters the filter."""
+    driver = Driver().until(CRUISE)
+    driver.cc.cycle_count += bbr.MAX_BW_FILTER_LEN
+    driver.round(rate=0, inflight=BDP)
+    assert driver.cc.max_bw == RATE
+
+
 def test_a_mark_for_congestion_counts_as_a_loss() -> None:
     driver = Driver().until(CRUISE)
     driver.round(rate=500_000, inflight=BDP)
@@ -354,7 +440,7 @@ def test_a_copy_from_before_a_false_alarm_undoes_it() -> None:
         driver.round(inflight=BDP)
     assert driver.cc.state is DOWN
     assert driver.cc.inflight_longterm == INFINITE
-    assert all(isinstance(x, int | float) for x in vars(kept).values())  # nothing is shared
+    assert all(isinstance(x, int | float | tuple) for x in vars(kept).values())  # nothing is shared
 
 
 def test_a_path_without_a_round_trip_time_or_with_a_tiny_bdp_keeps_four_segments() -> None:
@@ -484,6 +570,15 @@ def test_one_percent_of_random_loss_does_not_bring_bbr_down(seed: int) -> None:
 
 
 @pytest.mark.slow
+def test_without_sack_duplicate_acks_tell_what_was_delivered() -> None:
+    """4.1.3.5.1. Else all that arrived behind a hole seems to arrive when it is filled."""
+    path = Path(rate=LINK, delay=0.02, queue=100, loss=0.01, seed=1)
+    simulation = Simulation(up=path, down=Path(delay=0.02), seed=1, config=BUFFERS)
+    lossy = simulation.transfer(6_000_000, congestion="bbr", sack=False)
+    assert lossy.throughput > 0.7 * LINK * (SEGMENT - HEADERS) / SEGMENT
+
+
+@pytest.mark.slow
 def test_a_short_queue_does_not_make_bbr_lose_much() -> None:
     done = transfer(6_000_000, Path(rate=LINK, delay=0.02, queue=10))
     assert done.throughput > 0.85 * LINK
@@ -551,6 +646,23 @@ def test_bbr_sends_on_at_its_rate_after_idleness() -> None:
     assert first.len.sum() * 8 / 0.04 == pytest.approx(0.99 * LINK * 1448 / 1500, rel=0.1)
     assert (again.cwnd > 50_000).all()  # no PROBE_RTT
     assert (sent.len * 8).sum() == 24_000_000
+
+
+def test_a_pause_shorter_than_the_timeout_is_idleness_too() -> None:
+    """HandleRestartFromIdle (5.4.1): nothing in flight, and the application had nothing to send."""
+    client, server = Simulation(DEEP, seed=1, config=BUFFERS).hosts(congestion="bbr")
+    loop = client.loop
+    server.stack.listen(80)
+    conn = client.stack.connect(("10.0.0.2", 80), 0)
+    assert isinstance(conn.cc, BBR)
+    for at in (SECOND, SECOND + 150 * MS):
+        with loop.lock:
+            loop.run_until(lambda: False, at)
+            conn.send(bytes(1000), loop.now())
+            loop.run_until(lambda: False, at + MS)
+        assert conn.queue.spans
+        assert conn.cc.idle_restart
+        assert conn.cc.extra_acked_interval_start == at
 
 
 @pytest.mark.slow

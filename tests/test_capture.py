@@ -9,7 +9,6 @@ import json
 import shutil
 import struct
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path as File
 
@@ -17,6 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sniffer import captured
 
 import nbtcp
 from nbtcp import EventLog, Path, Simulation, read_capture
@@ -862,24 +862,10 @@ def test_a_capture_by_tshark_in_the_lab(tmp_path: File) -> None:
     """The kernel sends; a capture beside it shows what the kernel counts and what arrives here."""
     path = tmp_path / "lab.pcapng"
     with nbtcp.Lab(Path(delay=0.01, loss=0.02, seed=4)) as lab:
-        try:
-            sniffer = lab.popen(
-                ["tshark", "-q", "-i", "tun0", "-w", str(path)], stderr=subprocess.PIPE
-            )
-        except nbtcp.MachineError as problem:
-            pytest.skip(str(problem))
-        with sniffer:
-            assert sniffer.stderr is not None
-            for line in sniffer.stderr:
-                if b"Capturing on" in line:
-                    break
-            time.sleep(0.5)  # dumpcap opens the file a moment before it captures
+        with captured(lab, path, "pcapng"):
             before = lab.counters()["Tcp"]["RetransSegs"]
             page = lab.fetch("/bytes/300000")
-            time.sleep(0.5)
-            repeated = lab.counters()["Tcp"]["RetransSegs"] - before
-            sniffer.terminate()
-            sniffer.communicate(timeout=20)
+        repeated = lab.counters()["Tcp"]["RetransSegs"] - before
     found = read_capture(path)
     # A packet may be stamped on one processor and put into the capture by another.
     assert not [note for note in found.meta["problems"] if "times go backwards" not in note]

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from nbtcp import EventLog, read_capture
+
 ROOT = Path(__file__).parent.parent
 root = pytest.mark.root
 
@@ -253,7 +255,8 @@ def test_a_full_disk_is_one_line_and_code_2(option: list[str]) -> None:
         )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "No space left on device" in done.stderr
+    named = option[-1] if option else "the output"
+    assert done.stderr == f"nbtcp: {named} cannot be written: No space left on device\n"
 
 
 @root
@@ -267,3 +270,32 @@ def test_fetch_from_the_lab_over_ipv6(tmp_path: Path) -> None:
 def test_the_internet_is_of_ipv4() -> None:
     done = nbtcp("fetch", "-6", "http://example.com/")
     assert_one_line(done, 2, "-6 goes with --lab")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".pcapng", ".csv"])
+def test_convert_keeps_the_segments(saved_log: Path, tmp_path: Path, suffix: str) -> None:
+    output = tmp_path / f"again{suffix}"
+    done = nbtcp("convert", str(saved_log), "-o", str(output))
+    assert (done.returncode, done.stdout) == (0, f"saved {output}\n"), done.stderr
+    there = EventLog.load(saved_log).segments
+    if suffix == ".csv":
+        assert len(output.read_text().splitlines()) == len(there) + 1
+    elif suffix == ".parquet":
+        assert len(EventLog.load(output).segments) == len(there)
+    else:
+        assert len(read_capture(output).segments) == (there["event"] != "drop").sum()
+
+
+def test_convert_refuses_what_it_cannot_write(saved_log: Path, tmp_path: Path) -> None:
+    done = nbtcp("convert", str(saved_log), "-o", str(tmp_path / "again.txt"))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "ends in .parquet, .pcapng, .csv" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["window", "ladder", "overview"])
+def test_plot_draws_other_kinds(saved_log: Path, tmp_path: Path, kind: str) -> None:
+    output = tmp_path / "plot.png"
+    done = nbtcp("plot", str(saved_log), "--kind", kind, "-o", str(output))
+    assert done.returncode == 0, done.stderr
+    assert output.read_bytes().startswith(b"\x89PNG")

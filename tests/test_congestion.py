@@ -7,6 +7,7 @@ length, an ACK for every second segment.
 import copy
 import pathlib
 from math import cbrt
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbtcp import Config, Path, Simulation, config
+from nbtcp.tcp import reaction
 from nbtcp.tcp.ack import Ack
 from nbtcp.tcp.congestion import ALGORITHMS, INFINITE, CongestionControl
 from nbtcp.tcp.congestion.cubic import Cubic, _cube_root
@@ -86,17 +88,13 @@ def test_a_copy_goes_its_own_way(name: str) -> None:
     for _ in range(3):
         bulk.round()
     before = copy.copy(cc)
-    state = {slot: getattr(before, slot) for slot in slots(before)}
+    state = dict(vars(before))
     cc.lost(cc.cwnd, bulk.now)
     cc.timed_out(cc.cwnd, False, bulk.now)
     for _ in range(3):
         bulk.round()
-    assert {slot: getattr(before, slot) for slot in slots(before)} == state
+    assert vars(before) == state
     assert not any(isinstance(value, list | dict | set) for value in state.values())
-
-
-def slots(cc: CongestionControl) -> list[str]:
-    return [slot for kind in type(cc).__mro__ for slot in getattr(kind, "__slots__", ())]
 
 
 @pytest.mark.parametrize("name", ["reno", "cubic"])
@@ -147,6 +145,91 @@ def test_slow_start_after_a_timeout_takes_one_segment_of_an_ack(name: str) -> No
     cc.cwnd = 10 * MSS  # as after an idle time
     bulk.ack(5 * MSS)
     assert cc.cwnd == 12 * MSS
+
+
+@pytest.mark.parametrize("name", ["reno", "cubic"])
+def test_a_window_that_is_not_used_is_kept_for_five_minutes_and_then_halved(name: str) -> None:
+    """RFC 7661 4.4.3: ssthresh = max(ssthresh, 3*cwnd/4), cwnd = max(1/2*cwnd, IW)."""
+    cc = ALGORITHMS[name](10 * MSS, MSS)
+    bulk = after_loss(cc, 100, rtt=SECOND, per_ack=5 * MSS)
+    bulk.round()
+    before, used, ssthresh, began = cc.cwnd, cc.cwnd // 4, cc.ssthresh, bulk.now
+    while bulk.now < began + 299 * SECOND:
+        bulk.round(flight=used)
+    assert cc.cwnd == pytest.approx(before, abs=6 * MSS)  # and what the last full window brought
+    before = cc.cwnd
+    while cc.cwnd == before:
+        bulk.round(flight=used)
+    assert 300 * SECOND < bulk.now - began < 310 * SECOND
+    assert (cc.cwnd, cc.ssthresh) == (before // 2, max(ssthresh, before * 3 // 4))
+    while bulk.now < began + 2000 * SECOND:
+        bulk.round(flight=MSS)
+    assert cc.cwnd == 10 * MSS
+
+
+@pytest.mark.parametrize(("name", "share"), [("reno", 0.5), ("cubic", 0.7)])
+def test_a_loss_cuts_what_was_used_less_what_was_lost_if_that_was_little(
+    name: str, share: float
+) -> None:
+    """RFC 7661 4.4.1: cwnd = (Max(pipeACK, LossFlightSize) - R) / 2, in the non-validated phase."""
+
+    def recovered(flight: int) -> int:
+        cc = ALGORITHMS[name](100 * MSS, MSS)
+        bulk = Bulk(cc)
+        for _ in range(30):
+            bulk.round(flight=flight)
+        cc.lost(flight // 2, bulk.now)
+        assert cc.cwnd == round(flight * share)
+        cc.recovered(10 * MSS)
+        assert cc.cwnd == cc.ssthresh
+        return cc.cwnd
+
+    assert recovered(40 * MSS) == round(30 * MSS * share)
+    assert recovered(60 * MSS) == round(60 * MSS * share)  # this much is enough use
+    assert recovered(10 * MSS) == 2 * MSS
+
+
+@pytest.mark.parametrize("name", ["reno", "cubic"])
+def test_use_counts_for_the_sampling_period(name: str) -> None:
+    """RFC 7661 4.2: pipeACK is the maximum of max(3*RTT, 1 second), however short a round is."""
+    cc = ALGORITHMS[name](100 * MSS, MSS)
+    bulk = Bulk(cc, rtt=MS)
+    bulk.ack(MSS, flight=80 * MSS)
+    for pause, cut in ((400, 80), (1200, 10)):
+        bulk.now += pause * MS
+        for _ in range(5):
+            bulk.round(flight=10 * MSS)
+        bulk.now += pause * MS
+        bulk.round(flight=10 * MSS)
+        other = copy.copy(cc)
+        other.lost(10 * MSS, bulk.now)
+        assert other.cwnd == cut * MSS * other.kept // 10  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["reno", "cubic"])
+def test_what_was_used_before_a_loss_does_not_let_the_window_grow_after_it(name: str) -> None:
+    """RFC 7661 4.4.1: pipeACK is undefined then, for it is of another window."""
+    cc = ALGORITHMS[name](100 * MSS, MSS)
+    bulk = Bulk(cc, rtt=MS)
+    bulk.round()
+    cc.lost(100 * MSS, bulk.now)
+    before = cc.cwnd
+    for _ in range(100):
+        bulk.round(flight=10 * MSS)
+    assert cc.cwnd == before
+
+
+def test_undoing_keeps_a_window_that_is_larger_by_now() -> None:
+    """RFC 9438 4.9.2: restore if cwnd < cwnd_prior, else go on with the most recent values."""
+    for grown, ssthresh in ((60 * MSS, INFINITE), (150 * MSS, 70 * MSS)):
+        before = Cubic(100 * MSS, MSS)
+        cc = copy.copy(before)
+        cc.lost(100 * MSS, 0)
+        cc.cwnd = grown
+        conn: Any = SimpleNamespace(cc=cc, undo=before, prr=None)
+        reaction._undo(conn)
+        assert (conn.cc.cwnd, conn.cc.ssthresh) == (max(grown, 100 * MSS), ssthresh)
+        assert conn.undo is None
 
 
 def test_fixed_stays_as_it_began() -> None:
@@ -210,6 +293,32 @@ def test_the_example_in_contributing_is_a_whole_algorithm(monkeypatch: pytest.Mo
     assert sent.cwnd.max() > 2 * sent.cwnd.iloc[0]
     assert transfer.throughput > 0.7 * 5e6
     assert sent.ssthresh.notna().any(), "and halved"
+
+
+class Least(CongestionControl):
+    """The three methods and nothing else: it does not even know ssthresh."""
+
+    def acked(self, ack: Ack) -> None:
+        self.cwnd += self._mss * ack.octets // self.cwnd
+
+    def lost(self, flight: int, now: int) -> None:
+        self.cwnd = max(flight // 2, 2 * self._mss)
+
+    def timed_out(self, flight: int, again: bool, now: int) -> None:
+        self.cwnd = self._mss
+
+
+@pytest.mark.parametrize("recovery", ["newreno", "rack"])
+def test_an_algorithm_is_three_methods(monkeypatch: pytest.MonkeyPatch, recovery: str) -> None:
+    monkeypatch.setitem(ALGORITHMS, "least", Least)
+    monkeypatch.setitem(config._CHOICES, "congestion", ("cubic", "least"))
+    path = Path(delay=0.02, rate=5e6, queue=10)
+    done = Simulation(path).transfer(1_000_000, congestion="least", recovery=recovery)
+    segments = done.log.segments
+    assert done.complete
+    assert (segments.event == "drop").any()
+    assert segments.cwnd.max() < 60_000
+    assert done.throughput > 0.7 * 5e6
 
 
 def test_the_log_tells_the_stages() -> None:

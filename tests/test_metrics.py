@@ -24,6 +24,8 @@ class Tape:
         """Connection 1 from A to B; its ends that are in the log (by default A)."""
         self.rows = []
         self.samples = []
+        self.happened = []
+        self.waits = []
         self.ends = [self.end(1, host, port) for host in ends or [A]]
 
     @staticmethod
@@ -62,12 +64,25 @@ class Tape:
         frame[NULLABLE] = pd.NA
         frame = frame.astype(dict.fromkeys(NULLABLE, "Int64"))
         frame[["ssthresh", "srtt", "rttvar", "rto"]] = np.nan
+        frame = frame.assign(sack_permitted=False, urgent=0, ecn=None)
         frame.attrs = {"seed": 1}
         return frame
 
     @property
     def connections(self):
         return pd.DataFrame(self.ends, columns=list(self.end(1, A, 1)))
+
+    @property
+    def events(self):
+        columns = ["time", "host", "conn", "event", "old", "new", "value", "why"]
+        return pd.DataFrame(self.happened, columns=columns).astype({"time": float, "value": float})
+
+    def happen(self, time, host, event, new="", old="", value=0.0, why="", conn=1):
+        """Append one row of events."""
+        self.happened.append((time, host, conn, event, old, new, value, why))
+
+    def queue(self):
+        return pd.DataFrame(self.waits, columns=["time", "host", "wait", "packets"])
 
     def rtt(self):
         frame = pd.DataFrame(self.samples, columns=list(RTT_COLUMNS))

@@ -21,7 +21,8 @@ import pytest
 
 import nbtcp
 from nbtcp.inside import content
-from nbtcp.wire.ip import WireError
+from nbtcp.links.namespace import KERNEL_ADDRESS6
+from nbtcp.wire.ip import WireError, pack_address
 from nbtcp.wire.segment import parse
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(90)]
@@ -46,11 +47,12 @@ class Point(NamedTuple):
     kernel: str = "reno"  # the kernel's congestion control
     timestamps: bool = True
     congestion: str = "cubic"  # ours
+    family: int = 4  # of IP
 
     @property
     def path(self) -> nbtcp.Path:
         settings = self._asdict()
-        for name in ("role", "mtu", "recovery", "kernel", "timestamps", "congestion"):
+        for name in Point._fields[Point._fields.index("role") :]:
             del settings[name]
         return nbtcp.Path(**settings, seed=1)
 
@@ -82,11 +84,12 @@ def grid() -> list[Point]:
         itertools.cycle(("reno",) * 8 + ("cubic",) * 8 + ("bbr",) * 8 + ("reno",)),
         itertools.cycle((True,) * 10 + (False,)),
         itertools.cycle(("cubic",) * 5 + ("reno",) * 4 + ("bbr",) * 4),
+        itertools.cycle((4,) * 9 + (6,) * 8),
         strict=False,
     )
     return [
-        Point(*first, *link, role, *turn)
-        for (*first, link, role), turn in zip(points, turns, strict=False)
+        Point(*first, *link, role, mtu, *turn, family if mtu >= 1280 else 4)
+        for (*first, link, role), (mtu, *turn, family) in zip(points, turns, strict=False)
     ]
 
 
@@ -99,10 +102,11 @@ SAMPLE = [
     Point(0.0, 0.01, 0.1, 0.0, 0.0, None, None, "client"),
     Point(0.0, 0.01, 0.0, 0.05, 0.0, None, None, "server", mtu=576),
     Point(0.0, 0.01, 0.0, 0.0, 0.02, None, None, "client"),
+    Point(0.0, 0.01, 0.0, 0.0, 0.02, None, None, "server", family=6),
     Point(0.0, 0.01, 0.0, 0.0, 0.0, 10e6, 10, "server", recovery="newreno"),
     Point(0.01, 0.01, 0.05, 0.02, 0.0, 10e6, 100, "client", timestamps=False),
     Point(0.02, 0.01, 0.05, 0.02, 0.01, None, None, "server"),
-    Point(0.02, 0.01, 0.05, 0.02, 0.01, 10e6, 10, "client", kernel="cubic"),
+    Point(0.02, 0.01, 0.05, 0.02, 0.01, 10e6, 10, "client", kernel="cubic", family=6),
     Point(0.02, 0.01, 0.0, 0.0, 0.0, None, None, "client", recovery="tahoe", kernel="cubic"),
 ]
 
@@ -112,7 +116,8 @@ import hashlib, json, socket, sys, threading
 role, address, port, octets = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 sending = sys.stdin.buffer.read(octets)
 if role == "server":
-    listener = socket.create_server((address, port))
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.create_server((address, port), family=family)
     print("ready", flush=True)
     sock, _ = listener.accept()
 else:
@@ -153,21 +158,38 @@ class Inspected:
 
 
 def _what_linux_counts(packet: bytes, problem: str) -> str:
-    """net/ipv4/ip_input.c, net/ipv4/tcp_ipv4.c: what is looked at first."""
+    """net/ipv4/ip_input.c, net/ipv6/ip6_input.c, net/ipv4/tcp_ipv4.c: what is looked at first."""
+    if packet[0] >> 4 == 6:
+        return _what_linux_counts_of_ipv6(packet)
     if packet[0] >> 4 != 4:
-        return "not IPv4"
+        return "not IP"
     if sum(int.from_bytes(packet[i : i + 2], "big") for i in range(0, 20, 2)) % 65535:
         return "InHdrErrors"
-    header = packet[32] >> 4
+    return _what_linux_counts_of_tcp(packet[20:])
+
+
+def _what_linux_counts_of_ipv6(packet: bytes) -> str:
+    """There is no checksum of the header: what is damaged there may be counted anywhere."""
+    length, following = int.from_bytes(packet[4:6], "big"), packet[6]
+    elsewhere = packet[24:40] != pack_address(KERNEL_ADDRESS6) or packet[8] == 0xFF
+    if length > len(packet) - 40 or following != 6 or elsewhere:
+        return "nothing"
+    return _what_linux_counts_of_tcp(packet[40 : 40 + length])
+
+
+def _what_linux_counts_of_tcp(segment: bytes) -> str:
+    header = segment[12] >> 4 if len(segment) >= 20 else 99
     if header < 5:
         return "InErrs"
-    return "nothing" if 4 * header > len(packet) - 20 else "InCsumErrors"
+    return "nothing" if 4 * header > len(segment) else "InCsumErrors"
 
 
 def exchange(lab: nbtcp.Lab, point: Point) -> tuple[Any, list[Any]]:
     """Send and receive at once; our connection, and [octets, SHA-256] as the kernel got them."""
     kernels = "server" if point.role == "client" else "client"
-    address = lab.kernel_address if kernels == "server" else lab.address
+    theirs = lab.kernel_address if point.family == 4 else lab.kernel_address6
+    ours = lab.stack.addresses[point.family == 6]
+    address = theirs if kernels == "server" else ours
     listener = lab.listen(PORT) if kernels == "client" else None
     argv = [sys.executable, "-c", PROGRAM, kernels, address, str(PORT), str(point.octets)]
     with lab.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
@@ -177,18 +199,18 @@ def exchange(lab: nbtcp.Lab, point: Point) -> tuple[Any, list[Any]]:
         program.stdin.close()
         if listener is None:
             assert program.stdout.readline() == b"ready\n"
-            sock = lab.connect((lab.kernel_address, PORT), PATIENCE)
+            sock = lab.connect((theirs, PORT), PATIENCE)
         else:
             listener.settimeout(PATIENCE)
             sock, _ = listener.accept()
         try:
             received = _talk(sock, point.octets)
-            theirs = json.loads(program.stdout.readline())
+            arrived = json.loads(program.stdout.readline())
         except BaseException:
             program.kill()
             raise
     assert received == [point.octets, sha256_of(point.octets)]
-    return sock.connection, theirs
+    return sock.connection, arrived
 
 
 def _talk(sock: Any, octets: int) -> list[Any]:

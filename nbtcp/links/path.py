@@ -18,6 +18,7 @@ from . import Link
 
 SECOND = 1_000_000_000
 DropObserver = Callable[[bytes, Why, int], None]
+QueueObserver = Callable[[bytes, int, int], None]  # packet, how long it waits (ns), now
 
 
 class PathError(NbtcpError, ValueError):
@@ -73,14 +74,21 @@ class Pipe:
 
     __slots__ = (
         *("_busy_until", "_delay", "_departures", "_entered", "_held", "_moving", "_on_drop"),
-        *("_order", "_random", "path"),
+        *("_on_queue", "_order", "_random", "path"),
     )
 
-    def __init__(self, path: Path, direction: str, on_drop: DropObserver | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        direction: str,
+        on_drop: DropObserver | None = None,
+        on_queue: QueueObserver | None = None,
+    ) -> None:
         self.path = path
         self._random = random.Random(f"{path.seed}/{direction}")
         self._delay = round(path.delay * SECOND)
         self._on_drop = on_drop
+        self._on_queue = on_queue
         self._busy_until = 0  # when the link has sent all that waits
         self._departures: deque[int] = deque()  # when each packet in the queue begins to be sent
         self._moving: list[tuple[int, int, bytes]] = []  # heap of (arrival, order, packet)
@@ -104,6 +112,8 @@ class Pipe:
             begin = max(now, self._busy_until)
             if begin > now:
                 waiting.append(begin)
+            if self._on_queue is not None:
+                self._on_queue(packet, begin - now, now)
             departure = self._busy_until = begin + round(len(packet) * 8 * SECOND / path.rate)
         if (path.loss and self._random.random() < path.loss) or self._entered in path.drop:
             self._drop(packet, Why.LOSS, now)

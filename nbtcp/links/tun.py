@@ -133,8 +133,8 @@ def _no_device(error: OSError) -> str:
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return (
-            f"{DEVICE} may not be opened by user {os.geteuid()} ({error.strerror}); run as root, "
-            f"or have root allow it with `chmod 666 {DEVICE}` (in a container: `--device {DEVICE}`)"
+            f"{DEVICE} may not be opened by user {os.geteuid()} ({error.strerror}); run as root; "
+            f"for the lab alone `chmod 666 {DEVICE}` does too (in a container: `--device {DEVICE}`)"
         )
     return (
         f"{DEVICE} cannot be opened ({error.strerror}); load the driver with `modprobe tun`, "

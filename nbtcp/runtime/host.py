@@ -49,9 +49,9 @@ class Host:
     def attach(self, link: Link, up: Path | None = None, down: Path | None = None) -> None:
         """Join the stack to `link`, with a path in each direction if given."""
         if up is not None or down is not None:
-            link = Impaired(
-                link, Pipe(up or Path(), "up", self.drop), Pipe(down or Path(), "down", self.drop)
-            )
+            pipes = {"up": up or Path(), "down": down or Path()}
+            tell = self.drop, self.queued
+            link = Impaired(link, *(Pipe(path, name, *tell) for name, path in pipes.items()))
         self._link = link
         self.loop.add(self.stack, link)
 
@@ -101,11 +101,18 @@ class Host:
 
     def drop(self, packet: bytes, why: Why, now: int) -> None:
         """A path has dropped a packet: the log of its connection is told."""
-        flow = flow_of(packet)
+        if (log := self._log_of(flow_of(packet))) is not None:
+            log.dropped(packet, why, now)
+
+    def queued(self, packet: bytes, wait: int, now: int) -> None:
+        """A path makes a packet wait for `wait` ns: the log of its connection is told."""
+        if (log := self._log_of(flow := flow_of(packet))) is not None:
+            log.queued(flow, wait, now)
+
+    def _log_of(self, flow: bytes) -> EventLog | None:
         conn = self.stack.find(flow) or self.stack.find(reverse_flow(flow))
         log = self.log if conn is None else conn.observer
-        if isinstance(log, EventLog):
-            log.dropped(packet, why, now)
+        return log if isinstance(log, EventLog) else None
 
     def settle(self, log: EventLog, timeout: float = 1.0) -> bool:
         """Wait until both ends of `log`'s connections have closed; False after `timeout` s."""

@@ -334,6 +334,8 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
     if seg.blocks and conn.tcb.sack and recovery.selective:
         _take_sack(conn, seg, ack)
     ack.delivered = ack.octets + queue.sacked_octets - sacked
+    if duplicate and not recovery.selective:  # it tells of a segment
+        ack.delivered = snd.mss
     fresh = [span for span in ack.done if not span.sacked]
     ack.arrived = fresh + ack.sacked
     _sample_rtt(conn, seg, ack, fresh or ack.sacked)

@@ -171,7 +171,8 @@ def _send_new(conn: "Connection", now: int, out: list[Segment]) -> None:
     queue, snd = conn.queue, conn.tcb.snd
     if conn.state not in _DATA_STATES or snd.una == 0:  # our SYN must have been acknowledged
         return
-    if not queue.spans and now - snd.sent_at > conn.rtt.rto:  # idle: RFC 5681 4.1
+    long_enough = conn.rtt.rto if conn.cc.pacing_rate is None else 0
+    if not queue.spans and now - snd.sent_at > long_enough:  # idle: RFC 5681 4.1
         conn.cc.restart(conn.restart_window, now)
     while True:
         start, size = snd.nxt, _sendable(conn)
@@ -238,7 +239,7 @@ def _sent(conn: "Connection", start: int, end: int, now: int) -> None:
 
 def _held_by_pacing(conn: "Connection", now: int) -> bool:
     """True while nothing may leave; a timer says until when. Probes are not held."""
-    if conn.cc.pacing_rate is None or conn.force or conn.pacer.next_send_time <= now:
+    if conn.pacer.next_send_time <= now or conn.force:
         return False
     conn.timers.set(Timer.PACING, conn.pacer.next_send_time)
     return True
@@ -253,11 +254,14 @@ def _departs(conn: "Connection", span: Span, now: int) -> None:
 
 
 def _note_running_dry(conn: "Connection") -> None:
-    """cwnd has room and there is nothing to send (CheckIfApplicationLimited)."""
+    """cwnd has room and there is nothing to send (CheckIfApplicationLimited); or congestion control
+    itself keeps the rate low.
+    """
     queue, snd = conn.queue, conn.tcb.snd
-    if queue.rate is not None and queue.end <= snd.nxt and not queue.lost_octets:
+    if queue.rate is not None:
         flight = conn.recovery.in_flight(snd, queue)
-        if flight < conn.cc.cwnd:
+        dry = queue.end <= snd.nxt and not queue.lost_octets and flight < conn.cc.cwnd
+        if dry or conn.cc.holds_back:
             queue.rate.ran_dry(flight)
 
 

@@ -83,6 +83,9 @@ class DeliveryRate:
 
         `inflight` is what is in the network after it.
         """
+        if not self.selective:  # what duplicate ACKs have told is not told again (4.1.3.5.1)
+            told = self.delivered + (ack.delivered if ack.duplicate else 0)
+            ack.delivered = max(ack.una, min(told, ack.nxt)) - self.delivered
         if ack.delivered:
             self.delivered += ack.delivered
             self.delivered_at = ack.now

@@ -50,10 +50,18 @@ def timed_out(conn: "Connection", again: bool, now: int) -> None:
 
 
 def marked(conn: "Connection", now: int) -> None:
-    """A router has marked: a reduction as after a loss, but one that is never undone."""
+    """A router has marked: a reduction as after a loss, but one that is never undone, and that goes
+    down to one segment (RFC 9438 4.6); then it is the time between them that grows.
+    """
+    snd, cc = conn.tcb.snd, conn.cc
+    flight = conn.recovery.in_flight(snd, conn.queue)
     conn.undo = None
     _answer_marks(conn)
-    conn.cc.lost(conn.recovery.in_flight(conn.tcb.snd, conn.queue), now)
+    if cc.cwnd <= snd.mss:  # RFC 3168 6.1.2: send when the retransmission timer would expire
+        conn.pacer.next_send_time = now + conn.rtt.rto
+    cc.lost(flight, now)
+    if flight <= 2 * snd.mss == cc.cwnd:
+        cc.cwnd = snd.mss
     conn.note(Event.RECOVERY, now, why=Why.CONGESTION_MARK.label)
     _note_stage(conn, now)
 
@@ -70,7 +78,10 @@ def _lost(conn: "Connection", ack: Ack, verdict: Verdict) -> None:
     conn.undo = copy(cc) if verdict is Verdict.LOST else None
     # A lost tail shows when little is out: what was out before is what cwnd allowed.
     cc.lost(cc.cwnd if verdict is Verdict.REPAIRED else recovery.flight, ack.now)
-    if recovery.selective and not cc.in_recovery and recovery.phase is not Phase.OPEN:
+    if cc.in_recovery:
+        return
+    cc.ssthresh = min(cc.ssthresh, cc.cwnd)  # where recovery leads, of whatever algorithm
+    if recovery.selective and recovery.phase is not Phase.OPEN:
         sent = conn.queue.sent_octets
         conn.prr = ProportionalRateReduction(ack.flight, sent, conn.tcb.snd.mss)
 
@@ -88,15 +99,18 @@ def _end_recovery(conn: "Connection") -> None:
     follows: min(ssthresh, max(FlightSize, SMSS) + SMSS) (RFC 6582 3.2 step 3).
     """
     snd, cc = conn.tcb.snd, conn.cc
-    cc.cwnd = cc.ssthresh
+    cc.recovered(sum(conn.queue.repaired.values()) * snd.mss)
     if conn.prr is None:
         cc.cwnd = min(cc.ssthresh, max(snd.nxt - snd.una, snd.mss) + snd.mss)
     conn.prr = None
 
 
 def _undo(conn: "Connection") -> None:
-    """The last loss episode was a false alarm: as if it had not been (RFC 4015 3)."""
-    if conn.undo is not None:
-        conn.undo.cwnd = max(conn.undo.cwnd, conn.cc.cwnd)
-        conn.cc, conn.undo = conn.undo, None
-    conn.prr = None
+    """The last loss episode was a false alarm: as if it had not been (RFC 4015 3), unless cwnd is
+    larger than before by now (RFC 9438 4.9.2).
+    """
+    before, cc = conn.undo, conn.cc
+    if before is not None and (cc.in_recovery or cc.cwnd < before.cwnd):
+        before.cwnd = max(before.cwnd, cc.cwnd)
+        conn.cc = before
+    conn.undo = conn.prr = None

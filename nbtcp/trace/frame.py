@@ -25,11 +25,13 @@ EVENT_LABELS = {event.value: event.label for event in Event}
 WHY_LABELS = {why.value: why.label for why in Why}
 INFINITE = 1 << 62  # ssthresh before the first loss
 SECOND = 1e9
+ECN = {1: "ECT(1)", 2: "ECT(0)", 3: "CE"}  # RFC 3168 5; missing: none of them
 
 TCB_COLUMNS = "snd_una snd_nxt snd_wnd rcv_nxt rcv_wnd cwnd inflight".split()
 SEGMENT_COLUMNS = (
     "time host conn event why state flags seq ack raw_seq raw_ack len window sack tsval tsecr "
-    "mss wscale snd_una snd_nxt snd_wnd rcv_nxt rcv_wnd cwnd ssthresh inflight srtt rttvar rto"
+    "mss wscale snd_una snd_nxt snd_wnd rcv_nxt rcv_wnd cwnd ssthresh inflight srtt rttvar rto "
+    "sack_permitted urgent ecn"
 ).split()
 
 
@@ -58,6 +60,9 @@ def segments(log: "EventLog") -> pd.DataFrame:
     }
     for name in ("seq", "ack", "len", "window"):
         columns[name] = rows[name].astype(np.int64)
+    columns["sack_permitted"] = (present & Has.SACK_PERMITTED) != 0
+    columns["urgent"] = rows["urgent"]
+    columns["ecn"] = _labels(rows["tos"] & 3, ECN)
     columns["raw_seq"], columns["raw_ack"] = rows["raw_seq"], rows["raw_ack"]
     for name in TCB_COLUMNS:
         columns[name] = _nullable(rows[name], has_tcb)
@@ -149,6 +154,30 @@ def connections(log: "EventLog") -> pd.DataFrame:
     return _finish(log, table.astype(CONNECTION_TYPES))
 
 
+def queue(log: "EventLog") -> pd.DataFrame:
+    """One row per packet that entered a path with a rate.
+
+    time, host  when, and who had sent it
+    wait        s until the link began to send it
+    packets     how many of this host waited then, this one included; 0 when it did not wait
+    """
+    rows = _rows(log, "queue")
+    time, host = rows["time"], rows["host"]
+    waiting = np.zeros(len(rows), np.int64)
+    for sender in np.unique(host):
+        mine = host == sender
+        begin = time[mine] + rows["wait"][mine]  # a queue is first in, first out
+        gone = np.searchsorted(begin, time[mine], "right")
+        waiting[mine] = np.maximum(np.arange(1, mine.sum() + 1) - gone, 0)
+    table = {
+        "time": _seconds(log, time),
+        "host": _hosts(log, rows),
+        "wait": rows["wait"] / SECOND,
+        "packets": waiting,
+    }
+    return _finish(log, pd.DataFrame(table))
+
+
 CONNECTION_TYPES = {
     **{"conn": "int64", "host": "str", "local": "str", "local_port": "int64", "remote": "str"},
     **{"remote_port": "int64", "iss": "int64", "irs": "Int64", "opened": "str"},
@@ -156,7 +185,9 @@ CONNECTION_TYPES = {
 }
 CONNECTION_COLUMNS = list(CONNECTION_TYPES)
 
-BUILDERS = dict(segments=segments, events=events, samples=samples, connections=connections)
+BUILDERS = dict(
+    segments=segments, events=events, samples=samples, connections=connections, queue=queue
+)
 
 
 def describe(log: "EventLog") -> str:

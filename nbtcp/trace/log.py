@@ -40,6 +40,7 @@ _ROWS = {
         raw_window:H urgent:H tos:B""",
     "events": "time:q conn:I value:d old:I new:I why:I host:I event:B",
     "samples": "time:q conn:I start:q end:q sent:q rtt:q srtt:q rttvar:q rto:q host:I kept:B why:B",
+    "queue": "time:q wait:q host:B",
 }
 FIELDS = {name: [tuple(field.split(":")) for field in row.split()] for name, row in _ROWS.items()}
 LAYOUTS = {
@@ -48,6 +49,7 @@ LAYOUTS = {
 _pack_segment = LAYOUTS["segments"].pack
 _pack_event = LAYOUTS["events"].pack
 _pack_sample = LAYOUTS["samples"].pack
+_pack_wait = LAYOUTS["queue"].pack
 
 _ENDS = {
     Cause.RCV_ACK_OF_FIN.label: "FIN",
@@ -106,6 +108,7 @@ class EventLog:
         self.records: list[ConnectionRecord] = []
         self._name_numbers: dict[str, int] = {"": 0}
         self._live: dict[bytes, Connection] = {}  # the last connection of each flow
+        self._senders: dict[bytes, int] = {}  # by flow: which host that is
         self._last_number = 0
         self._frames: dict[str, tuple[int, pd.DataFrame]] = {}
 
@@ -226,6 +229,13 @@ class EventLog:
         number = receiver.log_entry.number if receiver is not None else 0
         self.add(DROPPED, host, number, NO_STATE, (), segment if number else _raw(segment), now)
 
+    def queued(self, flow: bytes, wait: int, now: int) -> None:
+        """A link with a rate lets a packet of `flow` wait for `wait` ns before it is sent."""
+        host = self._senders.get(flow)
+        if host is None:
+            host = self._senders[flow] = self._host(endpoints(flow)[0][0])
+        self.rows["queue"] += _pack_wait(now, wait, host)
+
     # --- the tables ---
 
     @property
@@ -247,11 +257,47 @@ class EventLog:
         """One row per RTT sample, kept or rejected, and why; times in seconds."""
         return self._frame("samples")
 
+    def queue(self) -> "pd.DataFrame":
+        """One row per packet that entered a path with a rate: how long it waited."""
+        return self._frame("queue")
+
+    def retransmissions(self) -> "pd.DataFrame":
+        """One row per segment sent again: why, what had become of the first, when repaired."""
+        from .tables import retransmissions
+
+        return retransmissions(self.segments, self.connections)
+
+    def throughput(self, window: float | None = None) -> "pd.DataFrame":
+        """Bit/s of each direction in each `window` (s); None: a hundredth of the log's time."""
+        from .tables import throughput
+
+        return throughput(self.segments, self.connections, window)
+
+    def states(self) -> "pd.DataFrame":
+        """One row per state that a connection was in, with its times."""
+        from .tables import states
+
+        return states(self.events)
+
+    def timers(self) -> "pd.DataFrame":
+        """One row per time that a timer was set: until when it ran, and how it ended."""
+        from .tables import timers
+
+        return timers(self.events)
+
     def summary(self) -> "pd.DataFrame":
         """Statistics of each connection and direction; units in `.attrs["units"]`."""
         from .metrics import summary
 
         return summary(self.segments, self.rtt(), self.connections)
+
+    def statistics(self) -> "pd.DataFrame":
+        """All that tcptrace counts: one row per connection, direction and statistic, with value,
+        unit and definition.
+        """
+        from .statistics import statistics
+
+        return statistics(self.segments, self.connections)
 
     @property
     def plot(self) -> "Plots":

@@ -162,16 +162,25 @@ def resent(segments: pd.DataFrame, ways: Flows) -> Bools:
 
     Where the receiver's view is the only one, a drop on the way there was a transmission too.
     """
-    by_receiver = (ways.table["vantage"] == "receiver").to_numpy(bool)
-    seen = ways.own | (ways.lost & np.append(by_receiver, False)[ways.flow])
-    rows = segments[seen]
-    start = rows["seq"].to_numpy(np.int64)
-    end = payload(rows)[1] + has_flag(rows, "F")
+    seen = transmissions(ways)
+    start, end = positions(segments[seen])
     again = np.zeros(len(segments), bool)
     again[seen] = first_seen(ways.flow[seen], start, end) < end - start
     if (ways.table["vantage"] == "capture").any():  # it may have missed the first transmission
         again |= segments["why"].isin(REPEATED).to_numpy(bool)
     return again & ways.own
+
+
+def transmissions(ways: Flows) -> Bools:
+    """Per row: shows that its flow sent something; to a receiver a drop on the way does."""
+    by_receiver = (ways.table["vantage"] == "receiver").to_numpy(bool)
+    seen: Bools = ways.own | (ways.lost & np.append(by_receiver, False)[ways.flow])
+    return seen
+
+
+def positions(rows: pd.DataFrame) -> tuple[Ints, Ints]:
+    """Where each segment starts and ends, SYN and FIN included, in relative sequence numbers."""
+    return rows["seq"].to_numpy(np.int64), payload(rows)[1] + has_flag(rows, "F")
 
 
 def first_seen(flow: Ints, start: Ints, end: Ints) -> Ints:
@@ -180,24 +189,33 @@ def first_seen(flow: Ints, start: Ints, end: Ints) -> Ints:
     Exact for any overlap: the ranges are cut at every start and end, and each piece belongs to the
     first range that covers it.
     """
-    if not len(start):
-        return np.zeros(0, np.int64)
-    # Flows are laid end to end on one axis, so that one pass serves them all.
-    shift = flow * (end.max() - start.min() + 1)
-    start, end = start + shift, end + shift
-    cuts = np.sort(np.concatenate([start, end]))
-    cuts = cuts[np.append(True, cuts[1:] > cuts[:-1])]
-    low = np.searchsorted(cuts, start)
-    pieces = np.searchsorted(cuts, end) - low
-    owner = np.repeat(np.arange(len(start)), pieces)
-    rank = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    piece = np.repeat(low, pieces) + rank
+    owner, piece, cuts = pieces(flow, start, end)
     first = np.full(len(cuts), len(start))
     np.minimum.at(first, piece, owner)
     covered = np.flatnonzero(first < len(start))
     fresh = np.zeros(len(start), np.int64)
     np.add.at(fresh, first[covered], cuts[covered + 1] - cuts[covered])
     return fresh
+
+
+def pieces(flow: Ints, start: Ints, end: Ints) -> tuple[Ints, Ints, Ints]:
+    """The ranges [start, end) cut at every start and end of any range of the same flow.
+
+    (owner, piece, cuts): range `owner[i]` covers piece `piece[i]`, which lies from `cuts[piece]` to
+    the next cut; the pieces of one range follow each other.
+    """
+    if not len(start):
+        return (np.zeros(0, np.int64),) * 3
+    # Flows are laid end to end on one axis, so that one pass serves them all.
+    shift = flow * (end.max() - start.min() + 1)
+    start, end = start + shift, end + shift
+    cuts = np.sort(np.concatenate([start, end]))
+    cuts = cuts[np.append(True, cuts[1:] > cuts[:-1])]
+    low = np.searchsorted(cuts, start)
+    count = np.searchsorted(cuts, end) - low
+    owner = np.repeat(np.arange(len(start)), count)
+    rank = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+    return owner, np.repeat(low, count) + rank, cuts
 
 
 def has_flag(rows: pd.DataFrame, letter: str) -> Bools:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from .log import EventLog, LogFileError
 
-VERSION = 3  # of `bytes(log)`: another when FIELDS change
+VERSION = 4  # of `bytes(log)`: another when FIELDS change
 _KEY = b"nbtcp"
 _SACK = pa.list_(pa.list_(pa.int64()))
 

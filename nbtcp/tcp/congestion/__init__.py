@@ -5,11 +5,9 @@ An algorithm owns `cwnd` and `ssthresh` (octets) and has three methods of its ow
 own: before `lost` and `timed_out` the connection takes a `copy.copy`, and puts it back when the
 loss proves to have been none.
 
-A window that is not filled proves nothing of the path, so cwnd grows only while it was used lately:
-the heart of RFC 7661. The most that was in flight in this round trip or the last stands for its
-pipeACK; it also bounds from below what a loss cuts (4.4.1). Left out is the non-validated phase,
-which keeps an unused cwnd for five minutes: after an RTO without sending, cwnd falls to the restart
-window instead (RFC 5681 4.1, in output.py).
+A window that is not filled proves nothing of the path: how Reno and CUBIC validate theirs (RFC
+7661) is in reno.py. After an RTO without sending cwnd falls to the restart window in any case (RFC
+5681 4.1, in output.py), but for algorithms that pace.
 """
 
 from collections.abc import Callable

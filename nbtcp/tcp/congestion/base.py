@@ -8,8 +8,6 @@ INFINITE = 1 << 62  # ssthresh before the first loss
 class CongestionControl:
     """An algorithm has three methods of its own. Sizes in octets, `now` in nanoseconds."""
 
-    __slots__ = ("_mss", "cwnd", "ssthresh")
-
     pacing_rate: int | None = None
     """Octets a second; None: not paced."""
 
@@ -19,12 +17,17 @@ class CongestionControl:
     """
 
     @property
+    def holds_back(self) -> bool:
+        """Does it send less than it might, to measure? Then delivery rates prove nothing."""
+        return False
+
+    @property
     def stage(self) -> str:
         """What the algorithm is doing, for the log."""
         return "slow-start" if self.cwnd < self.ssthresh else "congestion-avoidance"
 
     def __init__(self, initial_window: int, mss: int) -> None:
-        self.cwnd = initial_window
+        self.cwnd = self._initial_window = initial_window
         self.ssthresh = INFINITE
         self._mss = mss
 
@@ -33,15 +36,23 @@ class CongestionControl:
         raise NotImplementedError
 
     def lost(self, flight: int, now: int) -> None:
-        """A loss was found without a timeout, or a router marked; once per loss episode."""
+        """A loss was found without a timeout, or a router marked; once per loss episode. It sets
+        cwnd, to which fast recovery leads, and ssthresh.
+        """
         raise NotImplementedError
 
     def timed_out(self, flight: int, again: bool, now: int) -> None:
         """The retransmission timer fired; `again` when it did so for this segment before."""
         raise NotImplementedError
 
+    def recovered(self, resent: int) -> None:
+        """Fast recovery is over, in which `resent` octets were sent again."""
+        self.cwnd = self.ssthresh
+
     def restart(self, window: int, now: int) -> None:
-        """Sending begins again after an RTO of idleness; `window` is RW of RFC 5681 4.1."""
+        """Sending begins again after an RTO of idleness, or after any if the algorithm paces;
+        `window` is RW of RFC 5681 4.1.
+        """
         self.cwnd = min(self.cwnd, window)
 
     def use_mss(self, mss: int) -> None:

@@ -4,69 +4,58 @@ cwnd rises fast towards W_max, the window of the last loss, is careful around it
 more, faster and faster; and it is never behind what Reno would have (4.3). Windows are octets where
 the RFC has segments, times are nanoseconds; the integers make it the same on every machine.
 
-Not there: the cwnd of one SMSS that ECN may lead to (4.6); undoing a reduction that proved needless
-(4.9) is the connection's, which puts a copy of the whole object back.
+Undoing a reduction that proved needless (4.9) is the connection's, which puts a copy of the whole
+object back, and so is the cwnd of one SMSS to which marks may lead (4.6).
 """
 
 from ..ack import Ack
 from ..rtt import SECOND
 from .hystart import HyStart
 
-# beta_cubic = 0.7 (RFC 9438 4.6), C = 0.4 segments / s^3 (5.1),
+# C = 0.4 segments / s^3 (RFC 9438 5.1),
 # alpha_cubic = 3 * (1 - beta_cubic) / (1 + beta_cubic) = 9 / 17 (4.3)
 
 
 class Cubic(HyStart):
     """CUBIC, with HyStart++ for its first slow start (RFC 9438 4.10)."""
 
-    __slots__ = ("_begun", "_est_left", "_heard_at", "_k", "_left", "_prior", "_w_est", "_w_max")
+    kept = 7  # beta_cubic = 0.7 (RFC 9438 4.6): ssthresh = flight_size * beta_cubic
 
-    def __init__(self, initial_window: int, mss: int) -> None:
-        super().__init__(initial_window, mss)
-        self._begun: int | None = None  # t_epoch: when this stage of congestion avoidance began
-        self._heard_at = 0  # when the last ACK of it came
-        self._w_max = 0  # W_max; 0: take the cwnd with which the stage begins
-        self._k = 0  # K: how long the curve takes from there to W_max
-        self._prior = 0  # cwnd_prior: cwnd when ssthresh was set last
-        self._w_est = 0  # W_est: what Reno would have
-        self._left = self._est_left = 0  # remainders of the divisions by cwnd
-
-    def acked(self, ack: Ack) -> None:
-        if self.cwnd < self.ssthresh:
-            self._begun = None
-            super().acked(ack)
-            return
-        used = self._is_used(ack)
-        if self._begun is None:
-            self._begin_stage()
-        begun = ack.now if self._begun is None else self._begun + self._unused(ack, used)
-        self._begun, self._heard_at = begun, ack.now
-        if used:
-            self._grow(ack, ack.now - begun)
-
-    def lost(self, flight: int, now: int) -> None:
-        # RFC 9438 4.7, fast convergence: W_max = cwnd * (1 + beta_cubic) / 2 if cwnd < W_max
-        self._w_max = self.cwnd * 17 // 20 if self.cwnd < self._w_max else self.cwnd
-        self._reduce(self._at_loss(flight))
-        self.cwnd = self.ssthresh
+    _begun: int | None = None  # t_epoch: when this stage of congestion avoidance began
+    _heard_at = 0  # when the last ACK of it came
+    _w_max = 0  # W_max; 0: take the cwnd with which the stage begins
+    _k = 0  # K: how long the curve takes from there to W_max
+    _prior = 0  # cwnd_prior: cwnd when ssthresh was set last
+    _w_est = 0  # W_est: what Reno would have
+    _left = _est_left = 0  # remainders of the divisions by cwnd
 
     def timed_out(self, flight: int, again: bool, now: int) -> None:
-        if not again:
-            self._reduce(flight)
+        super().timed_out(flight, again, now)
         self._w_max = 0  # RFC 9438 4.8: K = 0, W_max = cwnd at the beginning of the next stage
-        self.cwnd = self._per_ack = self._mss
+
+    def _slow_start(self, ack: Ack) -> None:
+        self._begun = None
+        super()._slow_start(ack)
+
+    def _avoid_congestion(self, ack: Ack, used: bool) -> None:
+        if self._begun is None:
+            self._begun = self._heard_at = ack.now
+            self._begin_stage()
+        self._begun += self._unused(ack, used)
+        self._heard_at = ack.now
+        if used:
+            self._grow(ack, ack.now - self._begun)
 
     def _reduce(self, flight: int) -> None:
+        # RFC 9438 4.7, fast convergence: W_max = cwnd * (1 + beta_cubic) / 2 if cwnd < W_max
+        self._w_max = self.cwnd * 17 // 20 if self.cwnd < self._w_max else self.cwnd
         self._prior = self.cwnd
-        # RFC 9438 figure 5: ssthresh = flight_size * beta_cubic, at least 2 SMSS
-        self.ssthresh = max(flight * 7 // 10, 2 * self._mss)
-        self._per_ack = 2 * self._mss
         self._begun = None
+        super()._reduce(flight)
 
     def _begin_stage(self) -> None:
         self._w_est = self.cwnd
         self._left = self._est_left = 0
-        self._per_ack = 2 * self._mss
         self._prior = self._prior or self.cwnd  # HyStart++ ended slow start without a loss (4.10)
         if self._w_max < self.cwnd:
             self._w_max = self.cwnd

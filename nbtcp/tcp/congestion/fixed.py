@@ -10,8 +10,6 @@ class Fixed(CongestionControl):
     It is one segment when our SYN was lost, as with the others (RFC 5681 3.1).
     """
 
-    __slots__ = ()
-
     in_recovery: bool = True  # no reduction during fast recovery either
 
     @property
@@ -29,7 +27,4 @@ class Fixed(CongestionControl):
         """Nothing."""
 
     def timed_out(self, flight: int, again: bool, now: int) -> None:
-        """Nothing."""
-
-    def restart(self, window: int, now: int) -> None:
         """Nothing."""

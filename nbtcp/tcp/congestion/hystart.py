@@ -22,46 +22,39 @@ L = 8  # for a sender that does not pace
 class HyStart(Reno):
     """Reno with HyStart++. Times in nanoseconds; INFINITE where there is none yet."""
 
-    __slots__ = ("_baseline", "_css_rounds", "_last_rtt", "_rtt", "_samples")
-
-    def __init__(self, initial_window: int, mss: int) -> None:
-        super().__init__(initial_window, mss)
-        self._last_rtt = INFINITE  # lastRoundMinRTT
-        self._rtt = INFINITE  # currentRoundMinRTT
-        self._samples = 0  # rttSampleCount
-        self._baseline = INFINITE  # cssBaselineMinRtt; INFINITE outside CSS
-        self._css_rounds = 0
+    _window_end = 0  # windowEnd: a round is over when more than this is acknowledged
+    _last_rtt = INFINITE  # lastRoundMinRTT
+    _rtt = INFINITE  # currentRoundMinRTT
+    _samples = 0  # rttSampleCount
+    _baseline = INFINITE  # cssBaselineMinRtt; INFINITE outside CSS
+    _css_rounds = 0
 
     @property
     def stage(self) -> str:
         conservative = self._baseline < INFINITE and self.cwnd < self.ssthresh
         return "conservative-slow-start" if conservative else super().stage
 
-    def acked(self, ack: Ack) -> None:
+    def _slow_start(self, ack: Ack) -> None:
         if self.ssthresh < INFINITE:
-            super().acked(ack)
+            super()._slow_start(ack)
             return
-        used = self._is_used(ack)
-        self._measure(ack)
-        if used:
-            # RFC 9406 4.2: cwnd = cwnd + min(N, L * SMSS), in CSS divided by CSS_GROWTH_DIVISOR
-            growth = min(ack.octets, L * self._mss)
-            self.cwnd += growth if self._baseline == INFINITE else growth // CSS_GROWTH_DIVISOR
+        if ack.una > self._window_end:
+            self._window_end = ack.nxt
+            self._last_rtt, self._rtt, self._samples = self._rtt, INFINITE, 0
+            self._css_rounds += self._baseline < INFINITE
+        if ack.rtt is not None:
+            self._measure(ack.rtt)
+        # RFC 9406 4.2: cwnd = cwnd + min(N, L * SMSS), in CSS divided by CSS_GROWTH_DIVISOR
+        growth = min(ack.octets, L * self._mss)
+        divisor = CSS_GROWTH_DIVISOR if self._baseline < INFINITE else 1
+        self._grow_to(self.cwnd + growth // divisor)
         if self._css_rounds > CSS_ROUNDS:
             self.ssthresh = self.cwnd  # congestion avoidance begins
 
-    def _begin_round(self, ack: Ack) -> None:
-        super()._begin_round(ack)
-        self._last_rtt, self._rtt = self._rtt, INFINITE
-        self._samples = 0
-        self._css_rounds += self._baseline < INFINITE
-
-    def _measure(self, ack: Ack) -> None:
+    def _measure(self, rtt: int) -> None:
         """Does the least round-trip time of this round tell of a queue? (RFC 9406 4.2)."""
-        if ack.rtt is None:
-            return
         self._samples += 1
-        self._rtt = min(self._rtt, ack.rtt)
+        self._rtt = min(self._rtt, rtt)
         if self._samples < N_RTT_SAMPLE:
             return
         if self._baseline < INFINITE:

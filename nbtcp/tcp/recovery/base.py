@@ -74,8 +74,9 @@ class Recovery:
             queue.unmark_lost()
             queue.repaired.clear()
             return Verdict.SPURIOUS
-        if not self.duplicates and queue.sacked_octets + ack.octets == ack.delivered:
-            self.flight = snd.nxt - snd.una  # no sign before: without what limited transmit adds
+        sacked_before = self.selective and queue.sacked_octets + ack.octets > ack.delivered
+        if not self.duplicates and not sacked_before:  # no sign of a loss before
+            self.flight = snd.nxt - snd.una  # without what limited transmit adds
         before = queue.lost_octets
         self.find_losses(ack, snd, queue)
         ack.lost = queue.lost_octets - before

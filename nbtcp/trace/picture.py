@@ -1,0 +1,362 @@
+"""A picture: a table of glyphs, drawn with one artist for each class, to look at and to save.
+
+Figures are made directly, without pyplot: nothing global is touched, no window opens, and a figure
+is freed with its picture.
+"""
+
+import base64
+import html
+import io
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from .glyphs import OKABE_ITO, Glyph, glyph_of
+from .metrics import Floats
+
+if TYPE_CHECKING:
+    from .kinds import Kind
+
+SUFFIXES = (".png", ".svg", ".pdf", ".csv", ".xpl")
+"""What `Picture.save` can write."""
+
+_UNDATED: dict[str, dict[str, str | None]] = {
+    ".png": {"Software": None},
+    ".svg": {"Date": None},
+    ".pdf": {"CreationDate": None},
+}
+
+# (below this span or height, the unit, its size)
+_UNITS: dict[str, tuple[tuple[float, str, float], ...]] = {
+    "B": ((1e4, "B", 1.0), (1e7, "kB", 1e3), (1e10, "MB", 1e6), (np.inf, "GB", 1e9)),
+    "bit/s": (
+        *((2e3, "bit/s", 1.0), (2e6, "kbit/s", 1e3)),
+        *((2e9, "Mbit/s", 1e6), (np.inf, "Gbit/s", 1e9)),
+    ),
+    "s": ((2e-3, "µs", 1e-6), (2.0, "ms", 1e-3), (np.inf, "s", 1.0)),
+    "packets": ((np.inf, "packets", 1.0),),
+}
+
+# Above this many glyphs they become one bitmap in SVG and PDF (axes and text stay vectors), so that
+# an SVG stays below 200 KB.
+_VECTORS = 1500
+_BITMAP_DPI = 150
+
+# Above this many bars of one class they have no caps, which would run together.
+_CAPPED = 250
+# Above this many glyphs of one class the markers shrink.
+_MANY = 50
+
+# Limits that may lie so high that the rest would be flat.
+_FAR = ("window", "limit", "rwnd")
+
+# What tells several logs apart.
+_RUNS = list(zip(OKABE_ITO, ("-", "--", "-.", ":", "-", "--", "-."), strict=True))
+
+
+class Picture:
+    """A picture of a log: in a notebook an inline PNG, in a file whatever the name asks for.
+
+    figure  the matplotlib Figure; its artists are in seconds and bytes whatever the tick labels say
+    data    what is drawn, one row per glyph, in time order: glyph (a class of glyphs.py), time (s),
+            what the kind of picture shows (plot.py says which columns), label (as in the legend)
+    """
+
+    def __init__(
+        self,
+        ax: Axes,
+        data: pd.DataFrame,
+        text: str,
+        title: str,
+        for_xplot: Callable[[], str] | None = None,
+    ) -> None:
+        self.figure = ax.figure.figure
+        self.data = data
+        self._text = text
+        self._title = title
+        self._for_xplot = for_xplot
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the picture (.png, .svg, .pdf, .xpl for xplot) or its data (.csv); the same bytes
+        each time.
+
+        Returns the path. Raises ValueError for another suffix, OSError when it cannot be written.
+        """
+        path = Path(path)
+        suffix = path.suffix.lower()
+        if suffix == ".csv":
+            self.data.to_csv(path, index=False, lineterminator="\n")
+        elif suffix in _UNDATED:
+            self._write(path, suffix.removeprefix("."))
+        elif suffix == ".xpl" and self._for_xplot is not None:
+            path.write_text(self._for_xplot())
+        elif suffix == ".xpl":
+            raise ValueError(f"cannot save {path.name!r}: this picture is several, save each")
+        else:
+            raise ValueError(f"cannot save {path.name!r}: use .png, .svg, .pdf, .csv or .xpl")
+        return path
+
+    def __repr__(self) -> str:
+        return f"<{self._text}>"
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self._write(png, "png")
+        return png.getvalue()
+
+    def _repr_html_(self) -> str:
+        # JupyterLab gives an image/png output no alternative text; an <img> can carry it.
+        alt = html.escape(f"{self._text.capitalize()}. {self._title}.")
+        image = base64.b64encode(self._repr_png_()).decode()
+        return f'<img alt="{alt}" src="data:image/png;base64,{image}">'
+
+    def _write(self, target: Path | io.BytesIO, kind: str) -> None:
+        about = {"Title": self._title, **_UNDATED[f".{kind}"]}
+        with mpl.rc_context({"svg.hashsalt": "nbtcp"}):
+            dpi = "figure" if kind == "png" else _BITMAP_DPI
+            self.figure.savefig(target, format=kind, dpi=dpi, metadata=about)
+
+
+def new_axes(width: float = 9, height: float = 5) -> Axes:
+    """Axes in a figure of their own; inches."""
+    return Figure(figsize=(width, height), dpi=100, layout="constrained").add_subplot()
+
+
+# --- the table of glyphs -> artists ---
+
+
+def draw(ax: Axes, glyphs: pd.DataFrame, label: str, unit: str, lanes: Sequence[str] = ()) -> None:
+    """Draw a table with the columns glyph, time, until, low, high, label; `unit` is that of low and
+    high, "" where they are 0, -1, ... of the `lanes`.
+    """
+    if lanes:
+        ax.set_yticks([-number for number in range(len(lanes))], lanes)
+    top = _limit(ax, glyphs)
+    for kind, rows in glyphs.groupby("glyph", observed=True):
+        glyph = glyph_of(str(kind))
+        artist = _SHAPES[glyph.shape](ax, glyph, rows)
+        artist.set(gid=str(kind), label=glyph.label, rasterized=len(glyphs) > _VECTORS)
+        if kind in _FAR and (rows["high"] > top).any():
+            partly = "partly " if (rows["high"] <= top).any() else ""
+            artist.set_label(f"{glyph.label}\n({partly}above the picture)")
+    _finish(ax, label, unit)
+
+
+def draw_stack(parts: "list[tuple[pd.DataFrame, Kind]]") -> Axes:
+    """Several pictures above each other on one time axis, the first twice as high. Returns its
+    Axes.
+    """
+    heights = [2] + [1] * (len(parts) - 1)
+    figure = Figure(figsize=(9, 2.2 * sum(heights)), dpi=100, layout="constrained")
+    axes = figure.subplots(len(parts), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    limits = []
+    for ax, (glyphs, kind) in zip(axes, parts, strict=True):
+        draw(ax, glyphs, kind.label, kind.unit)
+        limits.append(ax.get_xlim())
+    axes[0].set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
+    for ax in axes:
+        _label_axis(ax, "x", "time", "s")
+        ax.label_outer()
+    first: Axes = axes[0]
+    return first
+
+
+def draw_runs(ax: Axes, glyphs: pd.DataFrame, label: str, unit: str) -> None:
+    """One line for each `run`, told apart by colour and dashes."""
+    _limit(ax, glyphs)
+    for number, (run, rows) in enumerate(glyphs.groupby("run", sort=False)):
+        color, dashes = _RUNS[number % len(_RUNS)]
+        glyph = replace(glyph_of(str(rows["glyph"].iloc[0])), color=color, dashes=dashes)
+        artist = _SHAPES[glyph.shape](ax, glyph, rows)
+        artist.set(label=str(run), rasterized=len(glyphs) > _VECTORS)
+    _finish(ax, label, unit)
+
+
+def draw_phase(ax: Axes, both: pd.DataFrame, conns: tuple[int, int]) -> pd.DataFrame:
+    """One flow against the other; returns the table of what is drawn."""
+    most = float(both[["low", "high"]].to_numpy().max())
+    parts = {"flows": both, "start": both.iloc[:1], "stop": both.iloc[-1:]}
+    for kind, rows in parts.items():
+        glyph = glyph_of(kind)
+        line = Line2D(rows["low"].to_numpy(float), rows["high"].to_numpy(float), **_look(glyph))
+        line.set(
+            gid=kind, label=glyph.label, markersize=glyph.size, rasterized=len(both) > _VECTORS
+        )
+        ax.add_line(line)
+    fair = glyph_of("fair")
+    ax.add_line(Line2D([0, most], [0, most], gid="fair", label=fair.label, **_look(fair)))
+    ax.set(xlim=(0, 1.04 * most), ylim=(0, 1.04 * most), aspect="equal")
+    for which, conn in zip("xy", conns, strict=True):
+        _label_axis(ax, which, f"cwnd of connection {conn}", "B")
+    _legend(ax)
+    return pd.concat([rows.assign(glyph=kind) for kind, rows in parts.items()], ignore_index=True)
+
+
+def _finish(ax: Axes, label: str, unit: str) -> None:
+    """Axes in units that suit their limits, a faint grid and a legend."""
+    if unit:
+        _label_axis(ax, "y", label, unit)
+    _label_axis(ax, "x", "time", "s")
+    ax.grid(color="0.92", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    _legend(ax)
+
+
+def _look(glyph: Glyph) -> dict[str, Any]:
+    return {
+        "color": glyph.color,
+        "linewidth": glyph.width,
+        "linestyle": glyph.dashes if glyph.shape != "mark" else "none",
+        "marker": glyph.marker,
+        "markerfacecolor": "white" if glyph.hollow else glyph.color,
+        "markeredgewidth": 1.5 if glyph.hollow or glyph.shape == "mark" else 1.0,
+        "zorder": glyph.zorder,
+    }
+
+
+def _size(glyph: Glyph, count: int) -> float:
+    return glyph.size * min(1.0, max(0.4, math.sqrt(_MANY / count)))
+
+
+def _middle(rows: pd.DataFrame) -> Floats:
+    middle: Floats = ((rows["low"] + rows["high"]) / 2).to_numpy(np.float64)
+    return middle
+
+
+def _line(ax: Axes, glyph: Glyph, rows: pd.DataFrame) -> Any:
+    style = "steps-post" if glyph.shape == "steps" else "default"
+    low = rows["low"].to_numpy(np.float64)
+    artist = Line2D(rows["time"].to_numpy(), low, drawstyle=style, **_look(glyph))  # type: ignore[arg-type]
+    return ax.add_line(artist)
+
+
+def _mark(ax: Axes, glyph: Glyph, rows: pd.DataFrame) -> Any:
+    size = _size(glyph, len(rows))
+    return ax.add_line(
+        Line2D(rows["time"].to_numpy(), _middle(rows), markersize=size, **_look(glyph))
+    )
+
+
+def _bar(ax: Axes, glyph: Glyph, rows: pd.DataFrame) -> Any:
+    """All bars of one class as one line, whose parts NaN separates."""
+    time, gap = rows["time"].to_numpy(np.float64), np.full(len(rows), np.nan)
+    low, high = rows["low"].to_numpy(np.float64), rows["high"].to_numpy(np.float64)
+    # Projecting, as a bar lower than a pixel would fade.
+    look = _look(glyph) | {"solid_capstyle": "projecting", "markersize": glyph.size}
+    if glyph.marker == "_":
+        if len(rows) > _CAPPED:
+            look |= {"marker": "", "linewidth": 1.5 * glyph.width}
+        return ax.add_line(
+            Line2D(np.repeat(time, 3), np.column_stack([low, high, gap]).ravel(), **look)
+        )
+    look["markersize"] = _size(glyph, len(rows))
+    heights = np.column_stack([low, _middle(rows), high, gap]).ravel()
+    return ax.add_line(Line2D(np.repeat(time, 4), heights, markevery=(1, 4), **look))
+
+
+def _span(ax: Axes, glyph: Glyph, rows: pd.DataFrame) -> Any:
+    gap = np.full(len(rows), np.nan)
+    times = np.column_stack([rows["time"], rows["until"], gap]).ravel()
+    look = _look(glyph) | {"solid_capstyle": "butt", "markersize": glyph.size}
+    return ax.add_line(Line2D(times, np.repeat(_middle(rows), 3), markevery=(0, 3), **look))
+
+
+def _band(ax: Axes, glyph: Glyph, rows: pd.DataFrame) -> Any:
+    look: dict[str, Any] = {"color": glyph.color, "alpha": 0.45, "linewidth": 0}
+    low, high = rows["low"].to_numpy(np.float64), rows["high"].to_numpy(np.float64)
+    return ax.fill_between(
+        rows["time"].to_numpy(), low, high, step="post", zorder=glyph.zorder, **look
+    )
+
+
+def _shade(ax: Axes, glyph: Glyph, rows: pd.DataFrame) -> Any:
+    ranges = list(zip(rows["time"], rows["until"] - rows["time"], strict=True))
+    look: dict[str, Any] = {"facecolor": glyph.color, "alpha": 0.12, "linewidth": 0}
+    return ax.broken_barh(
+        ranges, (0, 1), transform=ax.get_xaxis_transform(), zorder=glyph.zorder, **look
+    )
+
+
+_SHAPES: dict[str, Callable[[Axes, Glyph, pd.DataFrame], Any]] = {
+    "bar": _bar,
+    "steps": _line,
+    "line": _line,
+    "mark": _mark,
+    "span": _span,
+    "band": _band,
+    "shade": _shade,
+}
+
+
+def _limit(ax: Axes, glyphs: pd.DataFrame) -> float:
+    """Set the limits of the Axes: to all that is drawn, but far windows. Returns the upper one."""
+    far, shaded = glyphs["glyph"].isin(_FAR), glyphs["glyph"] == "recovery"
+    rest = glyphs[~far & ~shaded]
+    low, high = float(rest["low"].min()), float(rest["high"].max())
+    for kind in _FAR:
+        edge = float(glyphs.loc[glyphs["glyph"] == kind, "high"].max())  # NaN: there is none
+        if edge <= high + 0.5 * (high - low):
+            high = max(high, edge)
+    first, last = glyphs["time"].min(), max(glyphs["time"].max(), rest["until"].max())
+    side, margin = 0.02 * (last - first) or 5e-4, 0.04 * (high - low) or 1.0
+    x, y = (first - side, last + side), (low - margin, high + margin)
+    if ax.has_data():
+        x = min(x[0], ax.get_xlim()[0]), max(x[1], ax.get_xlim()[1])
+        y = min(y[0], ax.get_ylim()[0]), max(y[1], ax.get_ylim()[1])
+    ax.set(xlim=x, ylim=y)
+    return y[1]
+
+
+def _label_axis(ax: Axes, which: str, label: str, quantity: str) -> None:
+    """Tick labels in a unit that suits the limits; the artists stay in seconds, bytes, bit/s."""
+    low, high = ax.get_xlim() if which == "x" else ax.get_ylim()
+    reach = high - low if quantity == "s" else high
+    unit, size = next((unit, size) for limit, unit, size in _UNITS[quantity] if reach < limit)
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    if quantity in ("B", "packets"):
+        axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / size:.12g}"))
+    axis.set_label_text(f"{label} ({unit})")
+
+
+def _legend(ax: Axes) -> None:
+    """A legend beside the picture, with each class that is in it once."""
+    artists, labels = ax.get_legend_handles_labels()
+    samples = {label: _sample(artist) for artist, label in zip(artists, labels, strict=True)}
+    ax.legend(
+        samples.values(),
+        samples.keys(),
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        frameon=False,
+        fontsize="small",
+    )
+
+
+def _sample(artist: Any) -> Any:
+    """What stands in the legend: for bars an upright one, for marks the marker alone."""
+    if not isinstance(artist, Line2D):
+        return Patch(facecolor=artist.get_facecolor()[0], alpha=artist.get_alpha())
+    if artist.get_gid() is None:
+        return artist  # drawn by somebody else
+    sample = Line2D([], [])
+    sample.update_from(artist)
+    sample.set(markevery=None, rasterized=False)
+    if glyph_of(str(artist.get_gid())).shape == "bar":
+        sample.set_linestyle("none")
+        if artist.get_marker() in ("", "_"):
+            sample.set(marker="|", markersize=9, markeredgewidth=artist.get_linewidth())
+    return sample

@@ -1,0 +1,52 @@
+"""A table of glyphs in the language of Shepard's xplot, as tcptrace writes it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from .glyphs import Glyph, glyph_of
+
+# Colours by what the same glyph has in a picture; xplot's ground is black.
+_COLORS = {
+    **{"#000000": "white", "#7f7f7f": "yellow", "#E69F00": "orange", "#009E73": "green"},
+    **{"#0072B2": "blue", "#D55E00": "red", "#CC79A7": "purple", "#56B4E9": "pink"},
+}
+
+
+def xplot(glyphs: pd.DataFrame, title: str, label: str, unit: str) -> str:
+    """The picture as text; bands and shades have no likeness there and are left out."""
+    out = ["double double", "title", title, "xlabel", "time (s)", "ylabel", f"{label} ({unit})"]
+    for kind, rows in glyphs.groupby("glyph", observed=True):
+        glyph = glyph_of(str(kind))
+        corners = rows[["time", "until", "low", "high"]].to_numpy(np.float64)
+        out += [_COLORS[glyph.color], *_commands(str(kind), glyph, corners)]
+    return "\n".join([*out, "go", ""])
+
+
+def _commands(kind: str, glyph: Glyph, corners: np.ndarray) -> Iterator[str]:
+    named = glyph.shape in ("bar", "mark") and glyph.marker not in ("_", ".", "|")
+    for number, (time, until, low, high) in enumerate(corners):
+        middle = (low + high) / 2
+        if glyph.shape in ("steps", "line") and number:
+            before, at = corners[number - 1][0], corners[number - 1][2]
+            turn = at if glyph.shape == "steps" else low
+            if glyph.shape == "steps":
+                yield _line(before, at, time, turn)
+            yield _line(time if glyph.shape == "steps" else before, at, time, low)
+        elif glyph.shape == "bar":
+            yield _line(time, low, time, high)
+            yield f"dtick {time:.9f} {low:.12g}"
+            yield f"utick {time:.9f} {high:.12g}"
+        elif glyph.shape == "mark":
+            yield f"diamond {time:.9f} {middle:.12g}"
+        elif glyph.shape == "span":
+            yield _line(time, middle, until, middle)
+        elif glyph.shape == "slope":
+            yield _line(time, low, until, high)
+        if named:
+            yield f"atext {time:.9f} {high:.12g}\n{kind}"
+
+
+def _line(x1: float, y1: float, x2: float, y2: float) -> str:
+    return f"line {x1:.9f} {y1:.12g} {x2:.9f} {y2:.12g}"
