@@ -17,13 +17,13 @@ from .tcp.connection import Connection, Observer
 from .tcp.cookies import LIFETIME, PERIOD, initial_sequence_number, restore, timestamp
 from .tcp.listener import Listener
 from .tcp.output import cookie_for, reset_for
-from .tcp.state import State
+from .tcp.state import Cause, State
 from .tcp.tcb import TICK
 from .why import Why
 from .wire import ip, scapy
 from .wire import segment as struct_codec
 from .wire.icmp import IcmpError, parse_icmp
-from .wire.segment import RST, Segment, addresses, format_endpoint, pack_flow, reverse_flow
+from .wire.segment import RST, Segment, addresses, format_endpoint, is_ipv4, pack_flow, reverse_flow
 from .wire.seq import MODULUS
 
 EPHEMERAL_PORTS = range(49152, 65536)  # RFC 6335 6
@@ -154,7 +154,7 @@ class Stack:
             return
         conn = self._connections.get(segment.flow)
         if conn is not None and conn.state is State.TIME_WAIT and self._reopens(conn, segment):
-            conn.leave_time_wait(now)
+            conn.transition(Cause.TIME_WAIT_OVER, now)
         if conn is None or conn.state <= State.LISTEN:
             self._receive_unknown(segment, now)
         else:
@@ -286,8 +286,7 @@ class Stack:
         listener.cookies_until = now + LIFETIME * PERIOD
         iss = initial_sequence_number(syn, self._secret, now)
         value = timestamp(syn, now // TICK + self._timestamp_offset(reverse_flow(syn.flow)))
-        config = self.config if len(syn.flow) == 12 else _for_ipv6(self.config)
-        return cookie_for(syn, iss, value, config)
+        return cookie_for(syn, iss, value, _for_family(syn.flow, self.config))
 
     def _host(self, flow: bytes) -> str:
         """Which of our addresses `flow` goes to; the first when it is none of them."""
@@ -304,7 +303,7 @@ class Stack:
             used = old.tcb.snd.nxt + old.tcb.snd.iss
             if 0 < (used - iss) % MODULUS < MODULUS // 2:
                 iss = (used + ISN_STEP) % MODULUS
-        config = config if len(flow) == 12 else _for_ipv6(config)
+        config = _for_family(flow, config)
         conn = Connection(flow, config, iss, offset, self._ready, observer)
         mtu, since = self._path_mtus.get(addresses(flow)[1], (0, 0))
         if mtu and now - since < PATH_MTU_LIFETIME:
@@ -380,6 +379,10 @@ def _is_nobodys(address: bytes) -> bool:
     if len(address) == ip.IPV4_ADDRESS:
         return address[0] >= 224 or address == bytes(4)
     return address[0] == 0xFF or address == bytes(16) or address[:12] == ip.IPV4_MAPPED
+
+
+def _for_family(flow: bytes, config: Config) -> Config:
+    return config if is_ipv4(flow) else _for_ipv6(config)
 
 
 @lru_cache(maxsize=64)

@@ -283,6 +283,38 @@ def test_an_idle_connection_answers_in_the_background(lab: nbtcp.Lab) -> None:
         assert len(sock.recv(65536)) > 1000
 
 
+# --- windows that close ---
+
+NEVER_READS = """
+import socket, time
+s = socket.create_server(("10.0.0.1", 7002))
+s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20000)
+print("ready", flush=True)
+c, _ = s.accept()
+c.sendall(bytes(1000000))
+time.sleep(60)
+"""
+
+
+def test_a_closed_window_does_not_keep_the_other_direction_from_flowing(lab: nbtcp.Lab) -> None:
+    """RFC 9293 A.2: while we probe its window the kernel must hear our acknowledgments."""
+    with lab.popen([sys.executable, "-c", NEVER_READS], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        settings = {"receive_buffer": 20_000, "autotune": False}
+        with lab.connect(("10.0.0.1", 7002), 5, **settings) as sock:
+            sock.sendall(bytes(400_000))  # into the send buffer, most of it
+            conn = sock.connection
+            assert conn is not None
+            snd, rcv = conn.tcb.snd, conn.tcb.rcv
+            _wait_until(lambda: snd.wnd == 0 and snd.nxt > snd.una and rcv.wnd == 0)
+            got, until = 0, time.monotonic() + 10
+            while got < 300_000 and time.monotonic() < until:
+                got += len(sock.recv(65536))
+        server.kill()
+    assert got >= 300_000
+
+
 # --- what others see ---
 
 

@@ -316,7 +316,7 @@ def finish(network: Network, ends: list[End]) -> int:
         assert end.conn.error is None
         assert end.conn.eof
         assert bytes(end.received) == octets(0, other.sent)
-        assert end.conn.timers.deadline() is None, "a timer was left behind"
+        assert end.conn.deadline() is None, "a timer was left behind"
     for stack in network.stacks:
         assert not stack.connections
         assert stack.deadline() is None, "a timer was left behind"
@@ -395,7 +395,7 @@ def test_any_end_at_any_time_leaves_nothing_behind(
         if len(ends) == 2:
             assert bytes(end.received) == octets(0, other.sent)[: len(end.received)]
         assert end.conn.state is State.CLOSED
-        assert end.conn.timers.deadline() is None, "a timer was left behind"
+        assert end.conn.deadline() is None, "a timer was left behind"
     for stack in network.stacks:
         assert not stack.connections
         assert stack.deadline() is None, "a timer was left behind"

@@ -50,6 +50,15 @@ def test_acceptability(length: int, window: int, ahead: int, acceptable: bool) -
         assert answers[0].startswith(f". 11:11(0) ack 1001 win {window} ")
 
 
+def test_segment_around_the_window_is_reported_as_twice_only_as_far_as_it_was_here() -> None:
+    """RFC 2883 4: a D-SACK of octets that have not come would make the peer forget them."""
+    peer = established(receive_buffer=1500, delayed_ack=0, sack=True)
+    peer.sends("1:501")
+    peer.sent()
+    assert peer.sends("401:1901(1500) ack 1") == "duplicate"
+    peer.expect(". 1:1(0) ack 501 win 1000 <sack 401:501>")
+
+
 # --- trimming ---
 
 

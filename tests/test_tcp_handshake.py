@@ -729,3 +729,19 @@ def test_syn_sent_abort_frees_the_port() -> None:
 def test_content_is_numbered() -> None:
     assert content(1, 4) == b"\1\2\3"
     assert content(250, 252) == b"\xfa\0"
+
+
+def test_syn_received_back_in_listen_no_timer_is_left() -> None:
+    """RFC 9293 3.10.7.4, second: in either case, the retransmission queue should be flushed."""
+    peer = Peer()
+    peer.listens()
+    peer.sends("S 0:0 <mss 1000>")
+    peer.sent()
+    with (
+        peer.batch()
+    ):  # the RST comes when R2 is due, and the host minds its timers before it sends
+        peer.now = 400 * SECOND
+        peer.sends("R 1:1")
+        peer.stack.handle_timer(peer.now)
+    peer.expect()
+    assert not peer.stack.connections

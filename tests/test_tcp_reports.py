@@ -394,3 +394,22 @@ def test_an_accepted_connection_has_settings_of_its_own_too() -> None:
     peer.expect("P. 1:11", "P. 11:21")
     peer.wait(20)
     assert isinstance(peer.conn.error, TimeoutError)
+
+
+def test_keepalive_due_together_with_the_timeout_that_ends_the_connection_does_nothing() -> None:
+    """RFC 9293 3.10.8: all queues are flushed, and no timer is left."""
+    peer = established(user_timeout=1, keepalive=1)
+    peer.app_writes(10)
+    peer.sent()
+    peer.now += 10 * SECOND
+    peer.stack.handle_timer(peer.now)  # late: the retransmission timer and keep-alive are due
+    assert isinstance(peer.conn.error, TimeoutError)
+    assert peer.conn.deadline() is None
+    peer.expect()
+
+
+def test_urgent_data_is_told_also_to_who_wants_no_error_reports() -> None:
+    """RFC 9293 3.8.5, MUST-32; SHLD-20 is about errors."""
+    peer = established(reports=False)
+    peer.sends("U. 1:11(10) ack 1", urgent=5)
+    assert reported(peer) == ["urgent"]

@@ -87,6 +87,19 @@ def test_rst_where_both_have_closed_is_no_error(reach: Reach) -> None:
     assert not peer.stack.connections
 
 
+@pytest.mark.parametrize("reach", [*CLOSED_BY_BOTH.values()])
+def test_rst_where_both_have_closed_before_our_data_arrived_is_an_error(reach: Reach) -> None:
+    """RFC 9293 3.6, MUST-12: who waits for CLOSED to know that all was delivered learns that it
+    was not.
+    """
+    peer = established(receive_buffer=1000)
+    peer.app_writes(100)
+    reach(peer)
+    peer.sends(f"R {peer.nxt}:{peer.nxt}(0)")
+    assert peer.state is State.CLOSED
+    assert isinstance(peer.conn.error, ConnectionResetError)
+
+
 @pytest.mark.parametrize("reach", [*OPEN.values(), *CLOSED_BY_BOTH.values()])
 @pytest.mark.parametrize("ahead", [1, 500, 999])
 def test_rst_in_the_window_gets_a_challenge_ack(reach: Reach, ahead: int) -> None:
@@ -191,6 +204,16 @@ def test_syn_that_began_the_connection_gets_a_challenge_ack_even_with_text() -> 
     peer.sends("S 0:20(20)")
     peer.expect(". 1:1(0) ack 1 why challenge-ack")
     assert peer.app_reads() == 0
+
+
+def test_syn_at_a_closed_window_gets_a_challenge_ack_too() -> None:
+    """RFC 5961 4.2, 7: irrespective of the sequence number, and no more of them than elsewhere."""
+    peer = established(receive_buffer=1000)
+    peer.sends("1:1001")
+    peer.sent()
+    for _ in range(12):
+        peer.sends("S 1001:1001")
+    peer.expect(*10 * [". 1:1(0) ack 1001 win 0 why challenge-ack"])
 
 
 def test_syn_ack_again_is_acknowledged_again() -> None:

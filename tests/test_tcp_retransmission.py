@@ -6,6 +6,7 @@ import pytest
 from peer import NANOSECOND, SECOND, Peer, established, twice  # noqa: F401
 
 from nbtcp import State
+from nbtcp.tcp.recovery import Rack
 from nbtcp.tcp.rtt import RoundTripTime
 
 MILLISECOND = 1_000_000
@@ -25,6 +26,19 @@ def sending(segments: int, *, writes: int = 1 << 20, **options: Any) -> Peer:
 
 def flight(start: int, segments: int) -> list[str]:
     return [f"{at}:{at + 1000}(1000)" for at in range(start, start + 1000 * segments, 1000)]
+
+
+def test_congestion_control_knows_srtt_also_when_an_ack_gives_no_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CUBIC looks a round trip ahead (RFC 9438 4.2)."""
+    peer = sending(4, sack=True, rtt=0.1)
+    peer.acks(1, sack="1001:4001")  # all but the first have arrived, and were measured
+    heard: list[int | None] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Rack, "acked", lambda self, ack, *_: heard.append(ack.srtt))
+        peer.acks(1, sack="1001:4001")
+    assert heard == [peer.conn.rtt.srtt]
 
 
 # --- SRTT, RTTVAR, RTO (RFC 6298 2) ---

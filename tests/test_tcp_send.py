@@ -1,8 +1,10 @@
 """The sending side: Nagle, silly windows, cwnd, zero windows (RFC 9293 3.7.4, 3.8.6; RFC 5681)."""
 
+import pytest
 from peer import SECOND, Peer, established, twice  # noqa: F401
 
-from nbtcp import State
+from nbtcp import Path as NetworkPath
+from nbtcp import Simulation, State
 
 
 def segments(start: int, number: int, size: int = 1000) -> list[str]:
@@ -148,6 +150,18 @@ def test_rule_3_half_of_the_largest_window_is_sent_when_nothing_is_out() -> None
     peer.expect(". 1:601(600)")
     peer.acks(601, win=599)
     peer.expect()
+
+
+def test_rule_3_without_nagle_half_of_the_largest_window_is_sent_while_others_are_out() -> None:
+    """RFC 9293 3.8.6.2.1: [SND.NXT = SND.UNA and] is imposed by the Nagle algorithm (L-22)."""
+    peer = established(mss=1000, win=1200, nagle=False)
+    peer.acks(1, win=600)
+    peer.app_writes(5000)
+    peer.expect(". 1:601(600)")
+    peer.acks(1, win=1199)
+    peer.expect()
+    peer.acks(1, win=1200)
+    peer.expect(". 601:1201(600)")
 
 
 def test_rule_4_the_override_timeout_sends_what_fits() -> None:
@@ -335,6 +349,44 @@ def test_zero_window_holds_the_fin_which_then_is_the_probe() -> None:
     peer.expect_after(0.2, "F. 1:1(0)")
     peer.acks(2, win=0)
     assert peer.state is State.FIN_WAIT_2
+
+
+def test_zero_window_an_empty_segment_stands_before_the_probe() -> None:
+    """RFC 9293 A.2: a peer with a closed window has no room for the probe, so that SND.NXT lies
+    outside that window, and an acknowledgment there would be dropped.
+    """
+    peer = at_a_closed_window(delayed_ack=0)
+    peer.expect_after(0.2, ". 1:2(1) why window-probe")
+    peer.sends("P. 1:101(100) ack 1 win 0")
+    peer.expect(". 1:1(0) ack 101")
+    peer.app_aborts()
+    peer.expect("R 1:1(0)")
+
+
+@pytest.mark.parametrize("settings", [{}, {"window_scale": False}, {"timestamps": False}])
+def test_zero_window_on_both_sides_one_that_reads_gets_all(settings: dict[str, bool]) -> None:
+    """RFC 9293 A.2: simultaneous window probes must not make each drop the other's ACKs."""
+    network = Simulation(NetworkPath(delay=0.01), seed=1)
+    size = 50_000
+    here, there = network.hosts(receive_buffer=10_000, autotune=False, **settings)
+    loop, listener = here.loop, there.stack.listen(80)
+    with loop.lock:
+        client = here.stack.connect((network.server, 80), loop.now())
+        loop.run_until(lambda: len(listener) > 0)
+        server = listener.accept()
+        assert server is not None
+        for end in (client, server):
+            end.send(bytes(size), loop.now())
+        loop.run_until(lambda: False, loop.now() + 40 * SECOND)  # nobody reads
+        assert client.tcb.snd.wnd == server.tcb.snd.wnd == 0
+        got = 0
+
+        def server_reads() -> bool:
+            nonlocal got
+            got += len(server.recv(1 << 20, loop.now()))
+            return got == size
+
+        assert loop.run_until(server_reads, loop.now() + 10 * SECOND)
 
 
 def test_zero_window_is_not_probed_without_anything_to_send() -> None:

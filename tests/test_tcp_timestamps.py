@@ -115,6 +115,24 @@ def test_echo_of_a_pure_acknowledgment_is_taken() -> None:
     assert echo(peer.sent()[-1]) == 1234
 
 
+def test_echo_of_an_ack_that_does_not_advance_una_is_no_sample() -> None:
+    """RFC 7323 4.1: TSecr MAY be used only if the segment advances the left edge of the window;
+    else it is that of an earlier segment, and says nothing of the one that is SACKed now (Karn).
+    """
+    peer = stamped(mss=1012, cwnd=20_000, sack=True, recovery="sack", congestion="fixed")
+    peer.app_writes(20_000)
+    peer.wait(0.1)
+    peer.acks(1, sack="10001:20001")
+    while "2001:3001" not in " ".join(peer.sent()):  # the first three are sent again, at once
+        peer.acks(1, sack="10001:20001")
+    peer.wait(0.05)
+    peer.acks(1001, sack="10001:20001")  # the first has arrived
+    before = peer.conn.rtt.srtt
+    peer.wait(0.01)
+    peer.acks(1001, sack="2001:3001 10001:20001")  # the third, as it was sent first perhaps
+    assert peer.conn.rtt.srtt == before
+
+
 # --- PAWS (RFC 7323 5.3) ---
 
 
@@ -200,6 +218,26 @@ def test_after_24_days_ts_recent_is_no_longer_valid() -> None:
     peer.wait(2)
     assert peer.sends("1:11 <TS val 999 ecr 0>") == "in-order"
     assert peer.conn.tcb.ts.recent == 999
+
+
+def test_after_24_days_an_unacceptable_segment_still_does_not_update_ts_recent() -> None:
+    """RFC 7323 5.5: it is rule R3 that updates TS.Recent, after R2 has looked at the window."""
+    peer = stamped()
+    peer.wait(24 * DAY + 1)
+    assert peer.sends("-500:-400 <TS val 999 ecr 0>") == "duplicate"
+    assert peer.conn.tcb.ts.recent == 1000
+
+
+def test_rst_does_not_update_ts_recent() -> None:
+    """RFC 7323 5.3: a RST passes without R1, so its timestamp may be any; TIME-WAIT stays, and may
+    need TS.Recent for the next SYN (RFC 6191).
+    """
+    peer = stamped()
+    peer.app_shuts_down()
+    peer.sends("F. 1:1 ack 2")
+    assert peer.state is State.TIME_WAIT
+    assert peer.sends("R 2:2 <TS val 900 ecr 0>") == "time-wait-rst"
+    assert peer.conn.tcb.ts.recent == 1000
 
 
 def test_old_duplicate_of_the_previous_lap_is_dropped() -> None:

@@ -20,8 +20,9 @@ from .ack import Ack
 from .recovery import NewReno, Phase, Recovery, Verdict
 from .rtt import SECOND
 from .sendqueue import Span
-from .state import Cause, State
+from .state import RECEIVING, Cause, State
 from .tcb import MAX_RAW_WINDOW, TICK, TIMESTAMPS_LENGTH, default_mss, window_shift
+from .timers import Timer
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -62,7 +63,6 @@ def _listen(conn: "Connection", seg: Segment, now: int) -> None:
     seg.why = Why.SYN
     _take_syn(conn, seg, now)
     conn.transition(Cause.RCV_SYN, now)
-    _hold_text(conn, seg)
 
 
 # --- SYN-SENT: 3.10.7.3 ---
@@ -73,14 +73,12 @@ def _syn_sent(conn: "Connection", seg: Segment, now: int) -> None:
     if seg.flags & ACK and not 0 < seg.ack <= snd.nxt:  # first: =< ISS or > SND.NXT (L-3)
         seg.why = Why.ACK_UNSENT
         if not seg.flags & RST:
-            conn.reset_peer(seg.ack)
+            conn.reset_due = seg.ack
         return
     if seg.flags & RST:  # second: believed only with an acceptable ACK (L-4)
         seg.why = Why.RST
         if seg.flags & ACK:
-            reason = f"connection refused by {conn.peer()}"
-            error = ConnectionRefusedError(errno.ECONNREFUSED, reason)
-            conn.fail(error, Cause.RCV_RST, now)
+            _reset(conn, now)
         return
     if not seg.flags & SYN:  # fifth
         seg.why = Why.NOT_SYN
@@ -91,26 +89,34 @@ def _syn_sent(conn: "Connection", seg: Segment, now: int) -> None:
         conn.transition(Cause.RCV_SYN, now)
         if conn.queue.spans:
             conn.queue.mark_lost(conn.queue.spans[0], Why.SYN_ACK, urgently=True)
-        _hold_text(conn, seg)
         return
     seg.why = Why.SYN_ACK
     _acknowledge(conn, seg, False, now)
-    conn.transition(Cause.RCV_SYN_ACK, now)
     conn.owe_ack(Why.ACK)
-    _process_text(conn, seg, now)
-    _check_fin(conn, seg, now)
+    _establish(conn, Cause.RCV_SYN_ACK, now)
+
+
+def _establish(conn: "Connection", cause: Cause, now: int) -> bool:
+    """Now what came with the SYN is processed, from the sixth step on; False when that was the
+    connection's end.
+    """
+    conn.transition(cause, now)
+    syn, conn.held = conn.held, None
+    return syn is None or all(step(conn, syn, now) for step in STEPS[4:])
 
 
 def _take_syn(conn: "Connection", seg: Segment, now: int) -> None:
-    """RCV.NXT <- SEG.SEQ+1, IRS <- SEG.SEQ, and the options that both SYNs carried (MUST-14)."""
+    """RCV.NXT <- SEG.SEQ+1, IRS <- SEG.SEQ, and the options that both SYNs carried (MUST-14).
+
+    Text and control that came with it wait for ESTABLISHED.
+    """
+    conn.held = seg
     tcb, config = conn.tcb, conn.config
     snd, rcv = tcb.snd, tcb.rcv
     rcv.nxt = 1
     rcv.offer(1 + min(MAX_RAW_WINDOW, conn.reassembly.capacity))
     tcb.ts.on = config.timestamps and seg.tsval is not None
-    if tcb.ts.on:
-        tcb.ts.recent = seg.tsval or 0
-        tcb.ts.recent_at = now
+    tcb.ts.recent, tcb.ts.recent_at = seg.tsval or 0, now
     tcb.sack = config.sack and seg.sack_permitted
     tcb.ecn = _ecn_agreed(conn, seg)
     if conn.recovery.selective and not tcb.sack:
@@ -125,7 +131,7 @@ def _take_syn(conn: "Connection", seg: Segment, now: int) -> None:
     conn.use_mss(max(1, limit - (TIMESTAMPS_LENGTH if tcb.ts.on else 0)))
     rcv.mss = default
     snd.wnd = snd.max_wnd = seg.window
-    snd.wl1, snd.wl2 = seg.seq, seg.ack
+    snd.wl1 = seg.seq
 
 
 def _ecn_agreed(conn: "Connection", seg: Segment) -> bool:
@@ -136,12 +142,6 @@ def _ecn_agreed(conn: "Connection", seg: Segment) -> bool:
     return conn.config.ecn != "off" and marks == ECE | CWR
 
 
-def _hold_text(conn: "Connection", seg: Segment) -> None:
-    """Text and FIN that came with a SYN wait for ESTABLISHED."""
-    if seg.data or seg.flags & FIN:
-        conn.held = seg
-
-
 # --- other states: 3.10.7.4 ---
 
 
@@ -150,33 +150,34 @@ def _check_sequence(conn: "Connection", seg: Segment, now: int) -> bool:
 
     What is not is answered with an ACK (L-7), but for a RST (U-5).
     """
-    rcv = conn.tcb.rcv
+    rcv, ts, is_rst = conn.tcb.rcv, conn.tcb.ts, seg.flags & RST
     if conn.state is State.SYN_RECEIVED and seg.flags & (SYN | RST) == SYN and seg.seq == 0:
         return _repeated_syn(conn, seg, now)
-    if conn.tcb.ts.on and not seg.flags & RST and not _timestamp_acceptable(conn, seg, now):
+    if ts.on and not is_rst and not _timestamp_acceptable(conn, seg, now):
         return False
-    if _acceptable(seg, rcv.nxt, rcv.wnd):
-        _update_timestamp(conn, seg, now)
-        return True
-    if seg.flags & RST:
-        seg.why = Why.UNACCEPTABLE
-        return False
-    if rcv.wnd == 0 and seg.seq == rcv.nxt:
-        _update_timestamp(conn, seg, now)
+    acceptable = _acceptable(seg, rcv.nxt, rcv.wnd)
+    if not acceptable and rcv.wnd == 0 and seg.seq == rcv.nxt and not seg.flags & SYN:
         # "special allowance should be made to accept valid ACKs, URGs and RSTs" (MUST-66, L-28):
-        # the text is refused, and the window told (L-24)
-        seg.why = Why.WINDOW_CLOSED
+        # step seven will refuse the text, and the window is told (L-24)
         conn.owe_ack(Why.ACK)
+        acceptable = True
+    if acceptable:
+        # TS.Recent <- SEG.TSval if SEG.SEQ =< Last.ACK.sent (RFC 7323 4.3); not from a RST, which
+        # PAWS has not looked at
+        if ts.on and seg.tsval is not None and seg.seq <= ts.last_ack_sent and not is_rst:
+            ts.recent, ts.recent_at = seg.tsval, now
         return True
+    seg.why = Why.UNACCEPTABLE
+    if is_rst:
+        return False
     if seg.seq < rcv.nxt and seg.len and not seg.flags & SYN:
         seg.why = Why.DUPLICATE
         if seg.data:
-            conn.reassembly.duplicate = (seg.seq, seg.seq + len(seg.data))
+            conn.reassembly.duplicate = (seg.seq, min(seg.seq + len(seg.data), rcv.nxt))
         conn.owe_ack(Why.DUPLICATE_ACK)
         if conn.state is State.TIME_WAIT and seg.flags & FIN:  # the peer's FIN again: L-16
             conn.wait_time_wait(now)
     else:
-        seg.why = Why.UNACCEPTABLE
         conn.challenge_ack(now, forged=bool(seg.flags & SYN))
     return False
 
@@ -186,9 +187,8 @@ def _acceptable(seg: Segment, nxt: int, wnd: int) -> bool:
     length = 0 if seg.flags & RST else seg.len
     if wnd == 0:
         return length == 0 and seg.seq == nxt
-    if nxt <= seg.seq < nxt + wnd:
-        return True
-    return length > 0 and nxt <= seg.seq + length - 1 < nxt + wnd
+    last = seg.seq + length - (length > 0)
+    return nxt <= seg.seq < nxt + wnd or nxt <= last < nxt + wnd
 
 
 def _repeated_syn(conn: "Connection", seg: Segment, now: int) -> bool:
@@ -212,26 +212,14 @@ def _timestamp_acceptable(conn: "Connection", seg: Segment, now: int) -> bool:
     """PAWS: nothing older than TS.Recent, nothing without a timestamp (RFC 7323 3.2, 5.3 R1)."""
     ts = conn.tcb.ts
     if seg.tsval is None:
-        if seg.flags & SYN:  # RFC 5961 4.2: answered whatever it carries; a peer may have restarted
-            return True
         seg.why = Why.OPTIONS_MISSING
-        return False
-    age = (seg.tsval - ts.recent) & 0xFFFFFFFF
-    if age >= 1 << 31:  # SEG.TSval < TS.Recent
-        if now - ts.recent_at > PAWS_IDLE:
-            ts.recent = seg.tsval
-            return True
+        return bool(seg.flags & SYN)  # RFC 5961 4.2: answered in any case; it may have restarted
+    older = (seg.tsval - ts.recent) & 1 << 31  # SEG.TSval < TS.Recent
+    if older and now - ts.recent_at <= PAWS_IDLE:
         seg.why = Why.PAWS
         conn.challenge_ack(now)
         return False
     return True
-
-
-def _update_timestamp(conn: "Connection", seg: Segment, now: int) -> None:
-    """TS.Recent <- SEG.TSval if SEG.SEQ =< Last.ACK.sent (RFC 7323 4.3)."""
-    ts = conn.tcb.ts
-    if ts.on and seg.tsval is not None and seg.seq <= ts.last_ack_sent:
-        ts.recent, ts.recent_at = seg.tsval, now
 
 
 def _check_rst(conn: "Connection", seg: Segment, now: int) -> bool:
@@ -248,18 +236,17 @@ def _check_rst(conn: "Connection", seg: Segment, now: int) -> bool:
     seg.why = Why.RST
     if conn.state is State.SYN_RECEIVED and conn.passive:
         conn.transition(Cause.BACK_TO_LISTEN, now)  # the user need not be informed (L-10)
-    elif conn.state in (State.CLOSING, State.LAST_ACK):
+    elif conn.state in (State.CLOSING, State.LAST_ACK) and not conn.queue.data:
         conn.transition(Cause.RCV_RST, now)
-    else:  # the user is told (MUST-12, L-20)
-        refused = conn.state is State.SYN_RECEIVED
-        kind, number = (
-            (ConnectionRefusedError, errno.ECONNREFUSED)
-            if refused
-            else (ConnectionResetError, errno.ECONNRESET)
-        )
-        word = "refused" if refused else "reset"
-        conn.fail(kind(number, f"connection {word} by {conn.peer()}"), Cause.RCV_RST, now)
+    else:  # the user is told (MUST-12, L-20), also where data was lost after both had closed (3.6)
+        _reset(conn, now)
     return False
+
+
+def _reset(conn: "Connection", now: int) -> None:
+    reset = errno.ECONNRESET, "reset"
+    number, how = reset if conn.synchronized else (errno.ECONNREFUSED, "refused")
+    conn.fail(number, f"connection {how} by {conn.peer()}", Cause.RCV_RST, now)
 
 
 def _check_syn(conn: "Connection", seg: Segment, now: int) -> bool:
@@ -284,39 +271,30 @@ def _check_ack(conn: "Connection", seg: Segment, now: int) -> bool:
     if not seg.flags & ACK:
         seg.why = Why.ACK_MISSING
         return False
-    if conn.state is State.SYN_RECEIVED:
-        if not snd.una < seg.ack <= snd.nxt:  # L-13
-            seg.why = Why.ACK_UNSENT
-            conn.reset_peer(seg.ack)
-            return False
-        if not _establish(conn, seg, now):
-            return False
-    elif not snd.una - snd.max_wnd <= seg.ack <= snd.nxt:  # RFC 5961 5.2 (MAY-12, U-9, L-14)
+    opening = conn.state is State.SYN_RECEIVED
+    least = 1 if opening else snd.una - snd.max_wnd  # RFC 5961 5.2 (MAY-12, U-9, L-14)
+    if not least <= seg.ack <= snd.nxt:
         seg.why = Why.ACK_UNSENT
-        conn.challenge_ack(now)
+        if opening:  # L-13
+            conn.reset_due = seg.ack
+        else:
+            conn.challenge_ack(now)
         return False
-    if seg.flags & ECE and conn.tcb.ecn:
-        _congestion_marked(conn, now)
-    if seg.ack > snd.una:
-        if seg.why is not Why.WINDOW_CLOSED:
-            seg.why = Why.ACK_NEW
-        _acknowledge(conn, seg, False, now)
-        _update_window(conn, seg, now)
-        return _ack_of_fin(conn, now)
-    _old_ack(conn, seg, now)
-    return True
-
-
-def _establish(conn: "Connection", seg: Segment, now: int) -> bool:
-    """False when that was the connection's end: text came with the SYN, and nobody will read it."""
-    conn.transition(Cause.RCV_ACK_OF_SYN, now)
-    snd = conn.tcb.snd
-    snd.wnd, snd.wl1, snd.wl2 = seg.window, seg.seq, seg.ack
-    snd.max_wnd = max(snd.max_wnd, seg.window)
-    held, conn.held = conn.held, None
-    if held is None:
+    if opening and not _establish(conn, Cause.RCV_ACK_OF_SYN, now):
+        return False
+    marked = seg.flags & ECE and conn.tcb.ecn and conn.recovery.phase is Phase.OPEN
+    if marked and snd.una >= snd.reduced:  # as a loss, but once a window (RFC 3168 6.1.2)
+        reaction.marked(conn, now)
+    if seg.ack <= snd.una:
+        _old_ack(conn, seg, now)
         return True
-    return _process_text(conn, held, now) and _check_fin(conn, held, now)
+    seg.why = Why.ACK_NEW
+    _acknowledge(conn, seg, False, now)
+    _update_window(conn, seg, now)
+    fin = conn.queue.fin
+    if fin is not None and snd.una > fin:  # in FIN-WAIT-1, CLOSING or LAST-ACK
+        conn.transition(Cause.RCV_ACK_OF_FIN, now)
+    return conn.state is not State.CLOSED
 
 
 def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) -> None:
@@ -354,7 +332,11 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
         reaction.acknowledged(conn, ack, before, verdict)
     conn.note_phase(before, lost, _told_by(recovery, ack, verdict), now)
     if ack.octets:
-        conn.restart_retransmission_timer(now)
+        conn.progress, conn.timeouts = True, 0
+        if queue.spans:  # RFC 6298 5.3
+            conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
+        else:  # 5.2
+            conn.stop_timer(Timer.RETRANSMISSION, now)
 
 
 def _told_by(recovery: Recovery, ack: Ack, verdict: Verdict | None) -> Why:
@@ -383,58 +365,36 @@ def _take_sack(conn: "Connection", seg: Segment, ack: Ack) -> None:
             ack.sacked += conn.queue.sack((max(left, snd.una), right))
 
 
-def _congestion_marked(conn: "Connection", now: int) -> None:
-    """ECE: the same as a loss, but once a window, and nothing needs repair (RFC 3168 6.1.2)."""
-    snd = conn.tcb.snd
-    if snd.una < snd.reduced or conn.recovery.phase is not Phase.OPEN:
-        return
-    reaction.marked(conn, now)
-
-
 def _old_ack(conn: "Connection", seg: Segment, now: int) -> None:
     """SEG.ACK =< SND.UNA: perhaps a window update or a duplicate ACK (RFC 5681 2)."""
     snd = conn.tcb.snd
     old_window = snd.wnd
-    if seg.why is not Why.WINDOW_CLOSED:
-        seg.why = Why.ACK_OLD
-    updated = _update_window(conn, seg, now) and snd.wnd != old_window
-    plain = not (seg.data or seg.flags & FIN or seg.why is Why.WINDOW_CLOSED)
-    if plain and updated:
-        seg.why = Why.WINDOW_UPDATE
+    _update_window(conn, seg, now)
+    plain = not (seg.data or seg.flags & FIN)
     same = seg.ack == snd.una < snd.nxt and seg.window == old_window
     duplicate = plain and same and old_window > 0
-    if duplicate:
-        seg.why = Why.DUPLICATE_ACK
+    seg.why = Why.DUPLICATE_ACK if duplicate else Why.ACK_OLD
+    if plain and snd.wnd != old_window:
+        seg.why = Why.WINDOW_UPDATE
     if duplicate or seg.blocks:
         _acknowledge(conn, seg, duplicate, now)
 
 
-def _update_window(conn: "Connection", seg: Segment, now: int) -> bool:
+def _update_window(conn: "Connection", seg: Segment, now: int) -> None:
     """SND.WND <- SEG.WND unless the segment is older than the last that did so (L-15).
 
     The window may shrink (MUST-34).
     """
     snd = conn.tcb.snd
-    if seg.ack < snd.una:
-        return False
-    if not (snd.wl1 < seg.seq or (snd.wl1 == seg.seq and snd.wl2 <= seg.ack)):
-        return False
-    opened = snd.wnd == 0 and seg.window > 0
-    snd.wnd, snd.wl1, snd.wl2 = seg.window, seg.seq, seg.ack
+    # SND.WL2 needs no variable: it is never more than SND.UNA.
+    if seg.ack < snd.una or seg.seq < snd.wl1:
+        return
+    opened = snd.wnd == 0 < seg.window
+    snd.wnd, snd.wl1 = seg.window, seg.seq
     if seg.window > snd.max_wnd:
         snd.max_wnd = seg.window
     if opened:
         conn.window_opened(now)
-    return True
-
-
-def _ack_of_fin(conn: "Connection", now: int) -> bool:
-    fin = conn.queue.fin
-    if fin is None or conn.tcb.snd.una <= fin:
-        return True
-    if conn.state in (State.FIN_WAIT_1, State.CLOSING, State.LAST_ACK):
-        conn.transition(Cause.RCV_ACK_OF_FIN, now)
-    return conn.state is not State.CLOSED
 
 
 def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack, arrived: list[Span]) -> None:
@@ -455,7 +415,8 @@ def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack, arrived: list[Span])
     for suspect in arrived:
         if suspect.times > 1 or suspect.why is not Why.DATA:
             span, kept, why = suspect, False, Why.KARN
-    if not kept and ack.echo == span.sent // TICK != span.first_sent // TICK:
+    answered = span.end <= ack.una  # else the echo is of another segment (RFC 7323 4.1)
+    if not kept and answered and ack.echo == span.sent // TICK != span.first_sent // TICK:
         kept, why = True, Why.TIMESTAMP
     rtt = ack.now - span.sent
     if kept:
@@ -469,11 +430,10 @@ def _check_urgent(conn: "Connection", seg: Segment, now: int) -> bool:
     """Sixth: RCV.UP <- max(RCV.UP, SEG.UP), and the application is told (MUST-30, MUST-32, U-2)."""
     rcv, up = conn.tcb.rcv, seg.seq + seg.urgent
     pending = max(rcv.up, conn.reassembly.taken)
-    if seg.flags & URG and conn.state in _RECEIVING and up > pending:
+    if seg.flags & URG and conn.state in RECEIVING and up > pending:
         rcv.up = up
-        conn.report(
-            "urgent", f"{conn.urgent_left} octets to read up to the end of urgent data", now
-        )
+        text = f"{conn.urgent_left} octets to read up to the end of urgent data"
+        conn.report("urgent", text, now)
     return True
 
 
@@ -481,25 +441,26 @@ def _process_text(conn: "Connection", seg: Segment, now: int) -> bool:
     """Seventh: the segment text, trimmed to the window (L-8); none behind the FIN (L-18)."""
     rcv = conn.tcb.rcv
     start, data = seg.seq + (seg.flags & SYN != 0), seg.data
+    if not data and not seg.flags & FIN:
+        return True
     end = start + len(data)
     if data and conn.tcb.ecn:
         _take_ecn(conn, seg)
     if seg.flags & FIN and rcv.fin is None and rcv.nxt <= end < rcv.nxt + max(rcv.wnd, 1):
         rcv.fin = end
         conn.reassembly.cut(end)
-    if start < rcv.nxt:
-        if data:
-            conn.reassembly.duplicate = (start, min(end, rcv.nxt))
-        data, start = data[rcv.nxt - start :], rcv.nxt
+    if data and start < rcv.nxt:  # of what came twice the first part is reported (RFC 2883 4)
+        conn.reassembly.duplicate = (start, min(end, rcv.nxt))
     limit = rcv.edge if rcv.fin is None else min(rcv.edge, rcv.fin)
-    data = data[: max(0, limit - start)]
-    if not data or conn.state not in _RECEIVING:
+    start, data = max(start, rcv.nxt), data[max(0, rcv.nxt - start) : max(0, limit - start)]
+    if not data or conn.state not in RECEIVING:
+        if seg.data and not rcv.wnd:
+            seg.why = Why.WINDOW_CLOSED
         return True
     if conn.closed_by_application:  # RFC 9293 SHLD-3: nobody will read it
         seg.why = Why.AFTER_CLOSE
-        conn.reset_due = conn.tcb.snd.nxt
-        error = ConnectionAbortedError(errno.ECONNABORTED, "data arrived after close")
-        conn.fail(error, Cause.ABORT, now)
+        conn.reset_due = conn.tcb.snd.empty_seq
+        conn.fail(errno.ECONNABORTED, "data arrived after close", Cause.ABORT, now)
         return False
     if len(seg.data) > rcv.mss:
         rcv.mss = len(seg.data)
@@ -531,11 +492,7 @@ def _accept_text(conn: "Connection", seg: Segment, start: int, data: bytes, now:
         conn.duplicate_acks += 1  # at once, one for each (MAY-13)
         return
     conn.duplicate_acks = 0  # the acknowledgment of all this says more (MUST-58)
-    rcv.unacked += rcv.nxt - before
-    if had_holes or rcv.unacked >= conn.config.ack_every * rcv.mss:
-        conn.owe_ack(Why.ACK)
-    else:
-        conn.delay_ack(now)
+    conn.owe_ack_of(rcv.nxt - before, had_holes, now)
 
 
 def _check_fin(conn: "Connection", seg: Segment, now: int) -> bool:
@@ -549,12 +506,9 @@ def _check_fin(conn: "Connection", seg: Segment, now: int) -> bool:
     if not seg.data:
         seg.why = Why.FIN
     conn.owe_ack(Why.ACK)
-    if conn.state in _RECEIVING:
-        conn.transition(Cause.RCV_FIN, now)
+    conn.transition(Cause.RCV_FIN, now)
     return True
 
-
-_RECEIVING = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2})
 
 STEPS = (
     *(_check_sequence, _check_rst, _check_syn, _check_ack),

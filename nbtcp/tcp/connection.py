@@ -27,17 +27,15 @@ from .recovery import STRATEGIES, Phase, Recovery
 from .recovery.prr import ProportionalRateReduction
 from .rtt import SECOND, RoundTripTime, ns
 from .sendqueue import SendQueue, Span
-from .state import Cause, State, next_state
+from .state import RECEIVING, Cause, State, next_state
 from .tcb import TCB, TIMESTAMPS_LENGTH, headers_length
 from .timeouts import TIMEOUTS
-from .timers import Timer, Timers
+from .timers import NEVER, Timer
 
 FIRST_BUFFER = 128 << 10  # octets, where receive buffers are autotuned
 CHALLENGE_ACKS = 10  # in CHALLENGE_PERIOD (RFC 5961 7)
 CHALLENGE_PERIOD = 5 * SECOND
-_SENDABLE = frozenset({State.SYN_SENT, State.SYN_RECEIVED, State.ESTABLISHED, State.CLOSE_WAIT})
-_RESETTABLE = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2, State.CLOSE_WAIT})
-_SYNCHRONIZED = frozenset(tuple(State)[State.ESTABLISHED :])
+_RESETTABLE = RECEIVING | {State.SYN_RECEIVED, State.CLOSE_WAIT}  # RFC 9293 3.10.5
 
 
 class Observer(Protocol):
@@ -67,22 +65,12 @@ class Connection:
     exception that ended the connection) and `tcb` may be read at any time.
     """
 
-    __slots__ = (
-        *("_ack_delay", "_challenges", "_ready", "_window_began", "_window_end", "ack_due", "cc"),
-        *("closed_by_application", "config", "dscp", "duplicate_acks", "error", "flow", "force"),
-        *("heard_at", "held", "keepalive", "keepalives", "listener", "log_entry", "observer"),
-        *("pacer", "passive", "persists", "probe_peer", "progress", "prr", "queue", "reassembly"),
-        *(
-            "recovery",
-            "reported",
-            "reports",
-            "reset_due",
-            "restart_window",
-            "rtt",
-            "stage",
-            "state",
-        ),
-        *("syn_lost", "tcb", "timeouts", "timers", "undo", "wake_at"),
+    __slots__ = tuple(
+        "_challenges _ready _window_began _window_end ack_due cc closed_by_application config "
+        "dscp duplicate_acks error flow force heard_at held keepalive keepalives listener local "
+        "log_entry observer pacer passive persists progress prr queue reassembly recovery remote "
+        "reported reports reset_due restart_window rtt stage state syn_lost tcb timeouts timers "
+        "undo wake_at".split()
     )
 
     cc: CongestionControl
@@ -97,6 +85,7 @@ class Connection:
         observer: Observer | None,
     ) -> None:
         self.flow = flow  # of the segments we send, the same for all of them (RFC 9293 MUST-45)
+        self.local, self.remote = endpoints(flow)  # (address, port) of this end, and of the peer
         self.config = config
         self.state = State.CLOSED
         self.error: OSError | None = None
@@ -106,12 +95,13 @@ class Connection:
         self.reassembly = Reassembly(min(first, config.receive_buffer))
         self._window_began = self._window_end = 0  # for autotuning: since when, and up to where
         self.rtt = RoundTripTime(ns(config.initial_rto), ns(config.min_rto), ns(config.max_rto))
-        self.timers, self.pacer = Timers(), Pacer()
+        self.timers: dict[Timer, int] = {}  # the deadlines of those that run, ns
+        self.pacer = Pacer()
         self.recovery: Recovery = STRATEGIES[config.recovery]()
         self.undo: CongestionControl | None = None  # as it was before the last loss episode
         self.prr: ProportionalRateReduction | None = None  # in fast recovery
         self.use_mss(config.mss)
-        self.reported: tuple[IcmpError, int] | None = None  # the last ICMP error, and when
+        self.reported: tuple[str, int] | None = None  # what ICMP said last, and when
         self.syn_lost = False  # our SYN had to be sent again
         self.passive = False  # opened from LISTEN (RFC 9293 MUST-11)
         self.listener: Any = None  # the Listener whose SYN queue this connection is in
@@ -124,7 +114,6 @@ class Connection:
         self.force: Why | None = None  # send at least an octet whatever the window says
         self.dscp = config.dscp  # may be changed at any time (RFC 9293 SHLD-21)
         self.keepalive = config.keepalive
-        self.probe_peer = False  # a keep-alive is due
         self.keepalives = 0  # unanswered in a row
         self.reports: deque[tuple[int, str, str]] = deque(maxlen=100)  # (time in ns, what, text)
         self.closed_by_application = False
@@ -132,28 +121,25 @@ class Connection:
         self.log_entry: Any = None  # the observer's
         self.wake_at: int | None = None  # the stack's
         self._ready = ready
-        self._ack_delay = ns(config.delayed_ack)
         self.persists = self.timeouts = 0  # persist and retransmission timeouts in a row
-        self._challenges: list[list[int]] = [[], []]  # when: unforged and perhaps forged
+        never = [-CHALLENGE_PERIOD] * CHALLENGE_ACKS
+        # The times of the last answers to what is unforged, and to what is perhaps forged.
+        self._challenges = deque(never, CHALLENGE_ACKS), deque(never, CHALLENGE_ACKS)
 
     def __repr__(self) -> str:
-        local, remote = endpoints(self.flow)
-        names = f"{format_endpoint(*local)} > {format_endpoint(*remote)}"
+        names = f"{format_endpoint(*self.local)} > {format_endpoint(*self.remote)}"
         return f"<Connection {names} {self.state.label}>"
 
     # --- the application's calls (RFC 9293 3.10.1 to 3.10.5) ---
 
     def open(self, now: int) -> None:
         """Active OPEN: the SYN leaves with the next transmit."""
-        self._opened(now)
         self.transition(Cause.ACTIVE_OPEN, now)
-        self._ready[self] = None
 
     def open_passively(self, listener: Any, syn: Segment, now: int) -> None:
         """A SYN came to a listener: this connection answers it."""
         self.passive = True
         self.tcb.rcv.irs = syn.raw_seq
-        self._opened(now)
         self.transition(Cause.PASSIVE_OPEN, now)
         self.listener = listener
         self.receive(syn, now)
@@ -174,7 +160,7 @@ class Connection:
         """
         if self.error is not None:
             raise self.error
-        if self.queue.fin is not None or self.state not in _SENDABLE:
+        if self.queue.fin is not None or self.state <= State.LISTEN:
             raise BrokenPipeError(errno.EPIPE, f"cannot send in {self.state.label}: closed by us")
         taken = self.queue.append(data)
         if taken:
@@ -189,7 +175,7 @@ class Connection:
         data = self.reassembly.read(max_bytes)
         if data:
             self.note(Event.CALL, now, new="recv", value=len(data))
-            if self.config.autotune:
+            if self.reassembly.capacity < self.config.receive_buffer:
                 self._tune_buffer(now)
             if output.window_update_due(self):
                 self.owe_ack(Why.WINDOW_UPDATE)
@@ -214,7 +200,7 @@ class Connection:
     @property
     def synchronized(self) -> bool:
         """True from ESTABLISHED to TIME-WAIT (RFC 9293 3.5.2)."""
-        return self.state in _SYNCHRONIZED
+        return self.state >= State.ESTABLISHED
 
     def shutdown(self, now: int) -> None:
         """No more data will be sent: FIN follows what is queued. Receiving goes on: half-close
@@ -229,7 +215,6 @@ class Connection:
         opening = self.state in (State.SYN_SENT, State.SYN_RECEIVED)
         if not (opening and self.queue.data):
             self.transition(Cause.CLOSE, now)
-        self._ready[self] = None
 
     def close(self, now: int) -> None:
         """The application is done in both directions.
@@ -244,24 +229,18 @@ class Connection:
         self.shutdown(now)
         if self.state is State.FIN_WAIT_2:
             self.wait_time_wait(now)
-        self._ready[self] = None
+            self._ready[self] = None
 
     def abort(self, now: int) -> None:
         """Give up at once; the peer is told with a RST."""
         self.note(Event.CALL, now, new="abort")
         if self.state is State.CLOSED:
             return
-        told = self.state in _RESETTABLE or self.state is State.SYN_RECEIVED
-        reset = self.tcb.snd.nxt if told else None
-        reason = (
-            "closed with unread data"
-            if self.closed_by_application
-            else "aborted by the application"
-        )
-        error = ConnectionAbortedError(errno.ECONNABORTED, reason)
-        self.fail(error, Cause.CLOSE if self.state is State.LISTEN else Cause.ABORT, now)
-        self.reset_due = reset
-        self._ready[self] = None
+        self.reset_due = self.tcb.snd.empty_seq if self.state in _RESETTABLE else None
+        closed = self.closed_by_application
+        text = "closed with unread data" if closed else "aborted by the application"
+        cause = Cause.CLOSE if self.state is State.LISTEN else Cause.ABORT
+        self.fail(errno.ECONNABORTED, text, cause, now)
 
     # --- what the stack calls ---
 
@@ -304,14 +283,17 @@ class Connection:
 
     def deadline(self) -> int | None:
         """When `handle_timer` is next due."""
-        return self.timers.deadline()
+        return min(self.timers.values(), default=None)
 
     def handle_timer(self, now: int) -> None:
-        """Act on the timers that are due."""
-        for timer in self.timers.expired(now):
-            if timer is not Timer.PACING:  # no row for each segment: its departure has one
+        """Act on the timers that are due; what one of them sets anew is not due any more."""
+        for timer in Timer:
+            if self.timers.get(timer, NEVER) > now:
+                continue
+            del self.timers[timer]
+            if timer is not Timer.PACING:  # it only calls for a transmit, which leaves rows enough
                 self.note(Event.TIMER_FIRED, now, new=timer.label)
-            TIMEOUTS[timer](self, now)
+                TIMEOUTS[timer](self, now)
         self._ready[self] = None
 
     # --- what the steps of arrives.py and output.py call ---
@@ -319,7 +301,10 @@ class Connection:
     def transition(self, cause: Cause, now: int) -> None:
         """Change state; the only place that does."""
         old = self.state
+        if old is State.CLOSED and self.observer is not None:
+            self.observer.opened(self, now)
         self.state = new = next_state(old, cause)
+        self._ready[self] = None
         self.note(Event.STATE, now, old=old.label, new=new.label, why=cause.label)
         if self.listener is not None:
             self.listener.settle(self)
@@ -327,19 +312,18 @@ class Connection:
             self.set_keepalive(self.keepalive, now)
             if self.queue.fin is not None:
                 self.transition(Cause.CLOSE, now)
-        elif new is State.TIME_WAIT:
-            self.timers.stop_all()
+        elif new in (State.TIME_WAIT, State.CLOSED, State.LISTEN):
+            self.timers.clear()
+        if new is State.TIME_WAIT or (new is State.FIN_WAIT_2 and self.closed_by_application):
             self.wait_time_wait(now)
-        elif new is State.FIN_WAIT_2 and self.closed_by_application:
-            self.wait_time_wait(now)
-        elif new is State.CLOSED:
-            self.timers.stop_all()
-            self.ack_due = None
 
-    def fail(self, error: OSError, cause: Cause, now: int) -> None:
-        """The connection ends abnormally: flush what was to be sent, tell the application."""
-        self.error = error
-        self.note(Event.ERROR, now, new=type(error).__name__, why=str(error.strerror))
+    def fail(self, number: int, text: str, cause: Cause, now: int) -> None:
+        """The connection ends abnormally: flush what was to be sent, tell the application.
+
+        `number` is of errno and makes the kind of OSError: ECONNRESET a ConnectionResetError.
+        """
+        self.error = OSError(number, text)
+        self.note(Event.ERROR, now, new=type(self.error).__name__, why=text)
         self.queue = SendQueue(self.config.send_buffer)
         self.queue.fin = 0
         self.transition(cause, now)
@@ -351,13 +335,18 @@ class Connection:
         if self.ack_due is None:
             self.ack_due = why
 
-    def delay_ack(self, now: int) -> None:
-        """An acknowledgment may wait for company (RFC 9293 SHLD-18, MUST-40)."""
-        if self.ack_due is None and not self.timers.runs(Timer.DELAYED_ACK):
-            if self._ack_delay:
-                self.set_timer(Timer.DELAYED_ACK, now + self._ack_delay, now)
-            else:
-                self.ack_due = Why.ACK
+    def owe_ack_of(self, octets: int, at_once: bool, now: int) -> None:
+        """So many octets came in order: their acknowledgment may wait for company, but neither
+        long nor for more than a second full-sized segment (RFC 9293 SHLD-18, SHLD-19, MUST-40).
+        """
+        rcv, config = self.tcb.rcv, self.config
+        rcv.unacked += octets
+        if self.ack_due is not None:
+            return
+        if at_once or rcv.unacked >= config.ack_every * rcv.mss or not config.delayed_ack:
+            self.ack_due = Why.ACK
+        elif Timer.DELAYED_ACK not in self.timers:
+            self.set_timer(Timer.DELAYED_ACK, now + ns(config.delayed_ack), now)
 
     def wait_time_wait(self, now: int) -> None:
         """(Re)start the 2 MSL timer (RFC 9293 MUST-13, L-21)."""
@@ -376,9 +365,11 @@ class Connection:
         """Answer what is perhaps an attack? Counts the answer; False when there were too many, in
         any such period.
         """
-        lately = [at for at in self._challenges[forged] if now - at < CHALLENGE_PERIOD]
-        self._challenges[forged] = [*lately, now][:CHALLENGE_ACKS]
-        return len(lately) < CHALLENGE_ACKS
+        given = self._challenges[forged]
+        few = now - given[0] >= CHALLENGE_PERIOD
+        if few:
+            given.append(now)
+        return few
 
     def is_new_incarnation(self, syn: Segment) -> bool:
         """May `syn` end TIME-WAIT early? By timestamp or number (RFC 6191 2; SHLD-4, MAY-2)."""
@@ -391,10 +382,6 @@ class Connection:
         ahead = (syn.tsval - ts.recent) & 0xFFFFFFFF
         return not ts.on or 0 < ahead < 1 << 31 or (ahead == 0 and newer)
 
-    def leave_time_wait(self, now: int) -> None:
-        """The same ports are used anew."""
-        self.transition(Cause.TIME_WAIT_OVER, now)
-
     def set_keepalive(self, seconds: float | None, now: int) -> None:
         """Probe the peer after so many seconds of silence; None: never (RFC 9293 MUST-24)."""
         self.keepalive = seconds
@@ -405,49 +392,33 @@ class Connection:
             self.set_timer(Timer.KEEPALIVE, now + ns(seconds), now)
 
     def report(self, what: str, text: str, now: int) -> None:
-        """Trouble that is no error, or urgent data: for the application (RFC 9293 MUST-47, U-2),
-        unless it does not want to know (SHLD-20).
+        """Urgent data, or trouble that is no error: for the application (RFC 9293 MUST-47, U-2),
+        unless it does not want to know of such trouble (SHLD-20).
         """
         self.note(Event.REPORT, now, new=what, why=text)
-        if self.config.reports:
+        if self.config.reports or what == "urgent":
             self.reports.append((now, what, text))
-
-    def reset_peer(self, position: int) -> None:
-        """Answer an unacceptable acknowledgment with <SEQ=SEG.ACK><CTL=RST>; our state stays."""
-        self.reset_due = position
 
     def use_mss(self, mss: int, window: int | None = None) -> None:
         """Eff.snd.MSS is known: congestion control starts from it, with `window` octets if
         given.
         """
         self.tcb.snd.mss = mss
-        window = window or self.config.initial_window or initial_window(mss)
-        self.restart_window = window
-        self.cc = ALGORITHMS[self.config.congestion](window, mss)
+        self.restart_window = window or self.config.initial_window or initial_window(mss)
+        self.cc = ALGORITHMS[self.config.congestion](self.restart_window, mss)
         self.stage = self.cc.stage  # as the log knows it
         paced = self.cc.pacing_rate is not None
         self.queue.rate = DeliveryRate(self.recovery.selective) if paced else None
 
-    def restart_retransmission_timer(self, now: int) -> None:
-        """New data was acknowledged: (5.3) restart the timer, (5.2) stop it when all is (RFC
-        6298).
-        """
-        self.progress = True
-        self.timeouts = 0
-        if self.queue.spans:
-            self.set_timer(Timer.RETRANSMISSION, now + self.rtt.rto, now)
-        else:
-            self.stop_timer(Timer.RETRANSMISSION, now)
-
     def set_timer(self, timer: Timer, at: int, now: int) -> None:
-        self.timers.set(timer, at)
+        self.timers[timer] = at
         if self.observer is not None:
             value = (at - now) / SECOND
             self.observer.event(self, Event.TIMER_SET, now, "", timer.label, value, "")
 
     def stop_timer(self, timer: Timer, now: int) -> None:
-        if self.timers.runs(timer):
-            self.timers.stop(timer)
+        if timer in self.timers:
+            del self.timers[timer]
             self.note(Event.TIMER_STOPPED, now, new=timer.label)
 
     def set_persist_timer(self, now: int) -> None:
@@ -477,14 +448,7 @@ class Connection:
     # --- the log ---
 
     def note(
-        self,
-        event: Event,
-        now: int,
-        *,
-        old: str = "",
-        new: str = "",
-        value: float = 0.0,
-        why: str = "",
+        self, event: Event, now: int, old: str = "", new: str = "", value: float = 0, why: str = ""
     ) -> None:
         """An entry in the log that is not a segment."""
         if self.observer is not None:
@@ -498,16 +462,6 @@ class Connection:
         if (after := self.recovery.phase) is not before:
             self.note(Event.RECOVERY, now, old=before.label, new=after.label, why=why.label)
 
-    @property
-    def local(self) -> tuple[str, int]:
-        """(address, port) of this end."""
-        return endpoints(self.flow)[0]
-
-    @property
-    def remote(self) -> tuple[str, int]:
-        """(address, port) of the peer."""
-        return endpoints(self.flow)[1]
-
     def peer(self) -> str:
         """The peer, for error messages."""
         address, port = self.remote
@@ -515,14 +469,8 @@ class Connection:
 
     def heard(self, since: int) -> str:
         """What ICMP has said since then (ns), for error messages: "" or a clause."""
-        if self.reported is None or self.reported[1] < since:
-            return ""
-        error = self.reported[0]
-        return f"; {error.reporter} says: {error.problem.text}"
-
-    def _opened(self, now: int) -> None:
-        if self.observer is not None:
-            self.observer.opened(self, now)
+        said = self.reported
+        return f"; {said[0]}" if said is not None and said[1] >= since else ""
 
     def _tune_buffer(self, now: int) -> None:
         """Double the receive buffer when the peer fills the whole window within two round trips:
@@ -532,6 +480,6 @@ class Connection:
         if rcv.nxt < self._window_end:
             return
         quick = now - self._window_began <= 2 * (self.rtt.srtt or 0)
-        if self._window_end and quick and capacity < self.config.receive_buffer:
+        if self._window_end and quick:
             self.reassembly.capacity = min(2 * capacity, self.config.receive_buffer)
         self._window_began, self._window_end = now, rcv.nxt + rcv.wnd

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from ..why import Event, Why
 from ..wire.icmp import IcmpError, Problem
+from ..wire.segment import is_ipv4
 from ..wire.seq import unwrap
-from .state import Cause, State
+from .state import Cause
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -30,35 +31,28 @@ IGNORED, REMEMBERED, NOT_SMALLER = "ignored", "remembered", "not-smaller"
 def icmp_arrives(conn: "Connection", error: IcmpError, now: int) -> int | None:
     """Act on an error about a segment of `conn`; returns the path's MTU if it tells a new one."""
     snd, problem = conn.tcb.snd, error.problem
+    said = f"{error.reporter} says: {problem.text}"
     if not snd.una <= unwrap(error.raw_seq, snd.iss, snd.una) <= snd.nxt:  # RFC 5927 4.1
         _note(conn, error, Why.UNACCEPTABLE.label, now)
     elif problem is Problem.SOURCE_QUENCH:  # MUST-55
         _note(conn, error, IGNORED, now)
     elif problem is Problem.FRAGMENTATION_NEEDED:
         return _packet_too_big(conn, error, now)
-    elif problem.hard and conn.state in (State.SYN_SENT, State.SYN_RECEIVED):  # RFC 5927 5.2
+    elif problem.hard and not conn.synchronized:  # the handshake is over (RFC 5927 5.2, SHLD-26)
         _note(conn, error, Cause.RCV_ICMP.label, now)
-        _refused(conn, error, now)
+        if conn.passive:  # as after a RST: the user need not be informed
+            conn.transition(Cause.BACK_TO_LISTEN, now)
+        elif problem is Problem.ADMIN_PROHIBITED:
+            text = f"{conn.peer()} cannot be reached; {said}"
+            conn.fail(errno.EHOSTUNREACH, text, Cause.RCV_ICMP, now)
+        else:
+            text = f"connection refused by {conn.peer()}; {said}"
+            conn.fail(errno.ECONNREFUSED, text, Cause.RCV_ICMP, now)
     else:  # soft (MUST-56), or taken as soft
         _note(conn, error, REMEMBERED, now)
-        conn.reported = error, now
-        conn.report("icmp", f"{error.reporter} says: {error.problem.text}", now)  # SHLD-25, U-2
+        conn.reported = said, now
+        conn.report("icmp", said, now)  # SHLD-25, U-2
     return None
-
-
-def _refused(conn: "Connection", error: IcmpError, now: int) -> None:
-    """The handshake is over (SHLD-26)."""
-    if conn.passive:
-        conn.transition(Cause.BACK_TO_LISTEN, now)  # as after a RST: the user need not be informed
-        return
-    said = f"{error.reporter} says: {error.problem.text}"
-    failure: OSError
-    if error.problem is Problem.ADMIN_PROHIBITED:
-        failure = OSError(errno.EHOSTUNREACH, f"{conn.peer()} cannot be reached; {said}")
-    else:
-        reason = f"connection refused by {conn.peer()}; {said}"
-        failure = ConnectionRefusedError(errno.ECONNREFUSED, reason)
-    conn.fail(failure, Cause.RCV_ICMP, now)
 
 
 def _packet_too_big(conn: "Connection", error: IcmpError, now: int) -> int | None:
@@ -66,9 +60,12 @@ def _packet_too_big(conn: "Connection", error: IcmpError, now: int) -> int | Non
 
     cwnd stays as it is, for this says nothing of congestion (RFC 1191 6.5).
     """
-    least = LEAST_IPV4_MTU if len(error.flow) == 12 else LEAST_IPV6_MTU
-    mtu = error.mtu or next((size for size in PLATEAUS if size < error.length), PLATEAUS[-1])
-    mtu = max(mtu, least)
+    if is_ipv4(error.flow):
+        mtu = error.mtu or next((size for size in PLATEAUS if size < error.length), PLATEAUS[-1])
+        mtu = max(mtu, LEAST_IPV4_MTU)
+    elif (mtu := error.mtu) < LEAST_IPV6_MTU:  # RFC 8201 4: it must be discarded
+        _note(conn, error, IGNORED, now)
+        return None
     if not conn.limit_path(mtu):
         _note(conn, error, NOT_SMALLER, now)
         return None

@@ -12,17 +12,15 @@ from ..wire.segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG, Segment, reve
 from ..wire.seq import MODULUS, wrap, wrap_blocks
 from .recovery.base import Phase, Probing
 from .sendqueue import PROBES, Span
-from .state import State
+from .state import RECEIVING, State
 from .tcb import MAX_RAW_WINDOW, SendVariables, window_shift
-from .timers import Timer
+from .timers import NEVER, Timer
 
 if TYPE_CHECKING:
     from .connection import Connection
 
 ECT_0 = 2  # in the IP header's TOS: this transport understands marks (RFC 3168 5)
 SACK_HEADER, SACK_BLOCK = 4, 8  # octets of the option with its padding
-_DATA_STATES = frozenset({State.ESTABLISHED, State.CLOSE_WAIT, State.FIN_WAIT_1})
-_DATA_STATES |= {State.CLOSING, State.LAST_ACK}
 
 
 def transmit(conn: "Connection", now: int) -> list[Segment]:
@@ -33,29 +31,29 @@ def transmit(conn: "Connection", now: int) -> list[Segment]:
         out.append(_segment(conn, RST, position, b"", Why.RST, now))
     if conn.state is State.CLOSED or conn.state is State.LISTEN:
         return out
-    queue, recovery = conn.queue, conn.recovery
+    queue, recovery, snd = conn.queue, conn.recovery, conn.tcb.snd
     if recovery.probing is Probing.NEW_DATA:  # F-RTO: before what may not be lost
         _send_new(conn, now, out)
-        if conn.tcb.snd.nxt == recovery.recover:  # nothing could go: the usual recovery
+        if snd.nxt == recovery.recover:  # nothing could go: the usual recovery
             recovery.probing = Probing.OFF
     if queue.lost_octets and recovery.probing is not Probing.NEW_DATA:
         _resend_lost(conn, now, out)
-    if conn.tcb.snd.nxt == 0:
+    if snd.nxt == 0:
         _send_syn(conn, now, out)
     elif not queue.lost_octets and (queue.data or queue.fin is not None):
         _send_new(conn, now, out)
         if recovery.phase is Phase.FAST_RECOVERY:
             _resend_as_last_resort(conn, now, out)
-    if conn.probe_peer:  # what the peer has acknowledged already: it must answer
-        conn.probe_peer = False
-        out.append(_segment(conn, ACK, conn.tcb.snd.nxt - 1, b"", Why.KEEPALIVE, now))  # SHLD-12
     while conn.duplicate_acks:
         conn.duplicate_acks -= 1
-        out.append(_segment(conn, ACK, conn.tcb.snd.nxt, b"", Why.DUPLICATE_ACK, now))
-    if conn.ack_due is not None and conn.state is not State.SYN_SENT:
-        out.append(_segment(conn, ACK, conn.tcb.snd.nxt, b"", conn.ack_due, now))
+        out.append(_segment(conn, ACK, snd.empty_seq, b"", Why.DUPLICATE_ACK, now))
+    if (why := conn.ack_due) is not None and conn.state is not State.SYN_SENT:
+        # A keep-alive repeats what the peer has acknowledged already: it must answer (SHLD-12).
+        position = snd.nxt - 1 if why is Why.KEEPALIVE else snd.empty_seq
+        out.append(_segment(conn, ACK, position, b"", why, now))
     _set_timers(conn, now)
-    _note_running_dry(conn)
+    if queue.rate is not None:
+        _note_running_dry(conn)
     return out
 
 
@@ -67,13 +65,10 @@ def window_update_due(conn: "Connection") -> bool:
     travels with the next acknowledgment.
     """
     rcv, capacity = conn.tcb.rcv, conn.reassembly.capacity
-    if conn.state not in (State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2):
-        return False
-    free = min(capacity - conn.reassembly.size, MAX_RAW_WINDOW << rcv.shift)
-    gain = rcv.nxt + free - rcv.promise
-    if gain < _least_gain(conn):
-        return False
     most = min(capacity, MAX_RAW_WINDOW << rcv.shift)
+    gain = rcv.nxt + min(capacity - conn.reassembly.size, most) - rcv.promise
+    if gain < _least_gain(conn) or conn.state not in RECEIVING:
+        return False
     return gain >= most // 4 or rcv.wnd <= most // 8
 
 
@@ -169,10 +164,11 @@ def _send_new(conn: "Connection", now: int, out: list[Segment]) -> None:
     MAY-16). What was queued before the handshake goes with its last ACK (U-4).
     """
     queue, snd = conn.queue, conn.tcb.snd
-    if conn.state not in _DATA_STATES or snd.una == 0:  # our SYN must have been acknowledged
+    if snd.una == 0:  # our SYN must have been acknowledged
         return
+    done = queue.fin is not None and snd.una > queue.fin
     long_enough = conn.rtt.rto if conn.cc.pacing_rate is None else 0
-    if not queue.spans and now - snd.sent_at > long_enough:  # idle: RFC 5681 4.1
+    if not (queue.spans or done) and now - snd.sent_at > long_enough:  # idle: RFC 5681 4.1
         conn.cc.restart(conn.restart_window, now)
     while True:
         start, size = snd.nxt, _sendable(conn)
@@ -214,12 +210,12 @@ def _sendable(conn: "Connection") -> int:
         return 0
     if size == snd.mss:  # rule (1)
         return size
-    idle = snd.nxt == snd.una
+    nagle = conn.config.nagle
     # rule (2); Nagle (SHLD-7) as Minshall has it: wait only for a small segment (A.3, L-29)
     if size == queued:
-        held = conn.config.nagle and snd.sml > snd.una and queue.fin is None
+        held = nagle and snd.sml > snd.una and queue.fin is None
         return 0 if held else size
-    if idle and size >= snd.max_wnd // 2:  # rule (3), Fs = 1/2
+    if size >= snd.max_wnd // 2 and not (nagle and snd.nxt > snd.una):  # rule (3), Fs = 1/2
         return size
     return 0  # rule (4), the override timeout, is the persist timer
 
@@ -241,7 +237,7 @@ def _held_by_pacing(conn: "Connection", now: int) -> bool:
     """True while nothing may leave; a timer says until when. Probes are not held."""
     if conn.pacer.next_send_time <= now or conn.force:
         return False
-    conn.timers.set(Timer.PACING, conn.pacer.next_send_time)
+    conn.timers[Timer.PACING] = conn.pacer.next_send_time
     return True
 
 
@@ -292,7 +288,7 @@ def _segment(
         ts.last_ack_sent = rcv.nxt
         rcv.unacked = 0
         conn.ack_due = None
-        if conn.timers.runs(Timer.DELAYED_ACK):
+        if Timer.DELAYED_ACK in conn.timers:
             conn.stop_timer(Timer.DELAYED_ACK, now)
     if flags & SYN:
         _syn_options(conn, seg)
@@ -362,40 +358,35 @@ def _window_field(conn: "Connection", flags: int) -> int:
 def _set_timers(conn: "Connection", now: int) -> None:
     """Retransmission timer while something is in flight; persist timer while the window bars us."""
     queue, snd, timers = conn.queue, conn.tcb.snd, conn.timers
-    if not queue.spans and queue.fin is None and not queue.data:
-        conn.stop_timer(Timer.PERSIST, now)  # nothing to send and nothing in flight
-        if timers.runs(Timer.LOSS_PROBE) or timers.runs(Timer.REORDERING):
-            _set_recovery_timers(conn, now)
-        return
-    waiting = queue.end > snd.nxt or (queue.fin is not None and snd.nxt == queue.fin)
-    blocked = conn.state in _DATA_STATES and (
-        (snd.wnd == 0 and (waiting or bool(queue.spans)))
-        or (waiting and not queue.spans and not timers.runs(Timer.PACING))
-    )
-    if blocked:
+    waiting = queue.end + (queue.fin is not None) > snd.nxt  # octets or a FIN not sent even once
+    held = not queue.spans and waiting and Timer.PACING not in timers  # silly window, or none
+    closed = snd.wnd == 0 and (waiting or queue.spans)
+    if snd.una and (held or closed):
         conn.stop_timer(Timer.RETRANSMISSION, now)
         conn.stop_timer(Timer.LOSS_PROBE, now)
-        if not timers.runs(Timer.PERSIST):
+        if Timer.PERSIST not in timers:
             conn.set_persist_timer(now)
         return
-    if timers.runs(Timer.PERSIST):
-        conn.stop_timer(Timer.PERSIST, now)
-    if queue.spans and not timers.runs(Timer.RETRANSMISSION):  # RFC 6298 5.1
+    conn.stop_timer(Timer.PERSIST, now)
+    if queue.spans and Timer.RETRANSMISSION not in timers:  # RFC 6298 5.1
         conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
-    _set_recovery_timers(conn, now)
+    if queue.spans or Timer.LOSS_PROBE in timers or Timer.REORDERING in timers:
+        _set_recovery_timers(conn, now)
 
 
 def _set_recovery_timers(conn: "Connection", now: int) -> None:
     """What RACK waits for, and the tail loss probe, which never comes after the timeout."""
-    late = conn.recovery.deadline
+    recovery, timers = conn.recovery, conn.timers
+    late = recovery.deadline
     if late is None:
         conn.stop_timer(Timer.REORDERING, now)
-    elif late != conn.timers.due(Timer.REORDERING):
+    elif late != timers.get(Timer.REORDERING):
         conn.set_timer(Timer.REORDERING, late, now)
-    wait = conn.recovery.probe_timeout(conn.queue, conn.rtt.srtt)
-    if wait is None or conn.tcb.snd.una == 0:
-        conn.stop_timer(Timer.LOSS_PROBE, now)
-    elif conn.progress:
-        due = min(now + wait, conn.timers.due(Timer.RETRANSMISSION))
-        conn.set_timer(Timer.LOSS_PROBE, due, now)
+    if conn.progress or Timer.LOSS_PROBE in timers:
+        wait = recovery.probe_timeout(conn.queue, conn.rtt.srtt)
+        if wait is None or conn.tcb.snd.una == 0:
+            conn.stop_timer(Timer.LOSS_PROBE, now)
+        elif conn.progress:
+            due = min(now + wait, timers.get(Timer.RETRANSMISSION, NEVER))
+            conn.set_timer(Timer.LOSS_PROBE, due, now)
     conn.progress = False

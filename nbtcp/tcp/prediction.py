@@ -27,18 +27,11 @@ def predicted(conn: "Connection", seg: Segment, now: int) -> bool:
     tcb, reassembly = conn.tcb, conn.reassembly
     snd, rcv, ts = tcb.snd, tcb.rcv, tcb.ts
     start, size = seg.seq, len(data)
-    if (
-        start != rcv.nxt
-        or seg.ack != snd.una
-        or seg.window != snd.wnd
-        or size > rcv.edge - start
-        or size > rcv.mss
-        or rcv.fin is not None
-        or seg.sack
-        or seg.tos & 3 == 3
-        or reassembly.has_holes
-        or conn.closed_by_application
-    ):
+    if start != rcv.nxt or seg.ack != snd.una or seg.window != snd.wnd or seg.sack:
+        return False
+    if size > rcv.edge - start or size > rcv.mss or rcv.fin is not None or seg.tos & 3 == 3:
+        return False
+    if reassembly.has_holes or conn.closed_by_application:
         return False
     if ts.on:
         if seg.tsval is None or (seg.tsval - ts.recent) & 0x80000000:
@@ -50,9 +43,5 @@ def predicted(conn: "Connection", seg: Segment, now: int) -> bool:
     seg.why = Why.IN_ORDER
     reassembly.append(data)
     rcv.nxt = start + size
-    rcv.unacked += size
-    if rcv.unacked >= conn.config.ack_every * rcv.mss:
-        conn.owe_ack(Why.ACK)
-    else:
-        conn.delay_ack(now)
+    conn.owe_ack_of(size, False, now)
     return True

@@ -92,22 +92,14 @@ class Reassembly:
 
     def read(self, most: int) -> bytes:
         """Up to `most` octets for the application."""
-        ready = self._ready
-        if len(ready) == 1 and self.size <= most:
-            self.taken += self.size
-            self.size = 0
-            return ready.popleft()
-        taken: list[bytes] = []
-        room = most
-        while ready and room > 0:
-            chunk = ready[0]
-            if len(chunk) > room:
-                ready[0] = chunk[room:]
-                chunk = chunk[:room]
-            else:
-                ready.popleft()
+        ready, taken = self._ready, []
+        while ready and most > 0:
+            chunk = ready.popleft()
+            if len(chunk) > most:
+                ready.appendleft(chunk[most:])
+                chunk = chunk[:most]
             taken.append(chunk)
-            room -= len(chunk)
+            most -= len(chunk)
         data = b"".join(taken)
         self.size -= len(data)
         self.taken += len(data)

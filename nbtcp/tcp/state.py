@@ -50,9 +50,7 @@ class ImpossibleTransitionError(AssertionError):
     """The code asked for an edge that the table does not have: a bug in nbtcp."""
 
 
-# From the four states that never saw an acknowledged SYN, and from CLOSED, connections end
-# differently; from all others a RST, the application or R2 lead to CLOSED.
-_SYNCHRONIZED = tuple(State)[State.ESTABLISHED :]
+RECEIVING = frozenset({State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2})
 
 TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.CLOSED, Cause.PASSIVE_OPEN): State.LISTEN,
@@ -62,17 +60,11 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.SYN_SENT, Cause.RCV_SYN): State.SYN_RECEIVED,  # simultaneous open
     (State.SYN_SENT, Cause.RCV_SYN_ACK): State.ESTABLISHED,
     (State.SYN_SENT, Cause.CLOSE): State.CLOSED,
-    (State.SYN_SENT, Cause.RCV_RST): State.CLOSED,
     (State.SYN_SENT, Cause.RCV_ICMP): State.CLOSED,
-    (State.SYN_SENT, Cause.ABORT): State.CLOSED,
-    (State.SYN_SENT, Cause.TIMEOUT): State.CLOSED,
     (State.SYN_RECEIVED, Cause.RCV_ACK_OF_SYN): State.ESTABLISHED,
     (State.SYN_RECEIVED, Cause.CLOSE): State.FIN_WAIT_1,
-    (State.SYN_RECEIVED, Cause.RCV_RST): State.CLOSED,  # after an active open
     (State.SYN_RECEIVED, Cause.RCV_ICMP): State.CLOSED,  # after an active open
     (State.SYN_RECEIVED, Cause.BACK_TO_LISTEN): State.LISTEN,
-    (State.SYN_RECEIVED, Cause.ABORT): State.CLOSED,
-    (State.SYN_RECEIVED, Cause.TIMEOUT): State.CLOSED,
     (State.ESTABLISHED, Cause.CLOSE): State.FIN_WAIT_1,
     (State.ESTABLISHED, Cause.RCV_FIN): State.CLOSE_WAIT,
     (State.FIN_WAIT_1, Cause.RCV_ACK_OF_FIN): State.FIN_WAIT_2,
@@ -82,10 +74,14 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (State.CLOSING, Cause.RCV_ACK_OF_FIN): State.TIME_WAIT,
     (State.LAST_ACK, Cause.RCV_ACK_OF_FIN): State.CLOSED,
     (State.TIME_WAIT, Cause.TIME_WAIT_OVER): State.CLOSED,
-    # A RST does not end TIME-WAIT, or old duplicates could (RFC 1337 3, F1).
-    **{(state, Cause.RCV_RST): State.CLOSED for state in _SYNCHRONIZED if state != State.TIME_WAIT},
-    **{(state, Cause.ABORT): State.CLOSED for state in _SYNCHRONIZED},
-    **{(state, Cause.TIMEOUT): State.CLOSED for state in _SYNCHRONIZED if state != State.TIME_WAIT},
+    # A RST (in SYN-RECEIVED after an active open), the application and R2 end it from everywhere;
+    # but a RST does not end TIME-WAIT, or old duplicates could (RFC 1337 3, F1).
+    **{
+        (state, cause): State.CLOSED
+        for state in tuple(State)[State.SYN_SENT :]
+        for cause in (Cause.RCV_RST, Cause.ABORT, Cause.TIMEOUT)
+        if state is not State.TIME_WAIT or cause is Cause.ABORT
+    },
 }
 
 

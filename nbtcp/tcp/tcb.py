@@ -7,7 +7,7 @@ are integers of any size (REC-1).
 
 from ..config import Config
 from ..wire import ip
-from ..wire.segment import HEADER_LENGTH, MAX_WSCALE
+from ..wire.segment import HEADER_LENGTH, MAX_WSCALE, is_ipv4
 
 MAX_RAW_WINDOW = 65535
 TICK = 1_000_000  # ns: what a timestamp counts
@@ -17,9 +17,8 @@ TIMESTAMPS_LENGTH = 12  # the option with its padding, in every segment
 class SendVariables:
     """The send sequence variables."""
 
-    __slots__ = (
-        *("iss", "max_wnd", "mss", "nxt", "path_mss", "reduced", "say_cwr", "sent_at", "shift"),
-        *("sml", "una", "up", "wl1", "wl2", "wnd"),
+    __slots__ = tuple(
+        "iss max_wnd mss nxt path_mss reduced say_cwr sent_at shift sml una up wl1 wnd".split()
     )
 
     def __init__(self, iss: int, mss: int) -> None:
@@ -29,7 +28,6 @@ class SendVariables:
         self.wnd = 0  # send window, octets from una
         self.up = 0  # the position behind urgent data (RFC 9293 3.8.5)
         self.wl1 = 0  # seg.seq at the last window update
-        self.wl2 = 0  # seg.ack at the last window update
         self.max_wnd = 0  # the largest window the peer has offered (RFC 9293 3.8.6.2.1)
         self.mss = mss  # Eff.snd.MSS: octets of data in a full-sized segment (RFC 9293 3.7.1)
         self.path_mss = mss  # the same with TCP options, as far as our end of the path knows
@@ -38,6 +36,13 @@ class SendVariables:
         self.reduced = 0  # SND.NXT when an ECE last made us send less (RFC 3168 6.1.2)
         self.say_cwr = False  # the next new data tells that we did
         self.sml = 0  # end of the last segment sent that was not full-sized (Minshall's Nagle)
+
+    @property
+    def empty_seq(self) -> int:
+        """Where a segment without text stands: SND.NXT, but not behind a probe of a closed window,
+        for which the peer has no room: it would drop the segment (RFC 9293 A.2).
+        """
+        return self.nxt if self.wnd or not self.una else self.una
 
 
 class ReceiveVariables:
@@ -48,9 +53,7 @@ class ReceiveVariables:
     that came of it, and what lies before it is taken (RFC 7323 2.4, RFC 9293 SHLD-14, L-19).
     """
 
-    __slots__ = (
-        *("congested", "edge", "fin", "irs", "mss", "nxt", "promise", "shift", "unacked", "up"),
-    )
+    __slots__ = tuple("congested edge fin irs mss nxt promise shift unacked up".split())
 
     def __init__(self, mss: int) -> None:
         self.irs = 0  # initial receive sequence number, 32 bits as on the wire
@@ -127,9 +130,9 @@ def window_shift(buffer: int) -> int:
 
 def headers_length(flow: bytes) -> int:
     """Octets of IP and TCP header without options."""
-    return HEADER_LENGTH + (ip.HEADER_LENGTH if len(flow) == 12 else ip.IPV6_HEADER_LENGTH)
+    return HEADER_LENGTH + (ip.HEADER_LENGTH if is_ipv4(flow) else ip.IPV6_HEADER_LENGTH)
 
 
 def default_mss(flow: bytes) -> int:
     """The send MSS of a peer that says nothing of it (RFC 9293 MUST-15)."""
-    return 536 if len(flow) == 12 else 1220
+    return 536 if is_ipv4(flow) else 1220

@@ -25,10 +25,7 @@ def _retransmission_timeout(conn: "Connection", now: int) -> None:
     """RFC 6298 5.4 to 5.7, and R1 and R2 of RFC 9293 3.8.3 (MUST-20), of a SYN too (MUST-22,
     U-1).
     """
-    spans = conn.queue.spans
-    if not spans:
-        return
-    first = spans[0]
+    first = conn.queue.spans[0]
     is_syn = first.start == 0
     limit = conn.config.syn_timeout if is_syn else conn.config.user_timeout
     if now - first.first_sent >= ns(limit):
@@ -39,12 +36,11 @@ def _retransmission_timeout(conn: "Connection", now: int) -> None:
         text = f"sent {first.times} times without an answer from {conn.peer()}"
         conn.report("excessive-retransmission", text, now)
     before, lost = conn.recovery.phase, conn.queue.lost_octets
-    snd = conn.tcb.snd
     if is_syn:
         conn.syn_lost = True
     else:
         reaction.timed_out(conn, first.why is Why.TIMEOUT, now)
-    conn.recovery.timed_out(snd, conn.queue, now)
+    conn.recovery.timed_out(conn.tcb.snd, conn.queue, now)
     conn.note_phase(before, lost, Why.TIMEOUT, now)
     conn.rtt.back_off()
 
@@ -92,41 +88,27 @@ def _persist_timeout(conn: "Connection", now: int) -> None:
 
 def _keepalive_timeout(conn: "Connection", now: int) -> None:
     """Probe a silent peer, and give up when several stay unanswered (3.8.4, MAY-5, MUST-29)."""
-    if conn.keepalive is None:
-        return
-    interval = conn.config.keepalive_interval if conn.keepalives else conn.keepalive
+    assert conn.keepalive is not None, "a timer that set_keepalive should have stopped"
     due = conn.heard_at + ns(conn.keepalive)
     idle = not conn.queue.spans and not conn.queue.data  # MUST-26
     if idle and now >= due:
         if conn.keepalives >= conn.config.keepalive_probes:
             text = f"no answer from {conn.peer()} to {conn.keepalives} keep-alives"
-            conn.fail(TimeoutError(errno.ETIMEDOUT, text), Cause.TIMEOUT, now)
+            conn.fail(errno.ETIMEDOUT, text, Cause.TIMEOUT, now)
             return
         conn.keepalives += 1
-        conn.probe_peer = True
+        conn.ack_due = Why.KEEPALIVE
         due = now + ns(conn.config.keepalive_interval)
     elif due <= now:
-        due = now + ns(interval)
+        due = now + ns(conn.keepalive)
     conn.set_timer(Timer.KEEPALIVE, due, now)
 
 
 def _give_up(conn: "Connection", span: Span, what: str, now: int) -> None:
     """R2, the user timeout (RFC 9293 3.10.8, L-21)."""
     seconds = (now - span.first_sent) / SECOND
-    error = TimeoutError(
-        errno.ETIMEDOUT,
-        f"no answer from {conn.peer()} to {what} sent {span.times} times in {seconds:.1f} s"
-        f"{conn.heard(span.first_sent)}",
-    )
-    conn.fail(error, Cause.TIMEOUT, now)
-
-
-def _delayed_ack(conn: "Connection", now: int) -> None:
-    conn.owe_ack(Why.DELAYED_ACK)
-
-
-def _pacing(conn: "Connection", now: int) -> None:
-    """The next segment may leave: transmit comes by itself."""
+    text = f"no answer from {conn.peer()} to {what} sent {span.times} times in {seconds:.1f} s"
+    conn.fail(errno.ETIMEDOUT, text + conn.heard(span.first_sent), Cause.TIMEOUT, now)
 
 
 def _time_wait_timeout(conn: "Connection", now: int) -> None:
@@ -139,8 +121,7 @@ TIMEOUTS: dict[Timer, Callable[["Connection", int], None]] = {
     Timer.LOSS_PROBE: _probe_timeout,
     Timer.RETRANSMISSION: _retransmission_timeout,
     Timer.PERSIST: _persist_timeout,
-    Timer.DELAYED_ACK: _delayed_ack,
+    Timer.DELAYED_ACK: lambda conn, now: conn.owe_ack(Why.DELAYED_ACK),
     Timer.KEEPALIVE: _keepalive_timeout,
-    Timer.PACING: _pacing,
     Timer.TIME_WAIT: _time_wait_timeout,
 }

@@ -1,8 +1,6 @@
-"""Named deadlines of one connection. A timer is a time, nothing runs: the owner asks
-`deadline()`.
+"""What a connection can be waiting for. A timer is a time, nothing runs: `Connection.timers` holds
+the deadlines, and `deadline()` is the earliest.
 """
-
-from collections.abc import Iterator
 
 from ..why import Labelled
 
@@ -10,7 +8,7 @@ NEVER = 1 << 62  # ns; later than any clock
 
 
 class Timer(Labelled):
-    """What a connection can be waiting for."""
+    """In this order those that are due together are handled."""
 
     # The first two come before the timeout that they may make needless.
     REORDERING = 0  # what has not arrived by then is lost, not late (RFC 8985 6.2 step 5)
@@ -21,43 +19,3 @@ class Timer(Labelled):
     KEEPALIVE = 5  # the peer was silent for long (RFC 9293 3.8.4)
     PACING = 6  # the next segment may leave (pacing.py); has no rows in the log
     TIME_WAIT = 7  # two maximum segment lifetimes, or an abandoned FIN-WAIT-2
-
-
-class Timers:
-    """A table of deadlines in nanoseconds, NEVER where a timer is not running."""
-
-    __slots__ = ("_due",)
-
-    def __init__(self) -> None:
-        self._due = [NEVER] * len(Timer)
-
-    def runs(self, timer: Timer) -> bool:
-        return self._due[timer] != NEVER
-
-    def set(self, timer: Timer, at: int) -> None:
-        self._due[timer] = at
-
-    def stop(self, timer: Timer) -> None:
-        self._due[timer] = NEVER
-
-    def stop_all(self) -> None:
-        self._due = [NEVER] * len(Timer)
-
-    def deadline(self) -> int | None:
-        """The earliest deadline."""
-        due = min(self._due)
-        return due if due != NEVER else None
-
-    def due(self, timer: Timer) -> int:
-        """When `timer` fires; NEVER if it is not running."""
-        return self._due[timer]
-
-    def expired(self, now: int) -> Iterator[Timer]:
-        """The timers that are due at `now`, each stopped when it comes, in the order of the enum.
-
-        What one of them sets anew is not due any more when its turn comes.
-        """
-        for timer in Timer:
-            if self._due[timer] <= now:
-                self._due[timer] = NEVER
-                yield timer

@@ -24,7 +24,6 @@ FLAG_LETTERS = "FSRPAUEC"  # as scapy writes them, lowest bit first
 HEADER_LENGTH = 20  # octets of TCP header without options
 MAX_HEADER_LENGTH = 60  # octets of TCP header with all options it can hold
 MAX_WSCALE = 14  # RFC 7323 2.3
-_FLOW4 = 12  # octets of a flow of IPv4; 36 with IPv6
 _MOST_DATA = 1 << 18  # octets in one captured packet; devices take less from their host
 
 # IPv4 and TCP in one: version+IHL, TOS, length, id, fragment, TTL, protocol, checksum, flow; then
@@ -110,6 +109,11 @@ def pack_flow(source: tuple[str, int], destination: tuple[str, int]) -> bytes:
     if len(here) != len(there):
         raise ValueError(f"{source[0]} and {destination[0]} are not both IPv4 or both IPv6")
     return here + there + source[1].to_bytes(2, "big") + destination[1].to_bytes(2, "big")
+
+
+def is_ipv4(flow: bytes) -> bool:
+    """A flow of IPv4 has 12 octets, one of IPv6 36."""
+    return len(flow) == 12
 
 
 def addresses(flow: bytes) -> tuple[bytes, bytes]:
@@ -223,7 +227,7 @@ def build(segment: Segment) -> bytes:
     tcp_sum = flow_sum + ip.PROTOCOL_TCP + length + fields_sum + ip.ones_sum(payload)
     tcp = (flow, segment.raw_seq, segment.raw_ack, offset << 2, segment.flags, segment.raw_window)
     sums = (-tcp_sum % 65535, segment.urgent)
-    if len(flow) != _FLOW4:
+    if not is_ipv4(flow):
         ipv6 = (6 << 28 | segment.tos << 20, length, ip.PROTOCOL_TCP, segment.ttl)
         return _HEADERS6.pack(*ipv6, *tcp, *sums) + payload
     ipv4 = (0x45, segment.tos, length + 20, 0, ip.DONT_FRAGMENT, segment.ttl, ip.PROTOCOL_TCP)
