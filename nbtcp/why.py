@@ -43,6 +43,7 @@ class Why(Labelled):
     SACK_HOLE = 25  # the scoreboard shows it missing (RFC 6675)
     RACK = 26  # something sent later has arrived (RFC 8985)
     PACKET_TOO_BIG = 27  # a router could not forward it (RFC 1191, RFC 8201)
+    RESCUE = 28  # nothing: the last segment, lest no ACK come any more (RFC 6675 4, NextSeg rule 4)
     # --- received: what was done with it ---
     IN_ORDER = 40
     OUT_OF_ORDER = 41

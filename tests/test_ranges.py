@@ -71,11 +71,3 @@ def test_add_across_several_ranges_gives_the_gaps() -> None:
     ranges.add(50, 60)
     assert ranges.add(5, 55) == [(5, 10), (20, 30), (40, 50)]
     assert list(ranges) == [(5, 60)]
-
-
-def test_clear_forgets_all() -> None:
-    ranges = Ranges()
-    ranges.add(1, 2)
-    ranges.clear()
-    assert list(ranges) == []
-    assert ranges.find(1) is None

@@ -263,6 +263,39 @@ def test_those_who_count_duplicates_do_not_listen_to_sacks(recovery: str) -> Non
     assert peer.conn.queue.sacked_octets == 0
 
 
+def test_sack_after_a_false_alarm_losses_are_looked_for_from_the_beginning() -> None:
+    """RFC 6675 5 (3.1): HighRxt <- HighACK; what an undone episode has judged is judged again."""
+    peer = sending(10, recovery="sack", writes=40_000)
+    for end in (4001, 6001, 8001, 10_001):
+        peer.acks(1, sack=f"{end - 1000}:{end}")
+    assert peer.conn.queue.lost_octets == 3000  # of 1, 1001, 2001 and 4001 the first went out again
+    while not any(segment.endswith("why timeout") for segment in peer.sent()):
+        peer.wait(0.1)
+    peer.acks(1001)
+    peer.acks(2001)  # F-RTO: that was out, and never sent again
+    assert peer.conn.recovery.phase is Phase.OPEN
+    peer.sent()
+    peer.acks(2001, sack="6001:7001")
+    assert ". 2001:3001(1000) ack 1 win 65535 <> why sack-hole" in peer.sent()
+
+
+def test_sack_an_old_acknowledgment_tells_of_no_duplicate() -> None:
+    """RFC 2883 4: a block is a D-SACK if it lies below the ACK field beside it, not below SND.UNA;
+    acknowledgments overtake each other.
+    """
+    for recovery in ("sack", "rack"):
+        peer = sending(10, recovery=recovery)
+        peer.wait(RTT)
+        for end in (2001, 3001, 4001):
+            peer.acks(1, sack=f"1001:{end}")
+        assert sum(". 1:1001" in segment for segment in peer.sent()) == 1
+        peer.wait(RTT)
+        peer.acks(4001)
+        ssthresh = peer.conn.cc.ssthresh
+        peer.acks(0, sack="1:1001")
+        assert peer.conn.cc.ssthresh == ssthresh == 5000
+
+
 # --- PRR: RFC 9937 ---
 
 
@@ -481,6 +514,28 @@ def test_the_others_need_a_timeout_for_a_lost_retransmission(recovery: str) -> N
     assert any(". 1:1001" in s and s.endswith("why timeout") for s in peer.sent())
 
 
+def test_rack_rtt_is_that_of_what_arrived_last() -> None:
+    """RFC 8985 5.3, 6.2 step 2: RACK.rtt is measured by each ACK, also of what was overtaken."""
+    peer = sending(4, writes=4000)
+    peer.wait(RTT)
+    peer.acks(1, sack="2001:3001")
+    assert peer.conn.recovery._rtt == 100_000_000
+    peer.wait(0.01)
+    peer.acks(1, sack="1001:3001")
+    assert peer.conn.recovery._rtt == 110_000_000
+
+
+def test_rack_a_timeout_spares_what_may_only_be_reordered() -> None:
+    """RFC 8985 6.3: lost is what was sent RACK.rtt and RACK.reo_wnd ago."""
+    peer = sending(2, writes=10_000)
+    peer.conn.cc.cwnd = 20_000
+    recovery, queue = peer.conn.recovery, peer.conn.queue
+    recovery._rtt, recovery._reo_wnd = 100_000_000, 25_000_000
+    first = queue.spans[0].sent
+    assert len(recovery.overdue(queue, first + 124_999_999)) == 0
+    assert len(recovery.overdue(queue, first + 125_000_000)) == 2
+
+
 def test_rack_dsack_widens_the_window_once_a_round() -> None:
     """RFC 8985 6.2 step 4: RACK.reo_wnd_mult."""
     peer = sending(6)
@@ -579,6 +634,35 @@ def test_tlp_needless_probe_leaves_cwnd() -> None:
     assert peer.conn.cc.ssthresh > 1 << 40
 
 
+def test_tlp_needs_a_round_trip_time() -> None:
+    """RFC 8985 7.3: no probe before the connection has measured one; the SYN went twice here."""
+    peer = Peer(timestamps=False, window_scale=False, initial_window=10_000)
+    peer.connects()
+    peer.wait(1.1)
+    peer.sends("S. 0:0 ack 1 win 65535 <mss 1000,sackOK>")
+    peer.sent()
+    peer.app_writes(2000)
+    peer.sent()
+    peer.wait(1)
+    peer.expect()
+    peer.wait(2)
+    assert peer.sent()[0].endswith("why timeout")
+
+
+def test_tlp_a_duplicate_that_sacks_does_not_clear_the_probe() -> None:
+    """RFC 8985 7.4.2: the second case is a DUPACK without any SACK option."""
+    peer = tail_lost()
+    peer.acks(10_001)
+    peer.app_writes(3000)
+    peer.expect(*flight(10_001, 3))
+    peer.wait(RTT)
+    peer.acks(10_001, sack="11001:12001")
+    peer.acks(10_001, sack="11001:12001")
+    peer.wait(0.01)
+    peer.acks(11_001, sack="11001:12001")  # beyond the probe, without a D-SACK: a loss was repaired
+    assert peer.conn.cc.ssthresh < 1 << 40
+
+
 # --- spurious timeouts: RFC 5682 ---
 
 
@@ -613,10 +697,19 @@ def test_frto_a_duplicate_after_the_new_data_means_a_real_loss() -> None:
     assert peer.conn.cc.ssthresh == 5000
 
 
-def test_frto_with_sack_one_original_is_enough() -> None:
-    """RFC 5682 3.1: something was acknowledged that was never sent again."""
-    peer = timed_out("sack", sack=True)
+@pytest.mark.parametrize("recovery", ["sack", "rack"])
+@pytest.mark.parametrize("second", [{"ack": 4001}, {"ack": 3001, "sack": "5001:6001"}])
+def test_frto_with_sack_an_original_after_the_new_data_is_enough(
+    recovery: str, second: dict[str, Any]
+) -> None:
+    """RFC 5682 3.1 (3b): something was acknowledged that was never sent again. Not by the first
+    acknowledgment (2): that may come of the repair of a loss, whose other ACKs are lost too.
+    """
+    peer = timed_out(recovery, sack=True)
     peer.acks(3001)
+    assert peer.conn.recovery.phase is Phase.LOSS
+    assert [segment.split("why ")[1] for segment in peer.sent()] == ["data", "data"]
+    peer.acks(**second)
     assert peer.conn.recovery.phase is Phase.OPEN
     assert peer.conn.cc.cwnd >= 10_000
 
@@ -652,6 +745,20 @@ def test_dsack_for_all_that_was_resent_undoes_the_reduction(recovery: str) -> No
     peer.acks(10_001, sack="1:1001")
     assert peer.conn.cc.cwnd >= 10_000
     assert peer.conn.cc.ssthresh > 1 << 40
+
+
+def test_dsack_ends_the_probing_after_a_timeout_too() -> None:
+    """RFC 5682 3.1: new data goes before what is lost only as long as F-RTO asks; here the D-SACK
+    has answered, and the next loss is repaired at once.
+    """
+    peer = timed_out("sack", sack=True)
+    peer.acks(1001)
+    peer.expect("10001:11001 why data", "11001:12001 why data")
+    peer.acks(1001, sack="1:1001")
+    assert peer.conn.recovery.phase is Phase.OPEN
+    peer.sent()
+    peer.acks(1001, sack="2001:6001")
+    assert ". 1001:2001(1000) ack 1 win 65535 <> why sack-hole" in peer.sent()
 
 
 def test_dsack_for_a_part_of_what_was_resent_undoes_nothing() -> None:

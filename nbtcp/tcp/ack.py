@@ -4,37 +4,31 @@ arrives.py fills it in, step by step; loss recovery and congestion control see t
 connection.
 """
 
+from dataclasses import dataclass, field
+
+from .ranges import Range
 from .rate import RateSample
 from .sendqueue import Span
 
 
+@dataclass(slots=True)
 class Ack:
     """One acknowledgment. Positions and sizes in octets, times in nanoseconds."""
 
-    __slots__ = (
-        *("delivered", "done", "dsacks", "duplicate", "echo", "flight", "lost", "marked"),
-        *("now", "nxt", "octets", "rate", "rtt", "sacked", "srtt", "una"),
-    )
-
-    def __init__(self, now: int, una: int, nxt: int, flight: int) -> None:
-        self.now = now
-        self.una = una  # SND.UNA after it
-        self.nxt = nxt  # SND.NXT
-        self.flight = flight  # octets believed in the network before it
-        self.octets = 0  # cumulatively acknowledged by it
-        self.delivered = 0  # octets it is the first to report, by SACK too
-        self.done: list[Span] = []  # the spans it acknowledged cumulatively, oldest first
-        self.sacked: list[Span] = []  # spans newly reported beyond a hole
-        self.dsacks: list[tuple[int, int]] = []  # ranges that arrived twice (RFC 2883)
-        self.duplicate = False  # a duplicate ACK in the sense of RFC 5681 2
-        self.marked = False  # it says ECE: no reason to send more (RFC 3168 6.1.2)
-        self.lost = 0  # octets that it made recovery believe lost
-        self.rtt: int | None = None  # a round-trip time it measured (Karn's rule kept)
-        self.srtt: int | None = None  # SRTT after it
-        self.echo: int | None = None  # when what it answers was sent, by its timestamp, in ticks
-        self.rate: RateSample | None = None  # for algorithms that pace
-
-    @property
-    def arrived(self) -> list[Span]:
-        """The spans that it is the first to report: none that was SACKed before."""
-        return [span for span in self.done if not span.sacked] + self.sacked
+    now: int
+    una: int  # SND.UNA after it
+    nxt: int  # SND.NXT
+    flight: int  # octets believed in the network before it
+    octets: int = 0  # cumulatively acknowledged by it
+    delivered: int = 0  # octets it is the first to report, by SACK too
+    done: list[Span] = field(default_factory=list)  # acknowledged cumulatively, oldest first
+    sacked: list[Span] = field(default_factory=list)  # newly reported beyond a hole
+    arrived: list[Span] = field(default_factory=list)  # both, without what was SACKed before
+    dsack: Range | None = None  # what arrived twice (RFC 2883)
+    duplicate: bool = False  # a duplicate ACK in the sense of RFC 5681 2
+    marked: bool = False  # it says ECE: no reason to send more (RFC 3168 6.1.2)
+    lost: int = 0  # octets that it made recovery believe lost
+    rtt: int | None = None  # a round-trip time it measured (Karn's rule kept)
+    srtt: int | None = None  # SRTT after it
+    echo: int | None = None  # when what it answers was sent, by its timestamp, in ticks
+    rate: RateSample | None = None  # for algorithms that pace

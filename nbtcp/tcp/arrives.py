@@ -19,6 +19,7 @@ from . import reaction
 from .ack import Ack
 from .recovery import NewReno, Phase, Recovery, Verdict
 from .rtt import SECOND
+from .sendqueue import Span
 from .state import RECEIVING, Cause, State
 from .tcb import MAX_RAW_WINDOW, TICK, TIMESTAMPS_LENGTH, default_mss, window_shift
 from .timers import Timer
@@ -313,9 +314,12 @@ def _acknowledge(conn: "Connection", seg: Segment, duplicate: bool, now: int) ->
     ack.delivered = ack.octets + queue.sacked_octets - sacked
     if duplicate and not recovery.selective:  # it tells of a segment
         ack.delivered = snd.mss
-    _sample_rtt(conn, seg, ack)
+    fresh = [span for span in ack.done if not span.sacked]
+    ack.arrived = fresh + ack.sacked
+    _sample_rtt(conn, seg, ack, fresh or ack.sacked)
+    ack.srtt = conn.rtt.srtt
     before, lost = recovery.phase, queue.lost_octets
-    verdict = recovery.acked(ack, snd, queue, conn.rtt)
+    verdict = recovery.acked(ack, snd, queue)
     if queue.rate is not None:
         ack.rate = queue.rate.sample(ack, recovery.in_flight(snd, queue))
     if opening:  # our SYN; one that was lost costs the initial window (RFC 5681 3.1)
@@ -354,9 +358,9 @@ def _take_sack(conn: "Connection", seg: Segment, ack: Ack) -> None:
     for i, (left, right) in enumerate(seg.blocks):
         if not 0 < right - left <= snd.nxt or right > snd.nxt:
             continue  # nonsense
-        inside = any(a <= left and right <= b for a, b in seg.blocks[1:2])
-        if i == 0 and (right <= snd.una or inside):
-            ack.dsacks.append((left, right))
+        second = seg.blocks[1] if i == 0 and len(seg.blocks) > 1 else (0, 0)
+        if i == 0 and (right <= seg.ack or second[0] <= left < right <= second[1]):
+            ack.dsack = (left, right)
         elif right > snd.una:
             if conn.config.offload:
                 conn.queue.cut_at(left, snd.mss)
@@ -396,8 +400,8 @@ def _update_window(conn: "Connection", seg: Segment, now: int) -> None:
         conn.window_opened(now)
 
 
-def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
-    """One RTT sample of the newest segment that has arrived, unless Karn's rule forbids (RFC 6298
+def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack, arrived: list[Span]) -> None:
+    """One RTT sample of the newest segment that has `arrived`, unless Karn's rule forbids (RFC 6298
     3; RFC 9293 MUST-18).
 
     An acknowledgment that covers something believed lost may answer any transmission, or may have
@@ -406,10 +410,8 @@ def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
     then.
     """
     ts = conn.tcb.ts
-    ack.srtt = conn.rtt.srtt
     if ts.on and seg.tsecr is not None:
         ack.echo = ts.ticks(seg.tsecr, ack.now)
-    arrived = [span for span in ack.done if not span.sacked] or ack.sacked
     if not arrived:
         return
     span, kept, why = arrived[-1], True, Why.FIRST_TRANSMISSION
@@ -423,7 +425,6 @@ def _sample_rtt(conn: "Connection", seg: Segment, ack: Ack) -> None:
     if kept:
         conn.rtt.sample(rtt)
         ack.rtt = rtt
-    ack.srtt = conn.rtt.srtt
     if conn.observer is not None:
         conn.observer.rtt_sample(conn, span, rtt, kept, why, ack.now)
 

@@ -12,7 +12,7 @@ from ..wire.segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG, Segment, reve
 from ..wire.seq import MODULUS, wrap, wrap_blocks
 from ..wire.vnet import MOST_DATA
 from .pacing import send_quantum
-from .recovery.base import Probing
+from .recovery.base import Phase, Probing
 from .sendqueue import PROBES, Span
 from .state import RECEIVING, State
 from .tcb import MAX_RAW_WINDOW, SendVariables, window_shift
@@ -44,6 +44,8 @@ def transmit(conn: "Connection", now: int) -> list[Segment]:
         _send_syn(conn, now, out)
     elif not queue.lost_octets and (queue.data or queue.fin is not None):
         _send_new(conn, now, out)
+        if recovery.phase is Phase.FAST_RECOVERY:
+            _resend_as_last_resort(conn, now, out)
     while conn.duplicate_acks:
         conn.duplicate_acks -= 1
         out.append(_segment(conn, ACK, snd.empty_seq, b"", Why.DUPLICATE_ACK, now))
@@ -126,6 +128,17 @@ def _resend_lost(conn: "Connection", now: int, out: list[Segment]) -> None:
         if queue.rate is not None:
             _departs(conn, span, now)
         out.append(_segment(conn, flags, span.start, data, span.why, now))
+
+
+def _resend_as_last_resort(conn: "Connection", now: int, out: list[Segment]) -> None:
+    """What keeps the ACKs coming when there is nothing else to send (NextSeg of RFC 6675 4)."""
+    queue, snd, recovery = conn.queue, conn.tcb.snd, conn.recovery
+    if queue.end > snd.nxt and _window_left(snd) > 0:
+        return
+    while not queue.lost_octets and conn.cc.cwnd - recovery.in_flight(snd, queue) >= snd.mss:
+        if not recovery.last_resort(snd, queue):
+            return
+        _resend_lost(conn, now, out)
 
 
 def _contents(conn: "Connection", start: int, end: int) -> tuple[int, bytes]:
@@ -390,13 +403,13 @@ def _set_timers(conn: "Connection", now: int) -> None:
 def _set_recovery_timers(conn: "Connection", now: int) -> None:
     """What RACK waits for, and the tail loss probe, which never comes after the timeout."""
     recovery, timers = conn.recovery, conn.timers
-    late = recovery.reordering_deadline()
+    late = recovery.deadline
     if late is None:
         conn.stop_timer(Timer.REORDERING, now)
     elif late != timers.get(Timer.REORDERING):
         conn.set_timer(Timer.REORDERING, late, now)
     if conn.progress or Timer.LOSS_PROBE in timers:
-        wait = recovery.probe_timeout(conn.queue, conn.rtt)
+        wait = recovery.probe_timeout(conn.queue, conn.rtt.srtt)
         if wait is None or conn.tcb.snd.una == 0:
             conn.stop_timer(Timer.LOSS_PROBE, now)
         elif conn.progress:

@@ -18,6 +18,9 @@ class Ranges:
     def __iter__(self) -> Iterator[Range]:
         return zip(self._starts, self._ends, strict=True)
 
+    def __reversed__(self) -> Iterator[Range]:
+        return zip(reversed(self._starts), reversed(self._ends), strict=True)
+
     def __len__(self) -> int:
         return len(self._starts)
 
@@ -26,6 +29,8 @@ class Ranges:
         starts, ends = self._starts, self._ends
         first = bisect_left(ends, start)  # the first range that reaches `start`
         last = bisect_right(starts, end)  # behind the last one that begins by `end`
+        if first < last and starts[first] <= start and end <= ends[first]:
+            return []
         fresh = []
         at = start
         for i in range(first, last):
@@ -59,8 +64,3 @@ class Ranges:
         del self._starts[kept:], self._ends[kept:]
         if self._ends and self._ends[-1] > position:
             self._ends[-1] = position
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._starts.clear()
-        self._ends.clear()

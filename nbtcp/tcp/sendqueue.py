@@ -5,37 +5,35 @@ scoreboard (RFC 6675 3): it counts what is believed lost and what the peer repor
 beyond a hole, so that nobody has to walk the spans to know how much is in flight.
 """
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterator
 from copy import copy
+from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from ..why import Why
 from .ranges import Range, Ranges
 from .rate import DeliveryRate, Sent
 
-PROBES = frozenset({Why.WINDOW_PROBE, Why.TAIL_LOSS_PROBE})
+PROBES = frozenset({Why.WINDOW_PROBE, Why.TAIL_LOSS_PROBE, Why.RESCUE})
+"""Why segments are sent again that nobody believes lost."""
 
 
+@dataclass(slots=True, eq=False)
 class Span:
     """One segment in flight, `start` up to but not including `end`."""
 
-    __slots__ = (
-        *("end", "first_sent", "lost", "order", "rate", "sacked", "sent", "start", "times"),
-        *("urgently", "why"),
-    )
-
-    def __init__(self, start: int, end: int, now: int) -> None:
-        self.start = start
-        self.end = end
-        self.sent = now  # last transmission, ns
-        self.first_sent = now
-        self.order = 0  # of the last transmission among all: the octets sent by then
-        self.times = 1  # transmissions
-        self.sacked: bool = False  # the peer has it, beyond a hole
-        self.lost: bool = False  # believed lost and not yet sent again
-        self.why = Why.DATA  # once it was believed lost: what told us
-        self.urgently = False  # if lost, to be sent again whatever cwnd says
-        self.rate: Sent | None = None  # where the delivery-rate sampler keeps its notes
+    start: int
+    end: int
+    sent: int  # last transmission, ns
+    first_sent: int = 0
+    order: int = 0  # of the last transmission among all: the octets sent by then
+    times: int = 1  # transmissions
+    sacked: bool = False  # the peer has it, beyond a hole
+    lost: bool = False  # believed lost and not yet sent again
+    why: Why = Why.DATA  # once it was believed lost: what told us
+    urgently: bool = False  # if lost, to be sent again whatever cwnd says
+    rate: Sent | None = None  # where the delivery-rate sampler keeps its notes
 
     def __lt__(self, other: "Span") -> bool:
         return self.start < other.start
@@ -43,11 +41,6 @@ class Span:
 
 class SendQueue:
     """The send buffer, retransmission queue and scoreboard of one connection."""
-
-    __slots__ = (
-        *("_at", "_lost", "_sacked", "base", "capacity", "data", "fin", "flight"),
-        *("lost_octets", "rate", "repaired", "sacked_octets", "sent_octets", "spans"),
-    )
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -57,13 +50,14 @@ class SendQueue:
         self.spans: deque[Span] = deque()  # by position, without gaps, SACKed ones included
         self.flight: OrderedDict[Span, None] = OrderedDict()  # by time of transmission: what may
         # still be in the network, so neither lost nor SACKed
+        self.sacked = Ranges()  # what the peer has reported as received beyond a hole
         self.rate: DeliveryRate | None = None  # for algorithms that pace
         self.lost_octets = 0
-        self.sacked_octets = 0
+        self.sacked_octets = 0  # of the spans that were SACKed wholly
+        self.sacked_segments = 0
         self.sent_octets = 0  # all that was ever sent, repetitions included
-        self.repaired: dict[int, int] = {}  # start -> how often resent, in this loss episode
+        self.repaired: Counter[int] = Counter()  # start -> how often resent, in this loss episode
         self._at: dict[int, Span] = {}  # the spans by their start
-        self._sacked = Ranges()
         self._lost: list[Span] = []  # heap, oldest first; stale entries are no longer `lost`
 
     @property
@@ -76,11 +70,6 @@ class SendQueue:
         """Octets that still fit."""
         return self.capacity - len(self.data)
 
-    @property
-    def sacked(self) -> list[Range]:
-        """What the peer has reported as received beyond a hole, in ascending order."""
-        return list(self._sacked)
-
     def append(self, data: bytes | bytearray | memoryview) -> int:
         """Take what fits; returns how many octets that was."""
         taken = data[: self.room]
@@ -92,15 +81,22 @@ class SendQueue:
         with memoryview(self.data) as data:  # a slice of a bytearray would be a copy more
             return bytes(data[max(start - self.base, 0) : max(end - self.base, 0)])
 
+    def since(self, position: int) -> Iterator[Span]:
+        """The spans in order, from the one that holds `position` on."""
+        at = position
+        if at not in self._at:  # it cuts through a span
+            at = next((span.start for span in self.spans if span.end > position), position)
+        while (span := self._at.get(at)) is not None:
+            yield span
+            at = span.end
+
     # --- what was sent ---
 
     def sent(self, start: int, end: int, now: int) -> Span:
         """start..end, which is new, has just been sent."""
-        span = self._at[start] = Span(start, end, now)
+        span = self._at[start] = Span(start, end, now, now)
         self.spans.append(span)
-        self.flight[span] = None
-        self.sent_octets += end - start
-        span.order = self.sent_octets
+        self._depart(span)
         return span
 
     def resent(self, span: Span, now: int) -> None:
@@ -109,11 +105,9 @@ class SendQueue:
         self.lost_octets -= span.end - span.start
         span.sent = now
         span.times += 1
-        self.flight[span] = None
-        self.sent_octets += span.end - span.start
-        span.order = self.sent_octets
-        if span.why is not Why.TAIL_LOSS_PROBE:  # that belongs to no episode
-            self.repaired[span.start] = self.repaired.get(span.start, 0) + 1
+        self._depart(span)
+        if span.why not in PROBES:  # these belong to no episode
+            self.repaired[span.start] += 1
 
     # --- what arrived ---
 
@@ -136,42 +130,42 @@ class SendQueue:
                 self.sacked_octets -= una - head.start
             self._at[una] = self._at.pop(head.start)
             head.start = una
-        self._sacked.cut_before(una)
-        if una > self.base:
-            gone = min(una - self.base, len(self.data))
-            del self.data[:gone]
-            self.base += gone
+        self.sacked.cut_before(una)
+        gone = min(max(una - self.base, 0), len(self.data))
+        del self.data[:gone]
+        self.base += gone
         return done
 
     def sack(self, block: Range) -> list[Span]:
         """The peer has `block` (RFC 2018 5); returns the spans of which that is news."""
         news = []
-        for left, right in self._sacked.add(*block):
-            first, last = self._sacked.find(left) or (left, right)
-            at = left if left in self._at else self._holder(left)
-            while (span := self._at.get(at)) is not None and span.start < right:
+        for left, right in self.sacked.add(*block):
+            first, last = self.sacked.find(left) or (left, right)
+            for span in self.since(left):
+                if span.start >= right:
+                    break
                 if first <= span.start and span.end <= last and not span.sacked:
                     self._leave(span)
                     span.sacked = True
                     self.sacked_octets += span.end - span.start
+                    self.sacked_segments += 1
                     news.append(span)
-                at = span.end
         return news
 
     def forget_sacks(self) -> None:
         """The peer has thrown away what it had reported (RFC 2018 8)."""
         for span in self.spans:
             span.sacked = False
-        self.sacked_octets = 0
-        self._sacked.clear()
+        self.sacked_octets = self.sacked_segments = 0
+        self.sacked = Ranges()
         self._fill_flight()
 
     def cut_at(self, position: int, mss: int) -> None:
         """`position` is the edge of what has arrived: cut the span around it, if that is one that
         the device has cut into segments of `mss` octets, of which two meet here.
         """
-        span = None if position in self._at else self._at.get(self._holder(position))
-        if span is not None and (position - span.start) % mss == 0:
+        span = next(self.since(position), None)
+        if span is not None and span.start < position and (position - span.start) % mss == 0:
             self.cut(span, position)
 
     def cut(self, span: Span, at: int) -> Span:
@@ -181,6 +175,7 @@ class SendQueue:
         span.order -= rest.end - at
         self._at[at] = rest
         self.spans.insert(self.spans.index(span) + 1, rest)
+        self.sacked_segments += rest.sacked
         if rest.lost:
             heappush(self._lost, rest)
         elif not rest.sacked:
@@ -236,6 +231,11 @@ class SendQueue:
         out = [span for span in self.spans if not (span.lost or span.sacked)]
         self.flight = OrderedDict.fromkeys(sorted(out, key=lambda span: span.order))
 
+    def _depart(self, span: Span) -> None:
+        self.flight[span] = None
+        self.sent_octets += span.end - span.start
+        span.order = self.sent_octets
+
     def _leave(self, span: Span) -> None:
         """`span` has arrived: it is no longer lost, in flight or SACKed."""
         size = span.end - span.start
@@ -244,9 +244,6 @@ class SendQueue:
             self.lost_octets -= size
         elif span.sacked:
             self.sacked_octets -= size
+            self.sacked_segments -= 1
         else:
             self.flight.pop(span, None)
-
-    def _holder(self, position: int) -> int:
-        """The start of the span that holds `position`: for a block that cuts through spans."""
-        return next((span.start for span in self.spans if span.end > position), position)

@@ -50,8 +50,8 @@ def _reordering_timeout(conn: "Connection", now: int) -> None:
     snd, queue = conn.tcb.snd, conn.queue
     before, lost = conn.recovery.phase, queue.lost_octets
     nothing = Ack(now, snd.una, snd.nxt, conn.recovery.in_flight(snd, queue))
-    verdict = conn.recovery.late(snd, queue, now)
-    nothing.lost = queue.lost_octets - lost
+    nothing.srtt = conn.rtt.srtt
+    verdict = conn.recovery.acked(nothing, snd, queue)
     if verdict is not None:
         reaction.acknowledged(conn, nothing, before, verdict)
     conn.note_phase(before, lost, Why.RACK, now)

@@ -48,6 +48,7 @@ GLYPHS = {
     "partial-ack": Glyph("partial ACK", "bar", VERMILION, ">", zorder=5),
     "sack-hole": Glyph("SACK hole", "bar", VERMILION, "<", zorder=5),
     "rack": Glyph("RACK", "bar", VERMILION, "P", zorder=5),
+    "rescue": Glyph("rescue", "bar", VERMILION, "D", size=5, zorder=5),
     "timeout": Glyph("timeout", "bar", VERMILION, "s", zorder=5),
     "go-back-n": Glyph("go-back-N", "bar", VERMILION, "v", zorder=5),
     "tail-loss-probe": Glyph("tail loss probe", "bar", VERMILION, "*", size=9, zorder=5),
@@ -123,7 +124,7 @@ GLYPHS = {
 """Every class of glyph; those of one kind of picture are in the order of its legend."""
 
 CAUSES = (
-    *("fast-retransmit", "partial-ack", "sack-hole", "rack", "timeout", "go-back-n"),
+    *("fast-retransmit", "partial-ack", "sack-hole", "rescue", "rack", "timeout", "go-back-n"),
     *("tail-loss-probe", "duplicate-syn", "packet-too-big", "window-probe", "keepalive"),
 )
 """Reasons to send that have a glyph of their own."""

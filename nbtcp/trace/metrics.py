@@ -48,7 +48,7 @@ DAMAGED = ("bad-checksum", "malformed")
 
 REPEATED = (
     *("fast-retransmit", "partial-ack", "timeout", "go-back-n"),
-    *("sack-hole", "rack", "packet-too-big"),
+    *("sack-hole", "rescue", "rack", "packet-too-big"),
 )
 """What `why` says of segments that are inferred to have been sent before."""
 

@@ -2,12 +2,10 @@
 
 A strategy keeps its own view of the spans in the send queue and marks those it believes lost;
 output.py sends them again. It never touches cwnd: it says that a loss episode began, or that one
-was a false alarm, and arrives.py tells congestion control. Duplicate ACKs do not inflate cwnd
+was a false alarm, and reaction.py tells congestion control. Duplicate ACKs do not inflate cwnd
 either: the octets that have left the network are subtracted from what is in flight instead, so the
 cwnd one plots is the true one.
 """
-
-from collections.abc import Callable
 
 from .base import Phase, Recovery, Verdict
 from .newreno import NewReno, Reno, Tahoe
@@ -16,11 +14,6 @@ from .sack import Sack
 
 __all__ = ["Phase", "Recovery", "Verdict", "STRATEGIES", "NewReno", "Rack", "Reno", "Sack", "Tahoe"]
 
-STRATEGIES: dict[str, Callable[[], Recovery]] = {
-    "tahoe": Tahoe,
-    "reno": Reno,
-    "newreno": NewReno,
-    "sack": Sack,
-    "rack": Rack,
-}
+_ALL: tuple[type[Recovery], ...] = (Tahoe, Reno, NewReno, Sack, Rack)
+STRATEGIES = {strategy.__name__.lower(): strategy for strategy in _ALL}
 """By the name in `Config(recovery=...)`."""

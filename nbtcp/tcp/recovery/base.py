@@ -1,10 +1,9 @@
-"""What all strategies of loss recovery share: phases, timeouts, and the discovery that a timeout
-was a false alarm (F-RTO, RFC 5682).
+"""What all strategies of loss recovery share: the phases, the timeout, and the two ways to discover
+that nothing was lost: F-RTO (RFC 5682) and D-SACKs (RFC 2883, RFC 3708).
 """
 
 from ...why import Labelled, Why
 from ..ack import Ack
-from ..rtt import RoundTripTime
 from ..sendqueue import SendQueue, Span
 from ..tcb import SendVariables
 
@@ -33,63 +32,64 @@ class Probing(Labelled):
 
     OFF = 0
     REPEATED = 1  # the first segment was sent again
-    NEW_DATA = 2  # its acknowledgment did not tell enough: new data goes out in place of the rest
+    NEW_DATA = 2  # it was acknowledged: new data goes out in place of the rest
+    REAL = 3  # the answer to that showed a loss
 
 
 class Recovery:
-    """The part that every strategy has; without a method that finds losses it finds none."""
-
-    __slots__ = ("flight", "phase", "probing", "recover")
+    """The part that every strategy has; `find_losses` makes one of it."""
 
     selective = False  # works with SACK, and only with it
     sign = Why.DUPLICATE_ACK  # what tells it of losses
     false_alarms = True  # looks for spurious timeouts
+    deadline: int | None = None  # when segments that are late become lost ones (RACK), ns
 
     def __init__(self) -> None:
         self.phase = Phase.OPEN
         self.probing = Probing.OFF
-        self.recover = 0  # SND.NXT when the last loss was found
+        self.recover = 0  # RecoveryPoint: SND.NXT when the last loss was found
         self.flight = 0  # octets out when the first sign of a loss came: FlightSize (RFC 5681 3.2)
+        self.duplicates = 0  # duplicate ACKs in a row
+        # Octets that are not in the network any more, as far as the scoreboard does not know that;
+        # less than 0: of so many two copies are on their way.
+        self.departed = 0
 
     def in_flight(self, snd: SendVariables, queue: SendQueue) -> int:
         """Octets believed to be in the network: pipe of RFC 6675."""
-        return snd.nxt - snd.una - queue.lost_octets - queue.sacked_octets
+        octets = snd.nxt - snd.una - queue.lost_octets - queue.sacked_octets - self.departed
+        return octets if octets > 0 else 0
 
-    def acked(
-        self, ack: Ack, snd: SendVariables, queue: SendQueue, rtt: RoundTripTime
-    ) -> Verdict | None:
-        """An acknowledgment arrived, a duplicate perhaps; what congestion control must know."""
+    def acked(self, ack: Ack, snd: SendVariables, queue: SendQueue) -> Verdict | None:
+        """An acknowledgment arrived, a duplicate perhaps; what congestion control must know.
+
+        One that tells nothing but the time comes when the `deadline` does.
+        """
+        spurious = ack.dsack is not None and self._all_needless(ack.dsack[0], queue)
+        if not spurious and self.probing is not Probing.OFF:
+            spurious = self._was_late(ack, snd, queue)
+        if self.phase is not Phase.OPEN and (snd.una >= self.recover or spurious):
+            self.end()
+        if spurious:
+            self.recover = snd.una - 1  # of what is out duplicates may tell again (RFC 5682 2.1)
+            queue.unmark_lost()
+            queue.repaired.clear()
+            return Verdict.SPURIOUS
+        sacked_before = self.selective and queue.sacked_octets + ack.octets > ack.delivered
+        if not self.duplicates and not sacked_before:  # no sign of a loss before
+            self.flight = snd.nxt - snd.una  # without what limited transmit adds
+        before = queue.lost_octets
+        self.find_losses(ack, snd, queue)
+        ack.lost = queue.lost_octets - before
+        return self.begin(snd, queue) if ack.lost and self.phase is Phase.OPEN else None
+
+    def find_losses(self, ack: Ack, snd: SendVariables, queue: SendQueue) -> None:
+        """Mark what `ack` shows to be lost."""
         raise NotImplementedError
 
-    def timed_out(self, snd: SendVariables, queue: SendQueue, now: int) -> None:
-        """The retransmission timer fired: all that is out is believed lost."""
-        again = self.phase is Phase.LOSS
-        self.enter(Phase.LOSS, snd, queue)
-        self.probing = Probing.REPEATED if self.false_alarms and not again else Probing.OFF
-        if queue.spans[0].sacked:  # and yet not acknowledged: the peer has reneged (RFC 2018 8)
-            queue.forget_sacks()
-        self.mark_after_timeout(queue, now)
-        queue.mark_lost(queue.spans[0], Why.TIMEOUT, urgently=True)
-
-    def mark_after_timeout(self, queue: SendQueue, now: int) -> None:
-        """Go back N: whatever was out is sent again, as far as cwnd allows."""
-        for span in queue.spans:
-            queue.mark_lost(span, Why.GO_BACK_N)
-
-    def reordering_deadline(self) -> int | None:
-        """When segments that are late become lost ones (RACK), ns."""
-        return None
-
-    def late(self, snd: SendVariables, queue: SendQueue, now: int) -> Verdict | None:
-        """That time has come."""
-        return None
-
-    def probe_timeout(self, queue: SendQueue, rtt: RoundTripTime) -> int | None:
-        """How long (ns) to wait for an acknowledgment before a tail loss probe, or None."""
-        return None
-
-    def probed(self, end: int, again: bool) -> None:
-        """A tail loss probe has left; SND.NXT is `end`, and it was new data or sent `again`."""
+    def begin(self, snd: SendVariables, queue: SendQueue) -> Verdict:
+        """The first loss was found."""
+        self.enter(Phase.FAST_RECOVERY, snd, queue)
+        return Verdict.LOST
 
     def enter(self, phase: Phase, snd: SendVariables, queue: SendQueue) -> None:
         """A loss episode begins."""
@@ -97,28 +97,70 @@ class Recovery:
         self.recover = snd.nxt
         queue.repaired.clear()
 
-    def after_timeout(self, ack: Ack, snd: SendVariables, queue: SendQueue) -> Verdict | None:
-        """Was the timeout a false alarm? RFC 5682, its SACK version where there is SACK (3.1)."""
-        if self.probing is Probing.OFF or not (ack.octets or ack.duplicate or ack.sacked):
-            return None
-        if self.selective and any(map(self._is_original, ack.arrived)):
-            return self._spurious(queue)
-        if self.probing is Probing.REPEATED:
-            # (2) only an acknowledgment that leaves something open lets us go on probing
-            go_on = ack.octets and snd.una < self.recover and queue.end > snd.nxt
-            self.probing = Probing.NEW_DATA if go_on else Probing.OFF
-            return None
-        self.probing = Probing.OFF
-        if ack.octets:  # (3b) it covers what was out before the timeout, and never sent again
-            return self._spurious(queue)
-        return None  # (3a) the hole is real
+    def end(self) -> None:
+        """The loss episode is over."""
+        self.phase, self.probing = Phase.OPEN, Probing.OFF
+        self.departed = 0
 
-    def _is_original(self, span: Span) -> bool:
-        """It was out when the timer fired, and was sent only once."""
-        return span.times == 1 and span.end <= self.recover
+    def timed_out(self, snd: SendVariables, queue: SendQueue, now: int) -> None:
+        """The retransmission timer fired: all that is out is believed lost."""
+        again = self.phase is Phase.LOSS
+        self.enter(Phase.LOSS, snd, queue)
+        self.probing = Probing.REPEATED if self.false_alarms and not again else Probing.OFF
+        self.duplicates = self.departed = 0
+        if queue.spans[0].sacked:  # and yet not acknowledged: the peer has reneged (RFC 2018 8)
+            queue.forget_sacks()
+        for span in self.overdue(queue, now):
+            queue.mark_lost(span, Why.GO_BACK_N)
+        queue.mark_lost(queue.spans[0], Why.TIMEOUT, urgently=True)
 
-    def _spurious(self, queue: SendQueue) -> Verdict:
-        self.probing = Probing.OFF
-        self.phase = Phase.OPEN
-        queue.unmark_lost()
-        return Verdict.SPURIOUS
+    def overdue(self, queue: SendQueue, now: int) -> list[Span]:
+        """What a timeout makes believe lost: all that was out (go back N), as far as cwnd allows.
+
+        What was SACKed is kept: a peer that reneges is found out above (RFC 6675 5.1).
+        """
+        return list(queue.spans)
+
+    def last_resort(self, snd: SendVariables, queue: SendQueue) -> bool:
+        """True if a segment was marked although nothing is known to be lost: there is nothing new
+        to send, and cwnd has room.
+        """
+        return False
+
+    def probe_timeout(self, queue: SendQueue, srtt: int | None) -> int | None:
+        """How long (ns) to wait for an acknowledgment before a tail loss probe, or None."""
+        return None
+
+    def probed(self, end: int, again: bool) -> None:
+        """A tail loss probe has left; SND.NXT is `end`, and it was new data or sent `again`."""
+
+    # --- was it a false alarm? ---
+
+    def _was_late(self, ack: Ack, snd: SendVariables, queue: SendQueue) -> bool:
+        """F-RTO: were only the acknowledgments late, when the timer fired? RFC 5682 2.1, and where
+        there is SACK 3.1.
+        """
+        if self.probing is Probing.REPEATED:  # (2) what was sent again has to be acknowledged
+            if ack.octets:
+                self.recover = snd.nxt
+                go_on = ack.done and snd.una < snd.nxt < queue.end
+                self.probing = Probing.NEW_DATA if go_on else Probing.OFF
+            elif ack.duplicate and not self.selective:
+                self.probing = Probing.OFF
+        elif self.probing is Probing.NEW_DATA and (ack.octets or ack.duplicate or ack.sacked):
+            # (3a) a duplicate, or the answer to the new data: a hole is there. (3b) Something was
+            # waiting for its acknowledgment and was never sent again.
+            new = self.selective and any(span.end > self.recover for span in ack.arrived)
+            late = bool(ack.octets or ack.sacked) and not new
+            self.probing = Probing.OFF if late else Probing.REAL
+            return late
+        return False
+
+    def _all_needless(self, start: int, queue: SendQueue) -> bool:
+        """What begins at `start` arrived twice; True when that is so of all that this episode has
+        sent again.
+        """
+        if not queue.repaired[start]:
+            return False
+        queue.repaired[start] -= 1
+        return not any(queue.repaired.values())

@@ -2,12 +2,13 @@
 
 All three resend one segment at the third duplicate ACK. Tahoe then starts again from one segment
 (1988), Reno goes on at half the rate (1990, RFC 5681), and NewReno does not take the first new
-acknowledgment for the end of the episode (RFC 6582).
+acknowledgment for the end of the episode (RFC 6582). `departed` is what duplicate ACKs say has
+arrived out of order. Each new acknowledgment restarts the timer:
+Slow-but-Steady, where RFC 6582 4 prefers Impatient, so that one sees a hole repaired each round.
 """
 
 from ...why import Why
 from ..ack import Ack
-from ..rtt import RoundTripTime
 from ..sendqueue import SendQueue
 from ..tcb import SendVariables
 from .base import DUPLICATE_THRESHOLD, Phase, Probing, Recovery, Verdict
@@ -16,44 +17,17 @@ from .base import DUPLICATE_THRESHOLD, Phase, Probing, Recovery, Verdict
 class NewReno(Recovery):
     """Fast retransmit and NewReno's fast recovery, without SACK (RFC 6582)."""
 
-    __slots__ = ("_departed", "_duplicates")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._duplicates = 0  # duplicate ACKs in a row
-        self._departed = 0  # octets that duplicate ACKs say have arrived out of order
-
-    def in_flight(self, snd: SendVariables, queue: SendQueue) -> int:
-        octets = snd.nxt - snd.una - queue.lost_octets - self._departed
-        return octets if octets > 0 else 0
-
-    def acked(
-        self, ack: Ack, snd: SendVariables, queue: SendQueue, rtt: RoundTripTime
-    ) -> Verdict | None:
-        probed = self.probing is Probing.NEW_DATA
-        if self.phase is Phase.LOSS and (verdict := self.after_timeout(ack, snd, queue)):
-            return verdict
+    def find_losses(self, ack: Ack, snd: SendVariables, queue: SendQueue) -> None:
         if ack.octets:
-            before = queue.lost_octets
-            self._new_ack(ack.octets, snd, queue)
-            ack.lost = queue.lost_octets - before
+            self.duplicates = 0
+            if self.phase is Phase.OPEN:  # a full acknowledgment has ended the episode
+                self.departed = 0
+            elif self.phase is Phase.FAST_RECOVERY:
+                self._partial_ack(ack.octets, snd, queue)
         elif ack.duplicate and self.phase is not Phase.LOSS:  # there they answer what left earlier
-            return self._duplicate(snd, queue)
-        elif ack.duplicate and probed:  # F-RTO's new data arrives, and the rest may follow it
-            self._departed = snd.mss  # (RFC 5682 2.1 step 3a)
-        return None
-
-    def timed_out(self, snd: SendVariables, queue: SendQueue, now: int) -> None:
-        super().timed_out(snd, queue, now)
-        self._duplicates = self._departed = 0
-
-    def _new_ack(self, octets: int, snd: SendVariables, queue: SendQueue) -> None:
-        self._duplicates = 0
-        if self.phase is Phase.OPEN or snd.una >= self.recover:
-            self.phase = Phase.OPEN  # a full acknowledgment ends the episode
-            self._departed = 0
-        elif self.phase is Phase.FAST_RECOVERY:
-            self._partial_ack(octets, snd, queue)
+            self._duplicate(snd, queue)
+        elif ack.duplicate and self.probing is Probing.REAL:  # F-RTO's new data arrives, and the
+            self.departed = snd.mss  # rest may follow it (RFC 5682 2.1 step 3a)
 
     def _partial_ack(self, octets: int, snd: SendVariables, queue: SendQueue) -> None:
         """The next hole is lost too (RFC 6582 3.2 step 3).
@@ -62,28 +36,20 @@ class NewReno(Recovery):
         duplicate ACKs had reported.
         """
         repaired = snd.mss if octets >= snd.mss else 0
-        self._departed = max(0, self._departed - octets + repaired)
+        self.departed = max(0, self.departed - octets + repaired)
         queue.mark_lost(queue.spans[0], Why.PARTIAL_ACK, urgently=True)
 
-    def _duplicate(self, snd: SendVariables, queue: SendQueue) -> Verdict | None:
-        self._duplicates += 1
-        if self._duplicates == 1:
-            self.flight = snd.nxt - snd.una  # without what limited transmit will send
+    def _duplicate(self, snd: SendVariables, queue: SendQueue) -> None:
+        self.duplicates += 1
         if self.phase is Phase.FAST_RECOVERY:
-            self._departed = min(self._departed + snd.mss, snd.nxt - snd.una)
-        elif self._duplicates < DUPLICATE_THRESHOLD:
-            self._departed = self._duplicates * snd.mss  # lets one segment out: RFC 3042
-        elif self._duplicates == DUPLICATE_THRESHOLD and snd.una > self.recover:
+            self.departed = min(self.departed + snd.mss, snd.nxt - snd.una)
+        elif self.duplicates < DUPLICATE_THRESHOLD:
+            self.departed = self.duplicates * snd.mss  # lets one segment out: RFC 3042
+        elif self.duplicates == DUPLICATE_THRESHOLD and snd.una > self.recover:
             # RFC 6582 3.2 step 2: only if the acknowledgment covers more than recover, for else the
             # duplicates may come from our own needless retransmissions.
-            return self._third_duplicate(snd, queue)
-        return None
-
-    def _third_duplicate(self, snd: SendVariables, queue: SendQueue) -> Verdict:
-        self.enter(Phase.FAST_RECOVERY, snd, queue)
-        self._departed = DUPLICATE_THRESHOLD * snd.mss
-        queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
-        return Verdict.LOST
+            self.departed = self.duplicates * snd.mss
+            queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
 
 
 class Reno(NewReno):
@@ -91,24 +57,17 @@ class Reno(NewReno):
     begin it again: of `recover` only NewReno knows.
     """
 
-    __slots__ = ()
     false_alarms = False
 
     def _partial_ack(self, octets: int, snd: SendVariables, queue: SendQueue) -> None:
-        self.phase = Phase.OPEN
-        self.recover = self._departed = 0
+        self.end()
+        self.recover = 0
 
 
-class Tahoe(NewReno):
+class Tahoe(Reno):
     """Fast retransmit, and then slow start over all that was out (Jacobson 1988)."""
 
-    __slots__ = ()
-    false_alarms = False
-
-    def _third_duplicate(self, snd: SendVariables, queue: SendQueue) -> Verdict:
-        self.enter(Phase.LOSS, snd, queue)
-        self._departed = 0
-        for span in queue.spans:
-            queue.mark_lost(span, Why.GO_BACK_N)
+    def begin(self, snd: SendVariables, queue: SendQueue) -> Verdict:
+        self.timed_out(snd, queue, 0)  # the same, but for the reason
         queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
         return Verdict.RESTART

@@ -10,8 +10,6 @@ from ..ack import Ack
 class ProportionalRateReduction:
     """One episode of fast recovery. Sizes in octets."""
 
-    __slots__ = ("_delivered", "_mss", "_recover_fs", "_sent_before")
-
     def __init__(self, flight: int, sent: int, mss: int) -> None:
         self._recover_fs = max(flight, mss)  # RecoverFS: in flight when the episode began
         self._delivered = 0  # prr_delivered

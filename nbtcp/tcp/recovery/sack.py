@@ -1,84 +1,55 @@
-"""Loss recovery with SACK: the scoreboard tells which segments are missing (RFC 6675).
-
-Also here: an episode of which every retransmission turned out to be needless, by D-SACK (RFC 2883,
-RFC 3708), was a false alarm.
-"""
+"""Loss recovery with SACK: the scoreboard tells which segments are missing (RFC 6675)."""
 
 from ...why import Why
 from ..ack import Ack
-from ..rtt import RoundTripTime
-from ..sendqueue import SendQueue
+from ..sendqueue import SendQueue, Span
 from ..tcb import SendVariables
-from .base import DUPLICATE_THRESHOLD, Phase, Recovery, Verdict
+from .base import DUPLICATE_THRESHOLD, Phase, Recovery
 
 
 class Sack(Recovery):
     """Lost is what three segments behind it have outrun (IsLost of RFC 6675 4)."""
-
-    __slots__ = ("_duplicates", "_looked_at")
 
     selective = True
     sign = Why.SACK_HOLE
 
     def __init__(self) -> None:
         super().__init__()
-        self._duplicates = 0  # DupAcks: acknowledgments in a row that only SACK something new
-        self._looked_at = 0  # up to here losses have been looked for
+        self._judged = 0  # up to here losses have been looked for; HighRxt, once they are sent
+        self._rescue_rxt = 0  # RescueRxt
+        self._twice: list[Span] = []  # of which NextSeg rule 3 has put a second copy on its way
 
-    def acked(
-        self, ack: Ack, snd: SendVariables, queue: SendQueue, rtt: RoundTripTime
-    ) -> Verdict | None:
-        if ack.dsacks and self._all_needless(ack, queue):
-            self.phase = Phase.OPEN
-            queue.unmark_lost()
-            return Verdict.SPURIOUS
-        if self.phase is Phase.LOSS and (verdict := self.after_timeout(ack, snd, queue)):
-            return verdict
-        if self.phase is not Phase.OPEN and snd.una >= self.recover:
-            self.phase = Phase.OPEN
-            self.ended()
-        if queue.sacked_octets + ack.octets == ack.delivered:  # nothing was SACKed before
-            self.flight = snd.nxt - snd.una
-        before = queue.lost_octets
-        self.find_losses(ack, snd, queue, rtt)
-        ack.lost = queue.lost_octets - before
-        return self.begin(ack.lost, snd, queue)
-
-    def begin(self, lost: int, snd: SendVariables, queue: SendQueue) -> Verdict | None:
-        """Fast recovery begins with the first octets found `lost`."""
-        if not lost or self.phase is not Phase.OPEN:
-            return None
-        self.enter(Phase.FAST_RECOVERY, snd, queue)
-        return Verdict.LOST
-
-    def ended(self) -> None:
-        """A loss episode has ended."""
-
-    def find_losses(
-        self, ack: Ack, snd: SendVariables, queue: SendQueue, rtt: RoundTripTime
-    ) -> None:
-        """IsLost: DupThresh ranges, or more than DupThresh - 1 segments, were SACKed above; where
-        the segments are small DupThresh acknowledgments do for the first hole (5, step 2).
+    def find_losses(self, ack: Ack, snd: SendVariables, queue: SendQueue) -> None:
+        """What IsLost finds above HighRxt; where the segments are small DupThresh acknowledgments
+        do for the first hole (5, step 1).
 
         A retransmission that is lost again is not noticed: it takes a timeout.
         """
-        if ack.octets:
-            self._duplicates = 0
-        self._duplicates += bool(ack.sacked)
-        if self._duplicates >= DUPLICATE_THRESHOLD and self.phase is Phase.OPEN and queue.spans:
-            queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
+        self.duplicates = (0 if ack.octets else self.duplicates) + bool(ack.sacked)
+        if self.phase is Phase.OPEN:
+            self._judged = snd.una  # (3.1) HighRxt <- HighACK
+        elif self.phase is Phase.LOSS:
+            self._judged = max(self._judged, self.recover)  # the timeout has marked all below
         limit = self._lost_below(snd.mss, queue)
-        if limit <= self._looked_at:
-            return
-        for span in queue.spans:
-            if span.end > limit:
-                break
-            if span.end > self._looked_at and span.times == 1:
-                queue.mark_lost(span, Why.SACK_HOLE)
-        self._looked_at = limit
+        if limit > self._judged:
+            for span in queue.since(self._judged):
+                if span.end > limit:
+                    break
+                if span.start not in queue.repaired:
+                    queue.mark_lost(span, Why.SACK_HOLE)
+            self._judged = limit
+        enough = self.duplicates >= DUPLICATE_THRESHOLD and self.phase is Phase.OPEN
+        if enough and queue.spans and not queue.lost_octets:
+            queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
+            self._judged = queue.spans[0].end
+        # SetPipe counts the copy sent last (b), and the first one as long as it is not lost (a).
+        if self._twice:
+            known = max(snd.una, limit)
+            self._twice = [s for s in self._twice if s.start >= known and not s.sacked]
+            self.departed = -sum(span.end - span.start for span in self._twice)
 
     def _lost_below(self, mss: int, queue: SendQueue) -> int:
-        """What ends by this position and was not SACKed is lost."""
+        """IsLost: DupThresh ranges, or more than DupThresh - 1 segments, were SACKed above it."""
         above = 0
         for ranges, (start, end) in enumerate(reversed(queue.sacked), 1):
             above += end - start
@@ -86,14 +57,30 @@ class Sack(Recovery):
                 return start
         return 0
 
-    def _all_needless(self, ack: Ack, queue: SendQueue) -> bool:
-        """True when D-SACKs have come for all that this episode has sent again."""
-        if not queue.repaired:
+    def enter(self, phase: Phase, snd: SendVariables, queue: SendQueue) -> None:
+        super().enter(phase, snd, queue)
+        self._rescue_rxt = queue.spans[0].end  # (4.3)
+        self._twice.clear()
+
+    def last_resort(self, snd: SendVariables, queue: SendQueue) -> bool:
+        """NextSeg rules 3 and 4: a hole that is not yet lost, or once in an episode the last
+        segment that was not SACKed.
+        """
+        if self.phase is not Phase.FAST_RECOVERY:
             return False
-        for start, _ in ack.dsacks:
-            times = queue.repaired.get(start, 0)
-            if times > 1:
-                queue.repaired[start] = times - 1
-            elif times:
-                del queue.repaired[start]
-        return not queue.repaired
+        top = max((end for _, end in queue.sacked), default=0)
+        for span in queue.since(self._judged):  # (3) above HighRxt, below something SACKed
+            if span.start >= top:
+                break
+            self._judged = span.end
+            if not span.sacked and span.start not in queue.repaired:
+                self._twice.append(span)
+                self.departed -= span.end - span.start
+                queue.mark_lost(span, Why.SACK_HOLE)
+                return True
+        last = queue.spans[-1]  # (4); what was SACKed or sent again needs no rescue
+        if snd.una <= self._rescue_rxt or last.sacked or last.start in queue.repaired:
+            return False
+        self._rescue_rxt = self.recover
+        queue.mark_lost(last, Why.RESCUE)
+        return True
