@@ -10,23 +10,13 @@ import pandas as pd
 import pytest
 
 from nbtcp import Config, EventLog, Lab, Path, Simulation, Transfer
+from nbtcp.congestion import bbr
+from nbtcp.congestion.bbr import BBR, CRUISE, DOWN, DRAIN, INFINITE, PROBE_RTT, REFILL, STARTUP, UP
+from nbtcp.congestion.pacing import send_quantum
+from nbtcp.congestion.rate import Loss, RateSample, Sent
 from nbtcp.inside import content
 from nbtcp.runtime.loop import SECOND
 from nbtcp.tcp.ack import Ack
-from nbtcp.tcp.congestion import bbr
-from nbtcp.tcp.congestion.bbr import (
-    BBR,
-    CRUISE,
-    DOWN,
-    DRAIN,
-    INFINITE,
-    PROBE_RTT,
-    REFILL,
-    STARTUP,
-    UP,
-)
-from nbtcp.tcp.pacing import send_quantum
-from nbtcp.tcp.rate import Loss, RateSample, Sent
 
 MS = 1_000_000
 MSS = 1000

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nbtcp import Config, Path, Simulation, config
+from nbtcp.congestion import ALGORITHMS, INFINITE, CongestionControl
+from nbtcp.congestion.cubic import Cubic, _cube_root
+from nbtcp.congestion.fixed import Fixed
+from nbtcp.congestion.hystart import HyStart
+from nbtcp.congestion.reno import Reno
 from nbtcp.tcp import reaction
 from nbtcp.tcp.ack import Ack
-from nbtcp.tcp.congestion import ALGORITHMS, INFINITE, CongestionControl
-from nbtcp.tcp.congestion.cubic import Cubic, _cube_root
-from nbtcp.tcp.congestion.fixed import Fixed
-from nbtcp.tcp.congestion.hystart import HyStart
-from nbtcp.tcp.congestion.reno import Reno
 from nbtcp.tcp.rtt import SECOND
 from nbtcp.tcp.sendqueue import Span
 
@@ -279,7 +279,7 @@ def test_the_example_in_contributing_is_a_whole_algorithm(monkeypatch: pytest.Mo
         (ROOT / "CONTRIBUTING.md").read_text().partition("## A congestion control of your own")[2]
     )
     code = text.partition("```python\n")[2].partition("```")[0]
-    package = "nbtcp.tcp.congestion"
+    package = "nbtcp.congestion"
     module: dict[str, Any] = {"__name__": f"{package}.aimd", "__package__": package}
     exec(compile(code, "CONTRIBUTING.md", "exec"), module)
     monkeypatch.setitem(ALGORITHMS, "aimd", module["Aimd"])

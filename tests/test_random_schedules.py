@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from nbtcp import Config, Connection, Stack, State
-from nbtcp.tcp.congestion import ALGORITHMS
+from nbtcp.congestion import ALGORITHMS
 from nbtcp.tcp.reassembly import Reassembly
 from nbtcp.tcp.recovery import STRATEGIES
 from nbtcp.wire.ip import mark_congestion

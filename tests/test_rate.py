@@ -2,9 +2,9 @@
 
 import pytest
 
+from nbtcp.congestion.pacing import Pacer, send_quantum
+from nbtcp.congestion.rate import DeliveryRate, RateSample
 from nbtcp.tcp.ack import Ack
-from nbtcp.tcp.pacing import Pacer, send_quantum
-from nbtcp.tcp.rate import DeliveryRate, RateSample
 from nbtcp.tcp.rtt import SECOND
 from nbtcp.tcp.sendqueue import Span
 

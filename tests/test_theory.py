@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 
 from nbtcp import Config, Connection, EventLog, Path
+from nbtcp.congestion import ALGORITHMS
+from nbtcp.congestion.cubic import Cubic
+from nbtcp.congestion.reno import Reno
 from nbtcp.links.path import DropObserver, Pipe
 from nbtcp.links.sim import WireEnd
 from nbtcp.runtime.host import Host
 from nbtcp.runtime.loop import SECOND, Loop, VirtualClock
-from nbtcp.tcp.congestion import ALGORITHMS
-from nbtcp.tcp.congestion.cubic import Cubic
-from nbtcp.tcp.congestion.reno import Reno
 from nbtcp.why import Why
 
 MSS = 1448

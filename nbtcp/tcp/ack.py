@@ -6,8 +6,8 @@ connection.
 
 from dataclasses import dataclass, field
 
+from ..congestion.rate import RateSample
 from .ranges import Range
-from .rate import RateSample
 from .sendqueue import Span
 
 

@@ -12,17 +12,17 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..config import Config
+from ..congestion import ALGORITHMS, CongestionControl, initial_window
+from ..congestion.pacing import Pacer
+from ..congestion.rate import DeliveryRate
 from ..why import Event, Why
 from ..wire.icmp import IcmpError
 from ..wire.segment import ACK, RST, SYN, Segment, endpoints, format_endpoint
 from ..wire.seq import unwrap
 from . import output
 from .arrives import segment_arrives, unwrap_numbers
-from .congestion import ALGORITHMS, CongestionControl, initial_window
 from .icmp_arrives import icmp_arrives
-from .pacing import Pacer
 from .prediction import predicted
-from .rate import DeliveryRate
 from .reassembly import Reassembly
 from .recovery import STRATEGIES, Phase, Recovery
 from .recovery.prr import ProportionalRateReduction
@@ -114,8 +114,7 @@ class Connection:
         self.progress = False  # since the last transmit something new was sent or acknowledged
         self.force: Why | None = None  # send at least an octet whatever the window says
         self.dscp = config.dscp  # may be changed at any time (RFC 9293 SHLD-21)
-        self.keepalive = config.keepalive
-        self.keepalives = 0  # unanswered in a row
+        self.keepalive, self.keepalives = config.keepalive, 0  # after s; unanswered in a row
         self.reports: deque[tuple[int, str, str]] = deque(maxlen=100)  # (time in ns, what, text)
         self.closed_by_application = False
         self.observer = observer

@@ -7,11 +7,11 @@ still owed then. Each segment records why it was sent.
 from typing import TYPE_CHECKING
 
 from ..config import Config
+from ..congestion.pacing import send_quantum
 from ..why import Why
 from ..wire.segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG, Segment, reverse_flow
 from ..wire.seq import MODULUS, wrap, wrap_blocks
 from ..wire.vnet import MOST_DATA
-from .pacing import send_quantum
 from .recovery.base import Phase, Probing
 from .sendqueue import PROBES, Span
 from .state import RECEIVING, State

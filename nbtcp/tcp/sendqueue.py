@@ -11,9 +11,9 @@ from copy import copy
 from dataclasses import dataclass
 from heapq import heappop, heappush
 
+from ..congestion.rate import DeliveryRate, Sent
 from ..why import Why
 from .ranges import Range, Ranges
-from .rate import DeliveryRate, Sent
 
 PROBES = frozenset({Why.WINDOW_PROBE, Why.TAIL_LOSS_PROBE, Why.RESCUE})
 """Why segments are sent again that nobody believes lost."""

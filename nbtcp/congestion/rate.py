@@ -7,11 +7,11 @@ capped by the rate of sending, and marked when the application had left the netw
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .rtt import SECOND
+from .base import SECOND
 
 if TYPE_CHECKING:
-    from .ack import Ack
-    from .sendqueue import Span
+    from ..tcp.ack import Ack
+    from ..tcp.sendqueue import Span
 
 
 class Sent(NamedTuple):

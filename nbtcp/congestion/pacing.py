@@ -5,7 +5,7 @@ from when a timer fired, so that late timers cost nothing on average: what is la
 but never by more than a quantum at once.
 """
 
-from .rtt import SECOND
+from .base import SECOND
 
 
 def send_quantum(rate: int, mss: int) -> int:

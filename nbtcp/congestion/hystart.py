@@ -6,9 +6,13 @@ jitter, and slow start goes on; if not, it ends after five rounds. Only the firs
 (4.3): a later one ends at the ssthresh that was found.
 """
 
-from ..ack import Ack
+from typing import TYPE_CHECKING
+
 from .base import INFINITE
 from .reno import Reno
+
+if TYPE_CHECKING:
+    from ..tcp.ack import Ack
 
 MIN_RTT_THRESH = 4_000_000  # ns; all of these: RFC 9406 4.3
 MAX_RTT_THRESH = 16_000_000  # ns
@@ -34,7 +38,7 @@ class HyStart(Reno):
         conservative = self._baseline < INFINITE and self.cwnd < self.ssthresh
         return "conservative-slow-start" if conservative else super().stage
 
-    def _slow_start(self, ack: Ack) -> None:
+    def _slow_start(self, ack: "Ack") -> None:
         if self.ssthresh < INFINITE:
             super()._slow_start(ack)
             return

@@ -7,9 +7,12 @@ minutes, and a loss meanwhile cuts what was used. What is used is pipeACK: here 
 flight in the sampling period.
 """
 
-from ..ack import Ack
-from ..rtt import SECOND
-from .base import CongestionControl
+from typing import TYPE_CHECKING
+
+from .base import SECOND, CongestionControl
+
+if TYPE_CHECKING:
+    from ..tcp.ack import Ack
 
 NVP = 300 * SECOND  # how long a window is kept that is not used (RFC 7661 4.4)
 
@@ -26,7 +29,7 @@ class Reno(CongestionControl):
     _validated_at = 0  # when pipeACK was at least half of cwnd, ns
     _unvalidated = False  # was it not, when the last loss was found?
 
-    def acked(self, ack: Ack) -> None:
+    def acked(self, ack: "Ack") -> None:
         self._validate(ack)
         if self.cwnd < self.ssthresh:
             self._slow_start(ack)
@@ -52,14 +55,14 @@ class Reno(CongestionControl):
             self.ssthresh = max(self.ssthresh - resent * self.kept // 10, 2 * self._mss)
         self.cwnd = self.ssthresh
 
-    def _slow_start(self, ack: Ack) -> None:
+    def _slow_start(self, ack: "Ack") -> None:
         self._grow_to(self.cwnd + min(ack.octets, self._limit * self._mss))
 
     def _grow_to(self, window: int) -> None:
         """In slow start: not beyond what may come of the most that was used."""
         self.cwnd = max(self.cwnd, min(window, 2 * self._pipe_ack))
 
-    def _avoid_congestion(self, ack: Ack, used: bool) -> None:
+    def _avoid_congestion(self, ack: "Ack", used: bool) -> None:
         if used:
             self._acked += ack.octets  # RFC 3465 2.1: += SMSS for each cwnd of octets acknowledged
             if self._acked >= self.cwnd:
@@ -78,7 +81,7 @@ class Reno(CongestionControl):
         """
         return max(self._pipe_now, self._pipe_before)
 
-    def _validate(self, ack: Ack) -> None:
+    def _validate(self, ack: "Ack") -> None:
         """Measure what is used of cwnd; nor is it kept for ever if that is little."""
         if ack.now - self._period_began > max(3 * (ack.srtt or 0), SECOND) // 2:
             self._period_began = ack.now

@@ -17,13 +17,14 @@ are replaced: the connection undoes a loss that was none with a copy from before
 some of them: 5.5.11).
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..ack import Ack
-from ..pacing import send_quantum
-from ..rate import Loss, RateSample, Sent
-from ..rtt import SECOND
-from .base import INFINITE, CongestionControl
+from .base import INFINITE, SECOND, CongestionControl
+from .pacing import send_quantum
+from .rate import Loss, RateSample, Sent
+
+if TYPE_CHECKING:
+    from ..tcp.ack import Ack
 
 MIN_RTT_FILTER_LEN = 10 * SECOND  # 2.16.1
 PROBE_RTT_INTERVAL = 5 * SECOND  # 2.16.2
@@ -111,7 +112,7 @@ class BBR(CongestionControl):
     def holds_back(self) -> bool:
         return self.state is PROBE_RTT  # MarkConnectionAppLimited (5.3.4.3)
 
-    def acked(self, ack: Ack) -> None:
+    def acked(self, ack: "Ack") -> None:
         """UpdateOnACK (5.2.3)."""
         now, rs = ack.now, ack.rate
         rtt = ack.rtt if rs is None or rs.rtt is None else rs.rtt
@@ -177,7 +178,7 @@ class BBR(CongestionControl):
     def _start_round(self) -> None:
         self.next_round_delivered = self.delivered
 
-    def _update_ack_aggregation(self, ack: Ack) -> None:
+    def _update_ack_aggregation(self, ack: "Ack") -> None:
         """UpdateACKAggregation (5.5.9): the most that was acknowledged beyond bw * interval."""
         interval = ack.now - self.extra_acked_interval_start
         expected_delivered = self.bw * interval // SECOND
@@ -190,7 +191,7 @@ class BBR(CongestionControl):
         self.extra_acked_filter = _update_max(self.extra_acked_filter, extra, *window)
         self.extra_acked = self.extra_acked_filter[0][1]
 
-    def _take_losses(self, ack: Ack, rs: RateSample) -> None:
+    def _take_losses(self, ack: "Ack", rs: RateSample) -> None:
         """HandleLostPacket (5.5.10.2) for each. A mark ends Startup and probes, as much loss does;
         at other times `lost` is called.
         """
@@ -410,7 +411,7 @@ class BBR(CongestionControl):
         if rate and (self.full_bw_reached or rate > (self.pacing_rate or 0)):
             self.pacing_rate = rate
 
-    def _set_cwnd(self, ack: Ack) -> None:
+    def _set_cwnd(self, ack: "Ack") -> None:
         """SetCwnd (5.6.4.6), BoundCwndForProbeRTT (5.6.4.5) and BoundCwndForModel (5.6.4.7)."""
         if self.recovery_end == INFINITE:
             self.recovery_end = ack.nxt

@@ -8,9 +8,13 @@ Undoing a reduction that proved needless (4.9) is the connection's, which puts a
 object back, and so is the cwnd of one SMSS to which marks may lead (4.6).
 """
 
-from ..ack import Ack
-from ..rtt import SECOND
+from typing import TYPE_CHECKING
+
+from .base import SECOND
 from .hystart import HyStart
+
+if TYPE_CHECKING:
+    from ..tcp.ack import Ack
 
 # C = 0.4 segments / s^3 (RFC 9438 5.1),
 # alpha_cubic = 3 * (1 - beta_cubic) / (1 + beta_cubic) = 9 / 17 (4.3)
@@ -33,11 +37,11 @@ class Cubic(HyStart):
         super().timed_out(flight, again, now)
         self._w_max = 0  # RFC 9438 4.8: K = 0, W_max = cwnd at the beginning of the next stage
 
-    def _slow_start(self, ack: Ack) -> None:
+    def _slow_start(self, ack: "Ack") -> None:
         self._begun = None
         super()._slow_start(ack)
 
-    def _avoid_congestion(self, ack: Ack, used: bool) -> None:
+    def _avoid_congestion(self, ack: "Ack", used: bool) -> None:
         if self._begun is None:
             self._begun = self._heard_at = ack.now
             self._begin_stage()
@@ -62,13 +66,13 @@ class Cubic(HyStart):
         # RFC 9438 figure 2: K = cubic_root((W_max - cwnd_epoch) / C)
         self._k = _cube_root((self._w_max - self.cwnd) * 10 * SECOND**3 // (4 * self._mss))
 
-    def _unused(self, ack: Ack, used: bool) -> int:
+    def _unused(self, ack: "Ack", used: bool) -> int:
         """How much of the time since the last ACK does not count (RFC 9438 4.2, 5.8)."""
         # All of it; or the idle time until what is acknowledged now was sent, if that was later.
         until = ack.done[0].sent if used and ack.done else ack.now
         return max(0, until - self._heard_at)
 
-    def _grow(self, ack: Ack, t: int) -> None:
+    def _grow(self, ack: "Ack", t: int) -> None:
         # figure 4: W_est = W_est + alpha_cubic * segments_acked / cwnd, alpha_cubic = 1 from
         # cwnd_prior on
         alpha = 9 if self._w_est < self._prior else 17

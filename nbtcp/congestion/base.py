@@ -1,7 +1,11 @@
 """What a connection needs of a congestion control algorithm."""
 
-from ..ack import Ack
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from ..tcp.ack import Ack
+
+SECOND = 1_000_000_000  # ns
 INFINITE = 1 << 62  # ssthresh before the first loss
 
 
@@ -31,7 +35,7 @@ class CongestionControl:
         self.ssthresh = INFINITE
         self._mss = mss
 
-    def acked(self, ack: Ack) -> None:
+    def acked(self, ack: "Ack") -> None:
         """Something was newly acknowledged."""
         raise NotImplementedError
 

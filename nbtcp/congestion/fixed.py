@@ -1,7 +1,11 @@
 """No congestion control: a window that stays as it began, to see what the others are for."""
 
-from ..ack import Ack
+from typing import TYPE_CHECKING
+
 from .base import CongestionControl
+
+if TYPE_CHECKING:
+    from ..tcp.ack import Ack
 
 
 class Fixed(CongestionControl):
@@ -20,7 +24,7 @@ class Fixed(CongestionControl):
         super().__init__(initial_window, mss)
         self.ssthresh = initial_window
 
-    def acked(self, ack: Ack) -> None:
+    def acked(self, ack: "Ack") -> None:
         """Nothing."""
 
     def lost(self, flight: int, now: int) -> None:
