@@ -441,7 +441,7 @@ def test_the_kernel_connects_to_us_over_both_families(lab: nbtcp.Lab) -> None:
             with sock:
                 sock.settimeout(10)
                 assert sock.recv(9) == b"x"
-                assert sock.getsockname() == (address, 7)
+                assert sock.getsockname()[:2] == (address, 7)
                 assert (":" in peer[0]) == (":" in address)
             assert client.wait(10) == 0
 

@@ -59,6 +59,9 @@ SEGMENTS = {
     "srtt": "float64",
     "rttvar": "float64",
     "rto": "float64",
+    "sack_permitted": "bool",
+    "urgent": "uint16",
+    "ecn": "category",
 }
 EVENTS = {
     "time": "float64",

@@ -719,7 +719,7 @@ def test_another_user_is_told_what_is_missing(interpreter: str) -> None:
         pytest.skip("every user may open /dev/net/tun here")
     lines = attempt(*AS_NOBODY, interpreter=interpreter)
     assert lines[-1].startswith(f"error | /dev/net/tun may not be opened by user {NOBODY}")
-    assert "; run as root, or " in lines[-1]
+    assert "; run as root; for the lab alone " in lines[-1]
     assert lines[0].startswith("root | False")
     assert lines[1].startswith("/dev/net/tun | False")
     assert len(lines) == 6

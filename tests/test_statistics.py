@@ -132,8 +132,9 @@ def agree(name: str, value: float, unit: str, text: str) -> bool:
         assert bool(value) == (text == "Y"), name
     elif unit == "s" and name == "data_xmit_time":
         assert value == pytest.approx(float(text), abs=0.00051), name
-    elif unit == "s":  # printed in ms, to a tenth, rounded or cut off
-        assert -0.051 < 1000 * value - float(text) < 0.101, name
+    elif unit == "s":  # printed in ms, to a tenth, rounded; means are of a little more than all
+        most = 0.051 + 2e-4 * 1000 * value if "avg" in name else 0.051
+        assert -0.051 < 1000 * value - float(text) < most, name
     elif name == "throughput":
         assert value == pytest.approx(float(text), abs=0.51), name
     elif name in ("avg_segm_size", "avg_win_adv"):  # cut off, a little below

@@ -25,7 +25,7 @@ EVENT_LABELS = {event.value: event.label for event in Event}
 WHY_LABELS = {why.value: why.label for why in Why}
 INFINITE = 1 << 62  # ssthresh before the first loss
 SECOND = 1e9
-ECN = {1: "ECT(1)", 2: "ECT(0)", 3: "CE"}  # RFC 3168 5; missing: none of them
+ECN = {0: "Not-ECT", 1: "ECT(1)", 2: "ECT(0)", 3: "CE"}  # RFC 3168 5
 
 TCB_COLUMNS = "snd_una snd_nxt snd_wnd rcv_nxt rcv_wnd cwnd inflight".split()
 SEGMENT_COLUMNS = (
