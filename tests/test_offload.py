@@ -286,6 +286,41 @@ def test_after_a_timeout_one_segment_goes_again() -> None:
     peer.expect(". 1001:2001(1000) why go-back-n", ". 2001:3001(1000) why go-back-n")
 
 
+@pytest.mark.parametrize("recovery", ["newreno", "reno"])
+def test_three_duplicates_send_one_segment_again(recovery: str) -> None:
+    """RFC 5681 3.2 step 3: what seems lost is one segment, whatever it was built with."""
+    peer = fast(recovery=recovery)
+    peer.acks(1)  # SYNs have no scaled window
+    peer.app_writes(20_000)
+    peer.expect(". 1:10001(10000)", "P. 10001:20001(10000)")
+    with peer.batch():
+        for _ in range(3):
+            peer.acks(1)
+    peer.expect(". 1:1001(1000) why fast-retransmit")
+
+
+def test_a_rescue_is_one_segment() -> None:
+    """RFC 6675 4, NextSeg rule 4: the last one."""
+    peer = fast(sack=True, recovery="sack")
+    peer.app_writes(20_000)
+    peer.expect(". 1:10001(10000)", "P. 10001:20001(10000)")
+    with peer.batch():
+        peer.acks(1, sack="4001:7001")
+    peer.sent()
+    peer.wait(0.05)
+    peer.acks(11_001)
+    assert any(text.startswith("P. 19001:20001(1000)") for text in peer.sent())
+
+
+def test_a_window_probe_is_one_segment() -> None:
+    """The peer has taken its window back (RFC 9293 SHLD-15) with much on the way."""
+    peer = fast(wscale=None, win=30_000)
+    peer.app_writes(20_000)
+    peer.expect(". 1:10001(10000)", "P. 10001:20001(10000)")
+    peer.acks(1, win=0)
+    peer.expect_after(0.2, ". 1:1001(1000) why window-probe")
+
+
 def test_a_smaller_path_divides_what_is_out() -> None:
     """RFC 1191 6.5: what was too large goes again in parts."""
     peer = fast(mss=1460)
@@ -338,15 +373,23 @@ ROADS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("road", ROADS)
-def test_a_device_that_cuts_changes_nothing(road: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("road", "recovery"),
+    [
+        *((road, "rack") for road in ROADS),
+        *(("shallow", recovery) for recovery in ("sack", "newreno", "reno", "tahoe")),
+    ],
+)
+def test_a_device_that_cuts_changes_nothing(
+    road: str, recovery: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Loss recovery works on segments, whatever was built as one: the same throughput, the same
     octets sent again.
     """
 
     def run(offload: bool) -> tuple[float, int, int]:
         simulation = nbtcp.Simulation(ROADS[road], seed=1)
-        transfer = simulation.transfer(3_000_000, ecn="ask", offload=offload)
+        transfer = simulation.transfer(3_000_000, ecn="ask", offload=offload, recovery=recovery)
         assert transfer.complete
         rows = transfer.log.segments
         sent = rows[(rows.event == "send") & (rows.len > 0)]

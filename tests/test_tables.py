@@ -188,6 +188,23 @@ def test_a_path_without_a_rate_has_no_queue():
     assert Simulation(Path(delay=0.01)).transfer(1000).log.queue().empty
 
 
+@pytest.mark.parametrize(
+    "packet",
+    [
+        *(b"", b"\x45" + bytes(19), b"\x60" + bytes(39), bytes(10)),
+        b"\x45" + bytes(8) + b"\x01" + bytes(30),  # ICMP
+        b"\x46" + bytes(8) + b"\x06" + bytes(40),  # with an IP option
+    ],
+)
+def test_what_is_no_segment_is_in_no_queue(packet):
+    """Anybody may send it through the path of a host of ours."""
+    client, _ = Simulation(Path(rate=1e6)).hosts()
+    client.queued(packet, 1000, 0)
+    client.drop(packet, nbtcp.why.Why.QUEUE_FULL, 0)
+    assert client.log.queue().empty
+    assert client.log.segments.empty
+
+
 def test_the_queue_is_saved_with_the_log(tmp_path):
     log = Simulation(Path(rate=1e6, delay=0.01)).transfer(20_000).log
     again = nbtcp.EventLog.load(log.save(tmp_path / "log.parquet"))

@@ -421,7 +421,7 @@ class Server(asyncio.AbstractServer):
         if self._driver.loop.failure is not None:
             self.close()
         while (conn := self._driver.do(lambda now: self._listener.accept())) is not None:
-            conn.config = conn.config.but(nagle=False)
+            self._driver.do(partial(conn.reconfigure, conn.config.but(nagle=False)))
             self.transports.add(Transport(self._driver, conn, self._factory, server=self))
 
 

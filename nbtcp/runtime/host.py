@@ -76,7 +76,7 @@ class Host:
         host's Config for this connection.
 
         Raises TimeoutError, ConnectionRefusedError and what else ends connections, ConfigError, and
-        socket.gaierror for a name, which only a Live host knows, and there MachineError.
+        socket.gaierror for a name, which only Live and Lan hosts know, and there MachineError.
         """
         sock = self.socket(log=log, **settings)
         sock.settimeout(timeout)
@@ -140,8 +140,9 @@ class Host:
 
     def queued(self, packet: bytes, wait: int, now: int) -> None:
         """A path makes a packet wait for `wait` ns: the log of its connection is told."""
-        flow = flow_of(packet[self.stack.header :])
-        if (log := self._log_of(flow)) is not None:
+        header = self.stack.header
+        flow = flow_of(packet[header : header + 44])
+        if flow and (log := self._log_of(flow)) is not None:
             log.queued(flow, wait, now)
 
     def _log_of(self, flow: bytes) -> EventLog | None:

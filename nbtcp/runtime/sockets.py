@@ -328,7 +328,8 @@ class Socket:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:  # ssl's wrap_socket has it by now, and closes it
             descriptor.abandon()
-            self._loop.watched(-1)
+            with self._loop.lock:
+                self._loop.watched(-1)
         reason = "nbtcp's sockets have no descriptor that carries data; for TLS take wrap_bio"
         raise OSError(errno.EOPNOTSUPP, reason)
 
@@ -517,6 +518,7 @@ class Socket:
             self._stack.close_listener(self._listener, now)
         if self._port is not None:
             self._stack.release_port(self._port)
+            self._port = None
         linger = self._options.linger
         if conn is not None and not conn.closed_by_application:
             conn.watch = None

@@ -46,7 +46,6 @@ def tcp_info(conn: Connection, now: int) -> dict[str, int]:
         "snd_mss": snd.mss,
         "rcv_mss": rcv.mss,
         "advmss": conn.config.mss,
-        "pmtu": getattr(snd, "pmtu", None),
         "unacked": len(spans),
         "sacked": sum(bool(span.sacked) for span in spans),
         "lost": sum(span.lost for span in spans),

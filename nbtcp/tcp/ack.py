@@ -20,7 +20,7 @@ class Ack:
     nxt: int  # SND.NXT
     flight: int  # octets believed in the network before it
     octets: int = 0  # cumulatively acknowledged by it
-    delivered: int = 0  # octets it is the first to report, by SACK too
+    delivered: int = 0  # octets it is the first to report, by SACK or a duplicate too
     done: list[Span] = field(default_factory=list)  # acknowledged cumulatively, oldest first
     sacked: list[Span] = field(default_factory=list)  # newly reported beyond a hole
     arrived: list[Span] = field(default_factory=list)  # both, without what was SACKed before

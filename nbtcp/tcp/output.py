@@ -1,7 +1,8 @@
 """What to send next. Only this module builds segments (RFC 9293 3.7, 3.8).
 
 Order: a reset, what was lost, new data with the FIN behind it, and an acknowledgment if one is
-still owed then. Each segment records why it was sent.
+still owed then; where F-RTO doubts the loss, new data comes first. Each segment records why it was
+sent.
 """
 
 from typing import TYPE_CHECKING
@@ -36,8 +37,8 @@ def transmit(conn: "Connection", now: int) -> list[Segment]:
     queue, recovery, snd = conn.queue, conn.recovery, conn.tcb.snd
     if recovery.probing is Probing.NEW_DATA:  # F-RTO: before what may not be lost
         _send_new(conn, now, out)
-        if snd.nxt == recovery.recover:  # nothing could go: the usual recovery
-            recovery.probing = Probing.OFF
+        if snd.nxt == recovery.recover and Timer.PACING not in conn.timers:
+            recovery.probing = Probing.OFF  # nothing can go: the usual recovery
     if queue.lost_octets and recovery.probing is not Probing.NEW_DATA:
         _resend_lost(conn, now, out)
     if snd.nxt == 0:

@@ -99,7 +99,7 @@ def _end_recovery(conn: "Connection") -> None:
     follows: min(ssthresh, max(FlightSize, SMSS) + SMSS) (RFC 6582 3.2 step 3).
     """
     snd, cc = conn.tcb.snd, conn.cc
-    cc.recovered(sum(conn.queue.repaired.values()) * snd.mss)
+    cc.recovered(max(0, conn.queue.repaired_octets))
     if conn.prr is None:
         cc.cwnd = min(cc.ssthresh, max(snd.nxt - snd.una, snd.mss) + snd.mss)
     conn.prr = None

@@ -57,6 +57,7 @@ class SendQueue:
         self.sacked_segments = 0
         self.sent_octets = 0  # all that was ever sent, repetitions included
         self.repaired: Counter[int] = Counter()  # start -> how often resent, in this loss episode
+        self.repaired_octets = 0
         self._at: dict[int, Span] = {}  # the spans by their start
         self._lost: list[Span] = []  # heap, oldest first; stale entries are no longer `lost`
 
@@ -108,6 +109,12 @@ class SendQueue:
         self._depart(span)
         if span.why not in PROBES:  # these belong to no episode
             self.repaired[span.start] += 1
+            self.repaired_octets += span.end - span.start
+
+    def begin_episode(self) -> None:
+        """What was sent again until now is no part of the loss episode that begins."""
+        self.repaired.clear()
+        self.repaired_octets = 0
 
     # --- what arrived ---
 
@@ -181,6 +188,17 @@ class SendQueue:
         elif not rest.sacked:
             self._fill_flight()
         return rest
+
+    def head(self, span: Span, mss: int) -> Span:
+        """The first segment of `span`, which may be several that the device has cut."""
+        if min(span.end, self.end) - span.start > mss:
+            self.cut(span, span.start + mss)
+        return span
+
+    def tail(self, span: Span, mss: int) -> Span:
+        """The last segment of `span`."""
+        size = min(span.end, self.end) - span.start
+        return self.cut(span, span.start + (size - 1) // mss * mss) if size > mss else span
 
     # --- what is lost ---
 

@@ -67,9 +67,7 @@ def _probe_timeout(conn: "Connection", now: int) -> None:
         conn.force = Why.TAIL_LOSS_PROBE
         conn.recovery.probed(snd.nxt + new, again=False)
     else:
-        last = queue.spans[-1]
-        if (data := min(last.end, queue.end) - last.start) > snd.mss:  # the last of those in it
-            last = queue.cut(last, last.start + (data - 1) // snd.mss * snd.mss)
+        last = queue.tail(queue.spans[-1], snd.mss)
         queue.mark_lost(last, Why.TAIL_LOSS_PROBE, urgently=True)
         conn.recovery.probed(snd.nxt, again=True)
     conn.set_timer(Timer.RETRANSMISSION, now + conn.rtt.rto, now)
@@ -86,7 +84,8 @@ def _persist_timeout(conn: "Connection", now: int) -> None:
     if not answered and now - conn.heard_at >= ns(conn.config.user_timeout):
         _give_up(conn, spans[0], "window probes", now)
     else:
-        conn.queue.mark_lost(spans[0], Why.WINDOW_PROBE, urgently=True)
+        probe = conn.queue.head(spans[0], conn.tcb.snd.mss)
+        conn.queue.mark_lost(probe, Why.WINDOW_PROBE, urgently=True)
 
 
 def _keepalive_timeout(conn: "Connection", now: int) -> None:

@@ -165,7 +165,8 @@ def _rate(octets: float, segments: pd.DataFrame, ways: Flows, way: int) -> float
 
 
 def _windows(rows: pd.DataFrame, ack: Any, syn: Any, scaled: bool) -> dict[str, float]:
-    counted = rows["window"].to_numpy(np.int64)[ack & ~(syn & scaled)]
+    opening = scaled & (np.cumsum(~syn) == 0)  # a SYN that comes later counts
+    counted = rows["window"].to_numpy(np.int64)[ack & ~opening]
     open_ = counted[counted > 0]
     return {
         "max_win_adv": counted.max(initial=0),

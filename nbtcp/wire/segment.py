@@ -140,8 +140,11 @@ def endpoints(flow: bytes) -> tuple[tuple[str, int], tuple[str, int]]:
 
 
 def flow_of(packet: bytes) -> bytes:
-    """The flow of a packet that was built here, which has no IP options."""
-    return packet[12:24] if packet[0] >> 4 == 4 else packet[8:44]
+    """The flow of a TCP segment whose headers are plain; b"" of all else, whatever the bytes."""
+    if len(packet) >= 24 and packet[0] == 0x45 and packet[9] == ip.PROTOCOL_TCP:
+        return packet[12:24]
+    plain = len(packet) >= 44 and packet[0] >> 4 == 6 and packet[6] == ip.PROTOCOL_TCP
+    return packet[8:44] if plain else b""
 
 
 def format_endpoint(address: str, port: int) -> str:

@@ -64,7 +64,7 @@ class Recovery:
 
         One that tells nothing but the time comes when the `deadline` does.
         """
-        spurious = ack.dsack is not None and self._all_needless(ack.dsack[0], queue)
+        spurious = ack.dsack is not None and self._all_needless(*ack.dsack, queue)
         if not spurious and self.probing is not Probing.OFF:
             spurious = self._was_late(ack, snd, queue)
         if self.phase is not Phase.OPEN and (snd.una >= self.recover or spurious):
@@ -72,7 +72,7 @@ class Recovery:
         if spurious:
             self.recover = snd.una - 1  # of what is out duplicates may tell again (RFC 5682 2.1)
             queue.unmark_lost()
-            queue.repaired.clear()
+            queue.begin_episode()
             return Verdict.SPURIOUS
         sacked_before = self.selective and queue.sacked_octets + ack.octets > ack.delivered
         if not self.duplicates and not sacked_before:  # no sign of a loss before
@@ -95,7 +95,7 @@ class Recovery:
         """A loss episode begins."""
         self.phase = phase
         self.recover = snd.nxt
-        queue.repaired.clear()
+        queue.begin_episode()
 
     def end(self) -> None:
         """The loss episode is over."""
@@ -156,11 +156,12 @@ class Recovery:
             return late
         return False
 
-    def _all_needless(self, start: int, queue: SendQueue) -> bool:
-        """What begins at `start` arrived twice; True when that is so of all that this episode has
+    def _all_needless(self, start: int, end: int, queue: SendQueue) -> bool:
+        """start..end arrived twice; True when that is so of all that this episode has
         sent again.
         """
         if not queue.repaired[start]:
             return False
         queue.repaired[start] -= 1
+        queue.repaired_octets -= end - start
         return not any(queue.repaired.values())

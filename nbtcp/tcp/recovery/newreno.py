@@ -37,7 +37,7 @@ class NewReno(Recovery):
         """
         repaired = snd.mss if octets >= snd.mss else 0
         self.departed = max(0, self.departed - octets + repaired)
-        queue.mark_lost(queue.spans[0], Why.PARTIAL_ACK, urgently=True)
+        queue.mark_lost(queue.head(queue.spans[0], snd.mss), Why.PARTIAL_ACK, urgently=True)
 
     def _duplicate(self, snd: SendVariables, queue: SendQueue) -> None:
         self.duplicates += 1
@@ -49,7 +49,7 @@ class NewReno(Recovery):
             # RFC 6582 3.2 step 2: only if the acknowledgment covers more than recover, for else the
             # duplicates may come from our own needless retransmissions.
             self.departed = self.duplicates * snd.mss
-            queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
+            queue.mark_lost(queue.head(queue.spans[0], snd.mss), Why.FAST_RETRANSMIT, urgently=True)
 
 
 class Reno(NewReno):
@@ -69,5 +69,5 @@ class Tahoe(Reno):
 
     def begin(self, snd: SendVariables, queue: SendQueue) -> Verdict:
         self.timed_out(snd, queue, 0)  # the same, but for the reason
-        queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
+        queue.mark_lost(queue.head(queue.spans[0], snd.mss), Why.FAST_RETRANSMIT, urgently=True)
         return Verdict.RESTART

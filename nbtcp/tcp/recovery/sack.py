@@ -40,8 +40,9 @@ class Sack(Recovery):
             self._judged = limit
         enough = self.duplicates >= DUPLICATE_THRESHOLD and self.phase is Phase.OPEN
         if enough and queue.spans and not queue.lost_octets:
-            queue.mark_lost(queue.spans[0], Why.FAST_RETRANSMIT, urgently=True)
-            self._judged = queue.spans[0].end
+            first = queue.head(queue.spans[0], snd.mss)
+            queue.mark_lost(first, Why.FAST_RETRANSMIT, urgently=True)
+            self._judged = first.end
         # SetPipe counts the copy sent last (b), and the first one as long as it is not lost (a).
         if self._twice:
             known = max(snd.una, limit)
@@ -72,15 +73,16 @@ class Sack(Recovery):
         for span in queue.since(self._judged):  # (3) above HighRxt, below something SACKed
             if span.start >= top:
                 break
-            self._judged = span.end
             if not span.sacked and span.start not in queue.repaired:
+                self._judged = queue.head(span, snd.mss).end
                 self._twice.append(span)
                 self.departed -= span.end - span.start
                 queue.mark_lost(span, Why.SACK_HOLE)
                 return True
+            self._judged = span.end
         last = queue.spans[-1]  # (4); what was SACKed or sent again needs no rescue
         if snd.una <= self._rescue_rxt or last.sacked or last.start in queue.repaired:
             return False
         self._rescue_rxt = self.recover
-        queue.mark_lost(last, Why.RESCUE)
+        queue.mark_lost(queue.tail(last, snd.mss), Why.RESCUE)
         return True
