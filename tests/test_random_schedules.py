@@ -428,3 +428,19 @@ def test_bulk_in_both_directions_ends_with_equal_streams(recovery: str, seed: in
     weather = Weather(loss=0.05, late=0.1, twice=0.03, marked=0.02)
     took = run(BULK, [config, config], weather, seed)
     assert took < 20 * SECOND, "130 segments each way: one timeout for each would take longer"
+
+
+def test_two_ends_that_probe_each_others_window_understand_each_other() -> None:
+    """Found by a schedule: each has the other's octet, and says so behind, or before, its own (RFC
+    9293 A.2).
+    """
+    small = Config(
+        **{"mss": 100, "receive_buffer": 300, "send_buffer": 1000, "sack": False},
+        **{"timestamps": False, "window_scale": False, "congestion": "fixed", "delayed_ack": 0.4},
+        **{"user_timeout": 1e6, "time_wait": 600.0, "nagle": False, "autotune": False},
+    )
+    configs = [small.but(initial_window=1460), small.but(initial_window=20_000, recovery="reno")]
+    steps = [("send", 0, 536), ("send", 1, 30_000), ("wait", 1, 30_000)]
+    for seed in range(40_840, 40_850):
+        arrived = run(steps, configs, Weather(0.1, 0.0, 0.0, 0.0, 0, 60), seed)
+        assert arrived < 3600 * SECOND

@@ -156,10 +156,8 @@ def _check_sequence(conn: "Connection", seg: Segment, now: int) -> bool:
     if ts.on and not is_rst and not _timestamp_acceptable(conn, seg, now):
         return False
     acceptable = _acceptable(seg, rcv.nxt, rcv.wnd)
-    if not acceptable and rcv.wnd == 0 and seg.seq == rcv.nxt and not seg.flags & SYN:
-        # "special allowance should be made to accept valid ACKs, URGs and RSTs" (MUST-66, L-28):
-        # step seven will refuse the text, and the window is told (L-24)
-        conn.owe_ack(Why.ACK)
+    if not (acceptable or seg.flags & SYN) and _meets_a_closed_window(conn, seg):
+        conn.owe_ack(Why.ACK)  # which tells the window (L-24)
         acceptable = True
     if acceptable:
         # TS.Recent <- SEG.TSval if SEG.SEQ =< Last.ACK.sent (RFC 7323 4.3); not from a RST, which
@@ -180,6 +178,18 @@ def _check_sequence(conn: "Connection", seg: Segment, now: int) -> bool:
     else:
         conn.challenge_ack(now, forged=bool(seg.flags & SYN))
     return False
+
+
+def _meets_a_closed_window(conn: "Connection", seg: Segment) -> bool:
+    """While our window is closed "special allowance should be made to accept valid ACKs, URGs and
+    RSTs" (MUST-66, L-28): step seven will refuse the text. And when each end takes the other's
+    window for closed and probes it, the peer's ACKs stand before its octet, which is here (A.2).
+    """
+    rcv, snd = conn.tcb.rcv, conn.tcb.snd
+    if rcv.wnd == 0 and seg.seq == rcv.nxt:
+        return True
+    both_probe = snd.wnd == 0 and snd.nxt > snd.una and seg.seq == rcv.nxt - 1
+    return both_probe and not (seg.len or seg.flags & RST)
 
 
 def _acceptable(seg: Segment, nxt: int, wnd: int) -> bool:
