@@ -7,6 +7,7 @@ After each test the user's machine is compared with what it was.
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -108,7 +109,7 @@ class Internet:
 
 @pytest.fixture
 def internet(network: Network, authority: Path, tmp_path: Path) -> Iterator[Internet]:
-    for program in "dnsmasq", "iperf3", "wget", "ab", "ss":
+    for program in "dnsmasq", "iperf3", "wget", "ab", "ss", "nft", "iptables":
         if shutil.which(program, path=PATH) is None:
             pytest.skip(f"needs the program {program}")
     (tmp_path / "user" / "hosts").write_text("127.0.0.1 localhost\n")  # else nobody asks dnsmasq
@@ -447,6 +448,76 @@ def iperf3(
             return here, there, json.loads(relay.stdout.readline())
         finally:
             server.kill()
+
+
+# ---- beside other programs' rules
+
+# As Docker 24 makes them, by iptables.
+DOCKER = """
+iptables -t nat -N DOCKER
+iptables -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
+iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
+iptables -N DOCKER; iptables -N DOCKER-USER; iptables -N DOCKER-ISOLATION-STAGE-1
+iptables -P FORWARD DROP
+iptables -A FORWARD -j DOCKER-USER
+iptables -A FORWARD -j DOCKER-ISOLATION-STAGE-1
+iptables -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+iptables -A FORWARD -o docker0 -j DOCKER
+iptables -A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+iptables -A DOCKER-ISOLATION-STAGE-1 -j RETURN; iptables -A DOCKER-USER -j RETURN
+"""
+# As firewalld 1.3 makes them, for nobody's interface.
+FIREWALLD = """
+nft -f - <<END
+table inet firewalld {
+  chain filter_INPUT {
+    type filter hook input priority filter + 10; policy accept;
+    ct state { established, related } accept
+    ct status dnat accept
+    iifname "lo" accept
+    ct state invalid drop
+    reject with icmpx admin-prohibited
+  }
+  chain filter_FORWARD {
+    type filter hook forward priority filter + 10; policy accept;
+    ct state { established, related } accept
+    ct status dnat accept
+    iifname "lo" accept
+    ct state invalid drop
+    reject with icmpx admin-prohibited
+  }
+  chain nat_POSTROUTING { type nat hook postrouting priority srcnat + 10; policy accept; }
+}
+END
+"""
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("rules", "chains"),
+    [
+        (DOCKER, "ip filter FORWARD"),
+        (FIREWALLD, "inet firewalld filter_FORWARD"),
+        (DOCKER + FIREWALLD, "ip filter FORWARD or inet firewalld filter_FORWARD"),
+    ],
+    ids=["docker", "firewalld", "both"],
+)
+def test_rules_that_stand_in_the_way_are_named(internet: Internet, rules: str, chains: str) -> None:
+    """With the commands that help, which are run here as they were said."""
+    internet.user.sh(rules)
+    ruleset = "nft --stateless list ruleset"  # without its counters
+    before = output(internet.user.holder, ruleset)
+    (complaint,) = internet.user.complains("fetch('http://www.example/megabyte')")
+    assert complaint.startswith("MachineError: this machine does not forward nbtcp's packets: ")
+    assert f"the nftables chain {chains} is in the way" in complaint
+    assert output(internet.user.holder, ruleset) == before
+    for command in re.findall("`(nft [^`]+)`", complaint):
+        internet.user.sh(command)
+        internet.user.sh(command.replace("iifname", "oifname"))
+    before = output(internet.user.holder, ruleset)
+    assert internet.says("say(sha256(fetch('http://www.example/megabyte')))") == SHA256
+    assert output(internet.user.holder, ruleset) == before
+    internet.user.sh("nft flush ruleset")
 
 
 # ---- what a killed program leaves
