@@ -216,7 +216,10 @@ def test_the_command_line_fetches_by_a_name_from_the_resolver(internet: Internet
         FETCH, "http://www.example/megabyte", "http://nowhere.example/"
     ).splitlines()
     assert known == "0 1000000 "
-    assert unknown.startswith("1 0 nbtcp: no IPv4 address for 'nowhere.example': Name or service ")
+    no_name = (
+        "1 0 nbtcp: no IPv4.* address for 'nowhere.example': Name or service not known; check .*"
+    )
+    assert re.fullmatch(no_name, unknown)
     queries = internet.queries.read_text()
     assert f"query[A] www.example from {USER}" in queries
     assert "nowhere.example is NXDOMAIN" in queries
@@ -227,8 +230,8 @@ def test_the_command_line_fetches_by_a_name_from_the_resolver(internet: Internet
 def test_a_resolver_that_is_gone_is_one_clear_line(internet: Internet) -> None:
     internet.user.sh("echo nameserver 198.51.100.80 >/etc/resolv.conf")
     said = internet.says(FETCH, "http://www.example/megabyte")
-    assert said.startswith("1 0 nbtcp: no IPv4 address for 'www.example': Temporary failure in ")
-    assert said.endswith("; check the name and /etc/resolv.conf")
+    why = "Temporary failure in name resolution; check the name and /etc/resolv.conf"
+    assert re.fullmatch(f"1 0 nbtcp: no IPv4.* address for 'www.example': {why}", said)
 
 
 # ---- a path that carries less than its ends
@@ -326,18 +329,21 @@ context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain(sys.argv[1] + "/www.pem", sys.argv[1] + "/key.pem")
 with open(sys.argv[2], "rb") as file:
     body = file.read()
+served = asyncio.Semaphore(0)
 async def serve(reader, writer):
     await reader.readuntil(b"\\r\\n\\r\\n")
     writer.write(b"HTTP/1.0 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(body) + body)
     writer.close()
     with contextlib.suppress(ConnectionError):  # as by a client that takes the last words unread
         await writer.wait_closed()
+    served.release()
 async def main(host):
     if isinstance(host, Live):
         host.publish(443)
     async with await aio.start_server(host, serve, 443, ssl=context):
         say("ready")
-        await asyncio.to_thread(sys.stdin.readline)
+        for _ in range(3):
+            await served.acquire()
 with HOST as host:
     asyncio.run(main(host))
 """
@@ -359,7 +365,7 @@ def test_tls_is_served(internet: Internet, way: str) -> None:
     wget = "wget", "-qO-", "-T10", f"--ca-certificate={ca}"
     for client in wget, ("curl", "-sS", "--cacert", ca):
         assert internet.neighbour_runs(*client, "https://www.example") == MEGABYTE
-    assert program.communicate("\n", timeout=10) == ("", "")
+    assert program.communicate(timeout=10) == ("", "")
 
 
 # ---- iperf3, whose two connections a relay takes to its server
@@ -534,5 +540,5 @@ for _ in range(2):
 say("end")
 """
     first, second, _ = internet.says(code).split("\n")
-    assert first == "undone: forwarding of eth0 undone: the nftables table nbtcp0"
+    assert re.fullmatch("undone: .*forwarding of eth0 undone: the nftables table .*nbtcp0", first)
     assert second == ""
