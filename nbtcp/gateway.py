@@ -345,7 +345,8 @@ def in_the_way() -> str:
     if found:
         names = [name for _, name in sorted(found)]  # policy drop, which is 0, before accept
         who = f"the nftables chain {' or '.join(names)}"
-        rule = f'`nft insert rule {names[0]} iifname "{PREFIX}*" accept` and the same with oifname'
+        inserted = [f'`nft insert rule {name} iifname "{PREFIX}*" accept`' for name in names]
+        rule = f"{' and '.join(inserted)}, and the same with oifname"
     return (
         f"this machine does not forward nbtcp's packets: {who} is in the way; "
         f"let them pass with {rule}"

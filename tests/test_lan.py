@@ -628,6 +628,7 @@ def test_cards_that_will_not_do_are_one_clear_line(network: Network) -> None:
     assert bare.startswith("MachineError: 192.0.2.77 is not on eth0, which has no IPv4 network; ")
     for line in macs:
         assert " is no MAC that a host may have, such as 02:00:00:00:00:77" in line
+    network.user.before = network.user.snapshot()  # without the address
 
 
 @needs_root

@@ -78,7 +78,9 @@ class Machine:
         return lines
 
     def sh(self, command: str) -> None:
+        """Change the machine: it is to be left like that."""
         run(self.holder, command)
+        self.before = self.snapshot()
 
     def snapshot(self) -> str:
         """Addresses, routes, rules, the ruleset of nftables and all network sysctls, as text."""
@@ -92,9 +94,11 @@ class Machine:
         return after == self.before
 
     def end(self) -> None:
+        """End what still runs, and see that nothing is left of it."""
         for program in self._programs:
             program.kill()
             program.communicate()
+        assert self.is_as_before()
 
 
 PRELUDE = """
@@ -480,7 +484,6 @@ def test_a_closed_port_is_one_clear_line(machine: Machine) -> None:
 @needs_root
 def test_a_machine_without_default_route_is_one_clear_line(machine: Machine) -> None:
     machine.sh("ip route del default")
-    machine.before = machine.snapshot()
     (complaint,) = machine.complains("Live()")
     assert complaint.startswith("MachineError: there is no way into the internet (")
     assert "default route" in complaint
@@ -668,6 +671,7 @@ with Live():
 say(gateway.forwarding_of("all"), gateway.forwarding_of("eth0"))
 """
     assert machine.says(code) == "1 1"
+    machine.before = machine.snapshot()
 
 
 @needs_root
@@ -702,6 +706,7 @@ say(sent())
         print(file=program.stdin, flush=True)
         assert program.stdout is not None
         assert program.stdout.readline() == f"{expected}\n"
+    machine.before = machine.snapshot()  # with ip_forward, which the program has set
 
 
 # ---- beside others
@@ -760,6 +765,7 @@ def test_a_ruleset_that_accepts_is_left_alone(machine: Machine) -> None:
 @needs_root
 def test_a_ruleset_that_drops_is_named_at_once(machine: Machine) -> None:
     machine.says(RULESET + FILTER, "0")
+    machine.before = machine.snapshot()
     began = time.monotonic()
     complaint, inside = machine.complains(
         f"fetch({HTTP!r})", "with Live() as host: host.connect((host.nat.kernel_address, 9), 5)"
@@ -769,7 +775,9 @@ def test_a_ruleset_that_drops_is_named_at_once(machine: Machine) -> None:
     assert complaint.startswith("MachineError: this machine does not forward nbtcp's packets: ")
     assert "the nftables chain ip filter FORWARD is in the way; " in complaint
     assert '`nft insert rule ip filter FORWARD iifname "nbtcp*" accept`' in complaint
+    assert machine.is_as_before()
     machine.says(RULESET + LET_PASS)
+    machine.before = machine.snapshot()
     assert machine.says("say(sha256(fetch(sys.argv[1])))", HTTP) == SHA256
 
 
