@@ -136,7 +136,7 @@ def start(name: str, versions: str) -> dict[str, Any]:
                     IPV6.sysctl(name, "disable_ipv6").write_text("1")
             mtu = min(LARGEST_MTU, *(way["mtu"] for way in ways))
             ip.link("set", index=index, mtu=mtu)
-    return {"ways": ways, "mtu": mtu}
+    return {"ways": ways, "mtu": mtu, "missing": " ".join(map(str, refusals))}
 
 
 def check(name: str, address: str) -> dict[str, Any]:
@@ -210,13 +210,13 @@ def undo(ours: str = "") -> list[str]:
 
 def set_up(ip: IPRoute, family: Family, name: str) -> dict[str, Any]:
     """Forward and masquerade one version of IP for the device, at a pair of free addresses."""
-    with refused("there is no way into the internet ({}): this machine needs a default route"):
+    what = f"no way into the internet by IPv{family.version}"
+    with refused(f"there is {what} ({{}}): this machine needs a default route"):
         (route,) = ip.route("get", dst=family.somewhere)
         (uplink,) = ip.get_links(route.get_attr("RTA_OIF"))
     # Of all tables; the machine's own addresses are among them.
-    everywhere = ipaddress.ip_network(family.pools[0]).supernet(new_prefix=0).network_address
     routes = [
-        ipaddress.ip_network((route.get_attr("RTA_DST") or everywhere, route["dst_len"]))
+        ipaddress.ip_network((route.get_attr("RTA_DST") or bytes(family.length), route["dst_len"]))
         for route in ip.get_routes(family=family.number)
     ]
     kernel, ours = free_pair(routes, family.pools)

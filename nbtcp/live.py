@@ -20,16 +20,25 @@ PATIENCE = 3.0  # s that an address has to answer when there is another one to t
 
 
 class Outside(RealHost):
-    """A host in this machine's own network, with names and URLs: what Live and Lan share."""
+    """A host in this machine's own network, with names and URLs: what Live and Lan share.
+
+    `missing` says why we have no address of one family, if there is more to say than that.
+    """
+
+    missing = ""
 
     def locate(self, remote: tuple[str, int]) -> tuple[str, int]:
         """The address of `remote`, which may hold a name, when our packets get there at all.
 
         Raises what `resolve` does, and OSError or MachineError when they do not.
         """
-        there = self.resolve(remote[0])[0], remote[1]
-        self.check(there)
-        return there
+        *others, last = self.resolve(remote[0])
+        for address in others:
+            with suppress(OSError, MachineError):
+                self.check((address, remote[1]))
+                return address, remote[1]
+        self.check((last, remote[1]))
+        return last, remote[1]
 
     def connect(
         self,
@@ -62,12 +71,13 @@ class Outside(RealHost):
             found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError) as problem:
             why = getattr(problem, "strerror", None) or "this is not a name"
-            text = f"no {' or '.join(sorted(ours))} address for {name!r}: {why}; "
             hint = "check the name and /etc/resolv.conf"
-            if ":" in name:
-                hint = "this machine has no way there by IPv6"
-            raise socket.gaierror(socket.EAI_NONAME, text + hint) from problem
-        return [str(address[0]) for *_, address in found]
+            if self.missing and problem.args[0] in (socket.EAI_ADDRFAMILY, socket.EAI_NODATA):
+                hint = self.missing
+            text = f"no {' or '.join(sorted(ours))} address for {name!r}: {why}; {hint}"
+            raise socket.gaierror(socket.EAI_NONAME, text) from problem
+        addresses = [str(address[0]) for *_, address in found]
+        return [one for one in addresses if "%" not in one] or addresses  # of this link alone
 
     def check(self, there: tuple[str, int]) -> None:
         """Raise when packets of ours do not get to this address."""
@@ -91,13 +101,12 @@ class Live(Outside):
     """Our TCP on the internet: what it sends leaves this machine under the machine's own address.
 
     `path` impairs both directions besides, `up` (to the internet) and `down` set them apart.
-    It is at an address of IPv4 and one of IPv6, as far as this machine has a way into the internet
-    by them, or at one of `family`, 4 or 6, alone. `seed` makes our ISNs and ports repeatable. Needs
-    root. All that the machine is asked for is
-    undone by `close`, and however this process ends, by a program that watches it; if that is
-    killed too, by the next Live or by `clean`. Servers of ours are reached from this machine, and
-    from elsewhere at ports that `publish` has named.
-    Raises MachineError when this machine cannot, ConfigError, PathError.
+    `seed` makes our ISNs and ports repeatable. It has an address of IPv4 and one of IPv6, as far as
+    this machine has a way into the internet by them, or one of `family`, 4 or 6, alone.
+    Needs root. All that the machine is asked for is undone by `close`, and however this process
+    ends, by a program that watches it; if that is killed too, by the next Live or by `clean`.
+    Servers of ours are reached from this machine, and from elsewhere at ports that `publish` has
+    named. Raises MachineError when this machine cannot, ConfigError, PathError.
     """
 
     def __init__(
@@ -111,11 +120,10 @@ class Live(Outside):
         family: int | None = None,
     ) -> None:
         if family not in (None, 4, 6):
-            raise ValueError(
-                f"family={family!r} must be 4 for IPv4 or 6 for IPv6, or None for both"
-            )
+            raise ValueError(f"family={family!r} must be 4 for IPv4, 6 for IPv6, None for both")
         self.nat = nat.Nat(offloads(config, path, up, down), family)
         meta = {"link": "live", "uplink": self.nat.uplink}
+        self.missing = self.nat.missing
         ours = self.nat.addresses
         super().__init__(self.nat.link, ours, path, up, down, config, seed, **meta)
 
@@ -132,7 +140,9 @@ class Live(Outside):
         self.nat.check(there)
 
     def publish(self, port: int) -> str:
-        """Let others reach our `port` at this machine's own address, which is returned."""
+        """Let others reach our `port` at this machine's own address, of the family of our first,
+        which is returned.
+        """
         return self.nat.publish(port)
 
     def close(self) -> None:

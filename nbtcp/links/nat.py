@@ -29,7 +29,8 @@ class Nat:
 
     Attributes: `link`, `addresses` (ours), `kernel_addresses`, one of IPv4 and one of IPv6 or one
     of them alone: those by which there is a way into the internet, or the one of `family`, 4 or 6;
-    `address` and `kernel_address`, the first ones; `uplink` (the interface of the default route).
+    `missing` says why there is none of the other; `address` and `kernel_address`, the first ones;
+    `uplink` (the interface of the default route).
     MachineError, one line, when this machine or user cannot.
     """
 
@@ -46,7 +47,7 @@ class Nat:
             self.close()
             raise
         self.link.size = found["mtu"]
-        ways = found["ways"]
+        ways, self.missing = found["ways"], found["missing"]
         self.addresses = [way["address"] for way in ways]
         self.kernel_addresses = [way["kernel_address"] for way in ways]
         self.address, self.kernel_address = self.addresses[0], self.kernel_addresses[0]
