@@ -372,6 +372,8 @@ def make_table(family: Family, name: str, address: str) -> dict[str, str]:
         nft.rule("add", table=name, chain="forward", expressions=(ours, [genex("counter", {})]))
         for other, was in forwarding.items():
             came = compared(meta(Meta.NFT_META_IIFNAME), f"{other}\0".encode())
+            if is_only_for_all(family):  # also for interfaces that are yet to come
+                came = compared(meta(Meta.NFT_META_IIFNAME), PREFIX.encode(), Cmp.NFT_CMP_NEQ)
             rule = {"expressions": (came, goes_elsewhere, verdict(0)), "userdata": f"{other} {was}"}
             nft.rule("add", table=name, chain="forward", **rule)
     return forwarding

@@ -1005,17 +1005,25 @@ def test_ipv6_forwarding_that_was_on_stays_on(machine6: Machine, kernel: dict[st
 
 
 @needs_root
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_the_machine_forwards_nothing_but_ours_over_ipv6(
-    machine6: Machine, kernel: dict[str, str]
+    machine6: Machine, kernel: dict[str, str], when: str
 ) -> None:
-    machine6.sh(
+    lan = (
         "ip link add lan0 type veth peer name lan1\n"
         "ip addr add 2001:db8:9::1/64 dev lan0; ip link set lan1 up; ip link set lan0 up\n"
         "ip neigh add 2001:db8:9::9 lladdr 02:00:00:00:00:09 dev lan0"
     )
     machine6.server("ip route add 2001:db8:9::/64 via 2001:db8::2")
     code = """
-import socket
+import socket, subprocess
+def make_lan():
+    subprocess.run(["sh", "-ec", sys.argv[1]], check=True)
+if sys.argv[2] == "before":
+    make_lan()
+host = Live()
+if sys.argv[2] == "meanwhile":
+    make_lan()
 sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x86DD))
 sniffer.bind(("lan1", 0x86DD))
 sniffer.settimeout(0.2)
@@ -1026,7 +1034,7 @@ def arrived():
         return True
     except TimeoutError:
         return False
-with Live():
+with host:
     say("ready"); sys.stdin.readline()
     say(arrived())
 gateway.IPV6.sysctl("all", "forwarding").write_text("1")
@@ -1036,7 +1044,7 @@ sniffer.close()
 """
     packet = "import socket; s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); "
     packet += 's.sendto(b"x", ("2001:db8:9::9", 9)); s.close()'
-    program = machine6.start(code, **kernel)
+    program = machine6.start(code, lan, when, **kernel)
     for expected in (False, True):
         assert is_ready(program)
         machine6.server(f"{sys.executable} -c '{packet}'")
