@@ -56,7 +56,6 @@ class Family(NamedTuple):
     pools: tuple[str, ...]  # where our addresses are from
     source: int  # offset of the source address in the header, octets; the destination is behind
     length: int  # octets of an address
-    all: str  # the sysctl that turns all forwarding on
 
     def sysctl(self, interface: str, name: str) -> Path:
         return Path(f"/proc/sys/net/ipv{self.version}/conf", interface, name)
@@ -65,9 +64,8 @@ class Family(NamedTuple):
 # For benchmarks (RFC 2544) and for carriers (RFC 6598): hosts are seldom part of them.
 POOLS = ("198.18.0.0/15", "100.64.0.0/10")
 POOLS6 = ("fd6e:6274:6370::/48",)  # of ours (RFC 4193): the global ID is "nbtcp" in ASCII
-IPV4 = Family("4", socket.AF_INET, "ip", "1.1.1.1", POOLS, 12, 4, "net.ipv4.ip_forward")
-ALL6 = "net.ipv6.conf.all.forwarding"
-IPV6 = Family("6", socket.AF_INET6, "ip6", "2606:4700:4700::1111", POOLS6, 8, 16, ALL6)
+IPV4 = Family("4", socket.AF_INET, "ip", "1.1.1.1", POOLS, 12, 4)
+IPV6 = Family("6", socket.AF_INET6, "ip6", "2606:4700:4700::1111", POOLS6, 8, 16)
 FAMILIES = (IPV4, IPV6)
 
 
@@ -131,19 +129,19 @@ def start(name: str, versions: str) -> dict[str, Any]:
                     refusals.append(problem)
             if not ways:
                 raise refusals[0]
-            if ":" not in ways[-1]["address"]:
-                with contextlib.suppress(OSError):  # else the kernel may send IPv6 of its own
-                    IPV6.sysctl(name, "disable_ipv6").write_text("1")
+            unused = "0" if ":" in ways[-1]["address"] else "1"
+            with contextlib.suppress(OSError):  # else the kernel may send IPv6 of its own
+                IPV6.sysctl(name, "disable_ipv6").write_text(unused)
             mtu = min(LARGEST_MTU, *(way["mtu"] for way in ways))
             ip.link("set", index=index, mtu=mtu)
-    return {"ways": ways, "mtu": mtu, "missing": " ".join(map(str, refusals))}
+    return {"ways": ways, "mtu": mtu, "missing": list(map(str, refusals))}
 
 
 def check(name: str, address: str) -> dict[str, Any]:
     """Refuse, with who on this machine may be in the way, when nothing of ours is forwarded to
     addresses like this one.
     """
-    family = family_of(address)
+    family = FAMILIES[":" in address]
     end = time.monotonic() + PATIENCE
     while not passed(family, name):
         if time.monotonic() > end:
@@ -155,7 +153,7 @@ def check(name: str, address: str) -> dict[str, Any]:
 def publish(name: str, address: str, port: str) -> dict[str, Any]:
     """Let others reach our `port` at the address that this machine has on its uplink."""
     with IPRoute() as ip:
-        (route,) = ip.route("get", dst=family_of(address).somewhere)
+        (route,) = ip.route("get", dst=FAMILIES[":" in address].somewhere)
     public = route.get_attr("RTA_PREFSRC")
     with refused("the kernel refuses a rule for the port ({}): try `modprobe nft_nat`"):
         forward_port(name, public, address, int(port))
@@ -222,16 +220,15 @@ def set_up(ip: IPRoute, family: Family, name: str) -> dict[str, Any]:
     kernel, ours = free_pair(routes, family.pools)
     pair = {"local": kernel, "address": ours, "prefixlen": 8 * family.length}
     with refused(NO_DEVICE.format(name)):
-        index = socket.if_nametoindex(name)
-        ip.addr("add", index=index, **pair, flags=NODAD if family is IPV6 else 0)
+        ip.addr("add", index=socket.if_nametoindex(name), **pair, flags=NODAD)
     with refused(
         "the kernel refuses a masquerade rule ({}): it needs nftables; "
         "try `modprobe -a nf_tables nft_chain_nat nft_masq`"
     ):
         forwarding = make_table(family, name, ours)
     with refused(
-        "forwarding cannot be turned on ({}); turn it on outside with "
-        f"`sysctl {family.all}=1`, or start the container with `--privileged`"
+        "forwarding cannot be turned on ({}); start the container with `--privileged`, or turn it "
+        "on outside: `sysctl net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1`"
     ):
         turn_on(family, name, forwarding)
     found = {"uplink": uplink.get_attr("IFLA_IFNAME"), "mtu": uplink.get_attr("IFLA_MTU")}
@@ -249,11 +246,6 @@ def free_pair(routes: Iterable[Any], pools: Iterable[str] = POOLS) -> tuple[str,
             if not any(pair.overlaps(route) for route in inside):
                 return str(pair[1]), str(pair[2])
     raise Refusal(f"no address is free: this machine has routes to {' and '.join(pools)}")
-
-
-def family_of(address: str) -> Family:
-    """That of an address."""
-    return IPV6 if ":" in address else IPV4
 
 
 # ---- forwarding, interface by interface: the one switch for all changes more than it says
@@ -277,7 +269,7 @@ def to_forward(family: Family) -> dict[str, str]:
     if not is_only_for_all(family):
         return found | dict.fromkeys(off, read(family, "all", switch(family)))
     if not all(read(family, name, "forwarding") == "0" for name in ("default", *names)):
-        raise Refusal(f"IPv6 is forwarded by some interfaces only; try `sysctl {family.all}=1`")
+        raise Refusal("some interfaces forward IPv6 already; try net.ipv6.conf.all.forwarding=1")
     return found | {name: read(family, name, "accept_ra") for name in off}
 
 
@@ -296,8 +288,7 @@ def turn_on(family: Family, device: str, forwarding: Iterable[str]) -> None:
 def turn_off(family: Family, name: str, was: str) -> bool:
     """Undo what `turn_on` did for one interface; False when somebody else has changed it since."""
     if is_only_for_all(family):
-        if read(family, "all", "forwarding") == "1":
-            family.sysctl("all", "forwarding").write_text("0")
+        family.sysctl("all", "forwarding").write_text("0")
         if was == "1" and read(family, name, "accept_ra") == "2":
             family.sysctl(name, "accept_ra").write_text("1")
         return True
@@ -383,13 +374,11 @@ def forward_port(name: str, public: str, address: str, port: int) -> None:
     """A rule of table `name`: TCP that comes for `public` at `port` is for `address`."""
     tcp = compared(meta(Meta.NFT_META_L4PROTO), bytes([socket.IPPROTO_TCP]))
     destination_port = genex("payload", {"dreg": 1, "base": 2, "offset": 2, "len": 2})
-    family = family_of(address)
-    packed = socket.inet_pton(family.number, address)
-    ours = genex("immediate", {"dreg": 1, "data": value(packed)})
+    family = FAMILIES[":" in address]
+    ours = genex("immediate", {"dreg": 1, "data": value(socket.inet_pton(family.number, address))})
     turned = genex("nat", {"type": 1, "family": family.number, "reg_addr_min": 1})  # NFT_NAT_DNAT
-    theirs = addressed(family, family.source + family.length, public)
     at_port = compared(destination_port, port.to_bytes(2))
-    rule = theirs, tcp, at_port, [ours, turned]
+    rule = addressed(family, family.source + family.length, public), tcp, at_port, [ours, turned]
     chain = {"name": "prerouting", "type": "nat", "hook": "prerouting", "priority": -NAT}
     with NFTables(nfgen_family=family.number) as nft:
         nft.chain("add", table=name, **chain)
@@ -446,11 +435,8 @@ def in_the_way(family: Family) -> str:
         is_there = kind and hook and hook.get_attr("NFTA_HOOK_HOOKNUM") == FORWARD
         if is_there and not is_device(table):
             found.append((chain.get_attr("NFTA_CHAIN_POLICY"), f"{kind} {table} {name}"))
-    iptables = f"{family.table}tables"
-    who, rule = (
-        f"an {iptables} rule perhaps",
-        f"`{iptables} -I FORWARD -i {PREFIX}+ -j ACCEPT` and -o",
-    )
+    who = f"an {family.table}tables rule perhaps"
+    rule = f"`{family.table}tables -I FORWARD -i {PREFIX}+ -j ACCEPT` and -o"
     if found:
         names = [name for _, name in sorted(found)]  # policy drop, which is 0, before accept
         who = f"the nftables chain {' or '.join(names)}"

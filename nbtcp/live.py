@@ -22,23 +22,19 @@ PATIENCE = 3.0  # s that an address has to answer when there is another one to t
 class Outside(RealHost):
     """A host in this machine's own network, with names and URLs: what Live and Lan share.
 
-    `missing` says why we have no address of one family, if there is more to say than that.
+    `hint` is what to do about a name that has no address.
     """
 
-    missing = ""
+    hint = "check the name and /etc/resolv.conf"
 
     def locate(self, remote: tuple[str, int]) -> tuple[str, int]:
         """The address of `remote`, which may hold a name, when our packets get there at all.
 
         Raises what `resolve` does, and OSError or MachineError when they do not.
         """
-        *others, last = self.resolve(remote[0])
-        for address in others:
-            with suppress(OSError, MachineError):
-                self.check((address, remote[1]))
-                return address, remote[1]
-        self.check((last, remote[1]))
-        return last, remote[1]
+        there = self.resolve(remote[0])[0], remote[1]
+        self.check(there)
+        return there
 
     def connect(
         self,
@@ -71,10 +67,7 @@ class Outside(RealHost):
             found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError) as problem:
             why = getattr(problem, "strerror", None) or "this is not a name"
-            hint = "check the name and /etc/resolv.conf"
-            if self.missing and problem.args[0] in (socket.EAI_ADDRFAMILY, socket.EAI_NODATA):
-                hint = self.missing
-            text = f"no {' or '.join(sorted(ours))} address for {name!r}: {why}; {hint}"
+            text = f"no {' or '.join(sorted(ours))} address for {name!r}: {why}; {self.hint}"
             raise socket.gaierror(socket.EAI_NONAME, text) from problem
         addresses = [str(address[0]) for *_, address in found]
         return [one for one in addresses if "%" not in one] or addresses  # of this link alone
@@ -123,9 +116,8 @@ class Live(Outside):
             raise ValueError(f"family={family!r} must be 4 for IPv4, 6 for IPv6, None for both")
         self.nat = nat.Nat(offloads(config, path, up, down), family)
         meta = {"link": "live", "uplink": self.nat.uplink}
-        self.missing = self.nat.missing
-        ours = self.nat.addresses
-        super().__init__(self.nat.link, ours, path, up, down, config, seed, **meta)
+        self.hint = "; ".join([self.hint, *self.nat.missing])
+        super().__init__(self.nat.link, self.nat.addresses, path, up, down, config, seed, **meta)
 
     def __repr__(self) -> str:
         return f"<Live: we {' and '.join(self.stack.addresses)}, by way of {self.nat.uplink}>"
@@ -133,8 +125,9 @@ class Live(Outside):
     def check(self, there: tuple[str, int]) -> None:
         """MachineError when a filter of this machine stops our packets."""
         if ip_address(there[0]).is_loopback:
-            kernel = self.nat.like(there[0], self.nat.kernel_addresses)
-            server = f"its server is at {kernel} for ours"
+            server = (
+                f"its server is at {self.nat.like(there[0], self.nat.kernel_addresses)} for ours"
+            )
             reason = f"only this machine's own TCP gets to {there[0]}; {server}"
             raise OSError(errno.ENETUNREACH, reason)
         self.nat.check(there)
@@ -153,13 +146,13 @@ class Live(Outside):
     clean = staticmethod(nat.clean)
 
 
-def fetch(url: str, *, timeout: float = 30.0, family: int | None = None, **settings: Any) -> "Page":
+def fetch(url: str, *, family: int | None = None, **settings: Any) -> "Page":
     """GET `url` from the internet with our own TCP, as root; see `Live.fetch`. `family`, 4 or 6, is
     that of IP; by default both are tried.
     """
     check_url(url)
     with Live(family=family) as host:
-        return host.fetch(url, timeout=timeout, **settings)
+        return host.fetch(url, **settings)
 
 
 def check_url(url: str) -> None:

@@ -29,7 +29,7 @@ class Nat:
 
     Attributes: `link`, `addresses` (ours), `kernel_addresses`, one of IPv4 and one of IPv6 or one
     of them alone: those by which there is a way into the internet, or the one of `family`, 4 or 6;
-    `missing` says why there is none of the other; `address` and `kernel_address`, the first ones;
+    `missing` holds why there is none of the other; `address` and `kernel_address`, the first ones;
     `uplink` (the interface of the default route).
     MachineError, one line, when this machine or user cannot.
     """
