@@ -106,7 +106,7 @@ _impaired = _options(
 @click.argument("url")
 @click.option("--lab", is_flag=True, help="Fetch from the lab's own server: URL is a path.")
 @_on_a_lan
-@click.option("-6", "ipv6", is_flag=True, help="Over IPv6; with --lab.")
+@click.option("-6", "ipv6", is_flag=True, help="Over IPv6 alone.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the body here.")
 @_saved
 @click.option("--rtt", is_flag=True, help="Print the table of round-trip times.")
@@ -317,13 +317,13 @@ def _host(options: dict[str, Any], kernel: str = "reno", **settings: Any) -> Any
     if options["lan"]:
         where = {name: options[name] for name in ("address", "gateway", "mac")}
         return Lan(options["lan"], **where, path=path, config=config)
-    return Live(path, config=config)
+    return Live(path, config=config, family=6 if options.get("ipv6") else None)
 
 
 def _check_way(options: dict[str, Any]) -> None:
     """UsageError unless the options say one way to go, and all of it."""
-    if options.get("ipv6") and not options["lab"]:
-        raise click.UsageError("-6 goes with --lab: the other ways are of IPv4")
+    if options.get("ipv6") and options["lan"]:
+        raise click.UsageError("-6 does not go with --lan, which is of IPv4")
     if options["lan"] and options["lab"]:
         raise click.UsageError("--lan and --lab are two ways: choose one")
     if options["lan"] and not options["address"]:

@@ -2,38 +2,75 @@
 
 import errno
 import socket
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from .config import Config
+from .errors import MachineError
 from .links import nat
 from .links.path import Path
 from .runtime.host import RealHost, offloads
 
 if TYPE_CHECKING:
     from .runtime.http import Page
+    from .runtime.sockets import Socket
+
+PATIENCE = 3.0  # s that an address has to answer when there is another one to try
 
 
 class Outside(RealHost):
-    """A host in this machine's own network, with names and URLs: what Live and Lan share."""
+    """A host in this machine's own network, with names and URLs: what Live and Lan share.
+
+    `hint` is what to do about a name that has no address.
+    """
+
+    hint = "check the name and /etc/resolv.conf"
 
     def locate(self, remote: tuple[str, int]) -> tuple[str, int]:
         """The address of `remote`, which may hold a name, when our packets get there at all.
 
         Raises what `resolve` does, and OSError or MachineError when they do not.
         """
-        there = self.resolve(remote[0]), remote[1]
+        there = self.resolve(remote[0])[0], remote[1]
         self.check(there)
         return there
 
-    def resolve(self, name: str) -> str:
-        """The IPv4 address of `name`, asked of the machine's resolver and in its time."""
+    def connect(
+        self,
+        remote: tuple[str, int],
+        timeout: float | None = None,
+        source: tuple[str, int] | None = None,
+        **options: Any,
+    ) -> "Socket":
+        """As of any host; of a name with several addresses the first one that answers, of which
+        each but the last has 3 s.
+        """
+        *others, last = self.resolve(remote[0])
+        for address in others:
+            patience = PATIENCE if timeout is None else min(timeout, PATIENCE)
+            with suppress(OSError, MachineError):
+                sock = super().connect((address, remote[1]), patience, source, **options)
+                sock.settimeout(timeout)
+                return sock
+        return super().connect((last, remote[1]), timeout, source, **options)
+
+    def resolve(self, name: str) -> list[str]:
+        """The addresses of `name`, in the order to try them (RFC 6724), of the families that we
+        have; asked of the machine's resolver and in its time.
+        """
+        ours = {f"IPv{ip_address(address).version}" for address in self.stack.addresses}
+        family = socket.AF_UNSPEC
+        if len(ours) == 1:
+            family = socket.AF_INET if "IPv4" in ours else socket.AF_INET6
         try:
-            found = socket.getaddrinfo(name, None, socket.AF_INET, socket.SOCK_STREAM)
+            found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError) as problem:
             why = getattr(problem, "strerror", None) or "this is not a name"
-            text = f"no IPv4 address for {name!r}: {why}; check the name and /etc/resolv.conf"
+            text = f"no {' or '.join(sorted(ours))} address for {name!r}: {why}; {self.hint}"
             raise socket.gaierror(socket.EAI_NONAME, text) from problem
-        return str(found[0][4][0])
+        addresses = [str(address[0]) for *_, address in found]
+        return [one for one in addresses if "%" not in one] or addresses  # of this link alone
 
     def check(self, there: tuple[str, int]) -> None:
         """Raise when packets of ours do not get to this address."""
@@ -57,11 +94,12 @@ class Live(Outside):
     """Our TCP on the internet: what it sends leaves this machine under the machine's own address.
 
     `path` impairs both directions besides, `up` (to the internet) and `down` set them apart.
-    `seed` makes our ISNs and ports repeatable. Needs root. All that the machine is asked for is
-    undone by `close`, and however this process ends, by a program that watches it; if that is
-    killed too, by the next Live or by `clean`. Servers of ours are reached from this machine, and
-    from elsewhere at ports that `publish` has named.
-    Raises MachineError when this machine cannot, ConfigError, PathError.
+    `seed` makes our ISNs and ports repeatable. It has an address of IPv4 and one of IPv6, as far as
+    this machine has a way into the internet by them, or one of `family`, 4 or 6, alone.
+    Needs root. All that the machine is asked for is undone by `close`, and however this process
+    ends, by a program that watches it; if that is killed too, by the next Live or by `clean`.
+    Servers of ours are reached from this machine, and from elsewhere at ports that `publish` has
+    named. Raises MachineError when this machine cannot, ConfigError, PathError.
     """
 
     def __init__(
@@ -72,24 +110,32 @@ class Live(Outside):
         down: Path | None = None,
         config: Config | None = None,
         seed: int | None = None,
+        family: int | None = None,
     ) -> None:
-        self.nat = nat.Nat(offloads(config, path, up, down))
+        if family not in (None, 4, 6):
+            raise ValueError(f"family={family!r} must be 4 for IPv4, 6 for IPv6, None for both")
+        self.nat = nat.Nat(offloads(config, path, up, down), family)
         meta = {"link": "live", "uplink": self.nat.uplink}
-        super().__init__(self.nat.link, self.nat.address, path, up, down, config, seed, **meta)
+        self.hint = "; ".join([self.hint, *self.nat.missing])
+        super().__init__(self.nat.link, self.nat.addresses, path, up, down, config, seed, **meta)
 
     def __repr__(self) -> str:
-        return f"<Live: we {self.address}, by way of {self.nat.uplink}>"
+        return f"<Live: we {' and '.join(self.stack.addresses)}, by way of {self.nat.uplink}>"
 
     def check(self, there: tuple[str, int]) -> None:
         """MachineError when a filter of this machine stops our packets."""
-        if there[0].startswith("127."):
-            server = f"its server is at {self.nat.kernel_address} for ours"
+        if ip_address(there[0]).is_loopback:
+            server = (
+                f"its server is at {self.nat.like(there[0], self.nat.kernel_addresses)} for ours"
+            )
             reason = f"only this machine's own TCP gets to {there[0]}; {server}"
             raise OSError(errno.ENETUNREACH, reason)
         self.nat.check(there)
 
     def publish(self, port: int) -> str:
-        """Let others reach our `port` at this machine's own address, which is returned."""
+        """Let others reach our `port` at this machine's own address, of the family of our first,
+        which is returned.
+        """
         return self.nat.publish(port)
 
     def close(self) -> None:
@@ -100,11 +146,13 @@ class Live(Outside):
     clean = staticmethod(nat.clean)
 
 
-def fetch(url: str, *, timeout: float = 30.0, **settings: Any) -> "Page":
-    """GET `url` from the internet with our own TCP, as root; see `Live.fetch`."""
+def fetch(url: str, *, family: int | None = None, **settings: Any) -> "Page":
+    """GET `url` from the internet with our own TCP, as root; see `Live.fetch`. `family`, 4 or 6, is
+    that of IP; by default both are tried.
+    """
     check_url(url)
-    with Live() as host:
-        return host.fetch(url, timeout=timeout, **settings)
+    with Live(family=family) as host:
+        return host.fetch(url, **settings)
 
 
 def check_url(url: str) -> None:

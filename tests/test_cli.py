@@ -267,9 +267,10 @@ def test_fetch_from_the_lab_over_ipv6(tmp_path: Path) -> None:
     assert (tmp_path / "body").stat().st_size == 1000
 
 
-def test_the_internet_is_of_ipv4() -> None:
-    done = nbtcp("fetch", "-6", "http://example.com/")
-    assert_one_line(done, 2, "-6 goes with --lab")
+def test_a_lan_is_of_ipv4() -> None:
+    lan = ("--lan", "eth0", "--address", "192.0.2.77")
+    done = nbtcp("fetch", "-6", *lan, "http://example.com/")
+    assert_one_line(done, 2, "-6 does not go with --lan")
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".pcapng", ".csv"])

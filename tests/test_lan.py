@@ -727,7 +727,7 @@ def test_an_unfinished_checksum_is_finished(size: int) -> None:
     [
         (("--lan", "eth0"), "--lan needs --address: "),
         (("--lan", "eth0", "--lab", "--address", ADDRESS), "--lan and --lab are two ways: "),
-        (("--lan", "eth0", "-6", "--address", ADDRESS), "-6 goes with --lab: "),
+        (("--lan", "eth0", "-6", "--address", ADDRESS), "-6 does not go with --lan"),
         (("--address", ADDRESS), "--address goes with --lan: "),
         (("--mac", "own"), "--mac goes with --lan: "),
         (("--lan", "no-card", "--address", ADDRESS), "there is no interface 'no-card'; "),

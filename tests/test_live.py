@@ -1,8 +1,9 @@
 """Live hosts: fetches from real servers, and a machine that is left exactly as it was.
 
 The internet is made of namespaces: a machine of a user at 198.51.100.2 (RFC 5737), whose default
-route goes to another with nginx, at 198.51.100.80 and in its hosts file www.example. Each program
-of the user runs in that machine's network and mount namespaces; this machine is not touched.
+route goes to another with nginx, at 198.51.100.80 and in its hosts file www.example. The internet
+of IPv6 (RFC 3849) is there for those tests that ask for `machine6`. Each program of the user runs
+in that machine's network and mount namespaces; this machine is not touched.
 """
 
 import hashlib
@@ -22,13 +23,16 @@ from typing import Any
 
 import pytest
 
-from nbtcp.gateway import POOLS, Refusal, free_pair
+from nbtcp.gateway import POOLS, POOLS6, Refusal, free_pair
 from nbtcp.live import Live, check_url, fetch
 
 ROOT = Path(__file__).parent.parent
 MEGABYTE = random.Random(1).randbytes(1_000_000)
 SHA256 = hashlib.sha256(MEGABYTE).hexdigest()
 HTTP, HTTPS = "http://www.example/megabyte", "https://www.example/megabyte"
+SERVER6 = "2001:db8:80::80"
+HTTP6 = f"http://[{SERVER6}]/megabyte"
+HAS_IPV6 = Path("/proc/net/if_inet6").exists()
 
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 ENVIRONMENT = {**os.environ, "PATH": PATH}
@@ -81,6 +85,13 @@ class Machine:
         """Change the machine: it is to be left like that."""
         run(self.holder, command)
         self.before = self.snapshot()
+
+    def server(self, command: str) -> None:
+        """Run it where nginx is, in the network namespace alone."""
+        server = int((self.folder / "nginx.pid").read_text())
+        command = f"set -e; {command}"
+        outside = ["nsenter", f"--target={server}", "--net", "--", "sh", "-c", command]
+        subprocess.run(outside, check=True, env=ENVIRONMENT)
 
     def snapshot(self) -> str:
         """Addresses, routes, rules, the ruleset of nftables and all network sysctls, as text."""
@@ -222,6 +233,32 @@ def machine(authority: Path, tmp_path: Path) -> Iterator[Machine]:
         yield machine
 
 
+@pytest.fixture
+def machine6(machine: Machine) -> Machine:
+    """A user's machine on both internets: www.example has addresses of both, and six.example one of
+    IPv6.
+    """
+    if not HAS_IPV6:
+        pytest.skip("needs IPv6")
+    with (machine.folder / "hosts").open("a") as hosts:
+        hosts.write(f"{SERVER6} www.example six.example\n")
+    machine.sh("ip addr add 2001:db8::2/64 dev eth0; ip route add default via 2001:db8::1")
+    machine.server("ip addr add 2001:db8::1/64 dev eth0; ip addr add 2001:db8:80::80/128 dev lo")
+    machine.before = machine.snapshot()
+    return machine
+
+
+@pytest.fixture(params=["each-interface", "only-all"])
+def kernel(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Environment of programs: with this kernel's switches, and with those before Linux 6.17."""
+    if request.param == "only-all":
+        hide = "lambda path: path.name != 'force_forwarding' and exists(path)"
+        (tmp_path / "sitecustomize.py").write_text(
+            f"from pathlib import Path; exists = Path.exists; Path.exists = {hide}"
+        )
+    return {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+
+
 class namespace:
     """A process that holds network and mount namespaces, with its own /run and /etc/hosts."""
 
@@ -259,6 +296,7 @@ class nginx:
         (folder / "www" / "megabyte").write_bytes(MEGABYTE)
         temporary = "client_body proxy fastcgi uwsgi scgi".split()
         paths = "\n".join(f"{name}_temp_path {folder}/temporary/{name};" for name in temporary)
+        listen6 = "listen [::]:80; listen [::]:443 ssl;" if HAS_IPV6 else ""
         (folder / "nginx.conf").write_text(
             f"""
             daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log;
@@ -267,7 +305,8 @@ class nginx:
               {paths}
               log_format from "$remote_addr"; access_log {folder}/access.log from;
               server {{
-                listen 80; listen 443 ssl; server_name www.example; root {folder}/www;
+                listen 80; listen 443 ssl; {listen6}
+                server_name www.example; root {folder}/www;
                 ssl_certificate {authority}/www.pem; ssl_certificate_key {authority}/key.pem;
                 location /slow {{ alias {folder}/www/megabyte; limit_rate 20k; }}
               }}
@@ -485,7 +524,7 @@ def test_a_closed_port_is_one_clear_line(machine: Machine) -> None:
 def test_a_machine_without_default_route_is_one_clear_line(machine: Machine) -> None:
     machine.sh("ip route del default")
     (complaint,) = machine.complains("Live()")
-    assert complaint.startswith("MachineError: there is no way into the internet (")
+    assert complaint.startswith("MachineError: there is no way into the internet by IPv4 (")
     assert "default route" in complaint
     assert machine.is_as_before()
 
@@ -637,7 +676,7 @@ def test_clean_undoes_what_is_left_when_both_programs_are_killed(machine: Machin
     leave_all(machine.start("host = Live(); " + KILL + WAIT))
     assert machine.snapshot() != machine.before
     undone = json.loads(machine.says("import json; say(json.dumps(Live.clean()))"))
-    assert undone == ["forwarding of eth0", "the nftables table nbtcp0"]
+    assert undone == ["IPv4 forwarding of eth0", "the nftables table ip nbtcp0"]
     assert machine.is_as_before()
     assert machine.says("say(Live.clean())") == "[]"
 
@@ -657,7 +696,7 @@ def test_the_next_start_undoes_what_is_left_when_all_programs_are_killed(machine
 def test_forwarding_that_was_on_stays_on(machine: Machine) -> None:
     machine.sh("sysctl -qw net.ipv4.ip_forward=1")
     machine.before = machine.snapshot()
-    code = "with Live() as host: say(sha256(host.fetch(sys.argv[1])), gateway.noted())"
+    code = "with Live() as host: say(sha256(host.fetch(sys.argv[1])), gateway.noted(gateway.IPV4))"
     assert machine.says(code, HTTP) == f"{SHA256} {{'nbtcp0': {{}}}}"
     assert machine.is_as_before()
 
@@ -668,7 +707,7 @@ def test_forwarding_that_others_turn_on_meanwhile_stays_on(machine: Machine) -> 
 with Live():
     with open("/proc/sys/net/ipv4/ip_forward", "w") as file:
         file.write("1")
-say(gateway.forwarding_of("all"), gateway.forwarding_of("eth0"))
+say(*(gateway.read(gateway.IPV4, name, "forwarding") for name in ("all", "eth0")))
 """
     assert machine.says(code) == "1 1"
     machine.before = machine.snapshot()
@@ -688,7 +727,7 @@ def sent():
     return int(Path("/sys/class/net/lan0/statistics/tx_packets").read_text())
 with Live():
     say("ready"); sys.stdin.readline()
-    say(sent(), gateway.forwarding_of("eth0"))
+    say(sent(), gateway.read(gateway.IPV4, "eth0", "forwarding"))
 Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 say("ready"); sys.stdin.readline()
 say(sent())
@@ -790,6 +829,263 @@ def test_a_filter_that_nftables_does_not_see_is_suspected(machine: Machine) -> N
     assert "iptables -I FORWARD -i nbtcp+ -j ACCEPT" in complaint
 
 
+# ---- IPv6
+
+
+@needs_root
+def test_a_megabyte_arrives_over_ipv6_and_nothing_stays(
+    machine6: Machine, kernel: dict[str, str]
+) -> None:
+    code = """
+for url in sys.argv[1:]:
+    page = fetch(url); say(sha256(page), page.log.segments.mss.max())
+"""
+    text = machine6.says(code, HTTP6, "http://six.example/megabyte", HTTP, **kernel)
+    assert text.splitlines() == [f"{SHA256} 1440"] * 3, "IPv6 is first, by RFC 6724"
+    masqueraded = (machine6.folder / "access.log").read_text().splitlines()
+    assert masqueraded == ["2001:db8::2"] * 3
+    assert machine6.is_as_before()
+
+
+@needs_root
+def test_https_over_ipv6_is_verified(machine6: Machine, authority: Path) -> None:
+    code = "page = fetch(sys.argv[1]); say(sha256(page), page.log.segments.mss.max())"
+    text = machine6.says(code, HTTPS, SSL_CERT_FILE=str(authority / "ca.pem"))
+    assert text == f"{SHA256} 1440"
+
+
+@needs_root
+def test_one_family_alone(machine6: Machine) -> None:
+    code = """
+from nbtcp import cli
+for family in 4, 6:
+    say(fetch(sys.argv[1], family=family).log.segments.mss.max())
+with Live(family=6) as host:
+    complain(f"host.fetch('http://198.51.100.80/')"); say(*host.stack.addresses)
+cli.main(["fetch", "-6", sys.argv[1], "-o", "/run/body"])
+"""
+    lines = machine6.says(code, HTTP).splitlines()
+    assert lines[:2] == ["1460", "1440"]
+    assert "198.51.100.80" in lines[2]
+    assert lines[3] == "fd6e:6274:6370::2"
+    assert len((machine6.folder / "access.log").read_text().splitlines()) == 3
+    assert machine6.is_as_before()
+
+
+@needs_root
+@pytest.mark.parametrize("end", ["type unreachable", "type blackhole", "via 2001:db8::1"])
+def test_an_address_that_does_not_answer_is_followed_by_the_next(
+    machine6: Machine, end: str
+) -> None:
+    """The route refuses, is silent, and leads to a port that is closed."""
+    hosts = machine6.folder / "hosts"
+    hosts.write_text(hosts.read_text().replace(SERVER6, "2001:db8:80::81"))
+    kind, where = end.split()
+    at = f"{where} 2001:db8:80::81" if kind == "type" else f"2001:db8:80::81 {end}"
+    machine6.sh(f"ip route add {at}")
+    machine6.server("ip route add unreachable 2001:db8:80::81")
+    code = "import nbtcp.live; nbtcp.live.PATIENCE = 0.5; page = fetch(sys.argv[1])\n"
+    text = machine6.says(code + "say(sha256(page), page.log.segments.mss.max())", HTTP)
+    assert text == f"{SHA256} 1460"
+
+
+@needs_root
+def test_without_a_way_by_ipv6_nothing_of_it_is_touched(machine6: Machine) -> None:
+    machine6.sh("ip -6 route del default")
+    code = """
+with Live() as host:
+    say(*host.stack.addresses, gateway.noted(gateway.IPV6), sha256(host.fetch(sys.argv[1])))
+    say(gateway.read(gateway.IPV6, "eth0", gateway.switch(gateway.IPV6)))
+    complain("host.fetch('http://[2001:db8:80::80]/')")
+complain("Live(family=6)")
+"""
+    first, switch, literal, refused = machine6.says(code, HTTP).splitlines()
+    assert (first, switch) == (f"198.18.0.2 {{}} {SHA256}", "0")
+    reason = "there is no way into the internet by IPv6 ("
+    assert "gaierror: no IPv4 address for '2001:db8:80::80': " in literal
+    assert reason in literal
+    assert refused.startswith(f"MachineError: {reason}")
+
+
+@needs_root
+def test_a_machine_of_ipv6_alone(machine6: Machine, kernel: dict[str, str]) -> None:
+    machine6.sh("ip -4 route del default")
+    machine6.before = machine6.snapshot()
+    code = """
+with Live() as host:
+    say(sha256(host.fetch(sys.argv[1])), host.address, host.publish(8080))
+    listener = host.listen(8080); say("ready"); sock = listener.accept()[0]; sock.close()
+"""
+    program = machine6.start(code, HTTP, **kernel)
+    assert program.stdout is not None
+    assert program.stdout.readline() == f"{SHA256} fd6e:6274:6370::2 2001:db8::2\n"
+    assert is_ready(program)
+    connect = 'import socket; socket.create_connection(("2001:db8::2", 8080), 5).recv(1)'
+    machine6.server(f"{sys.executable} -c '{connect}'")
+    assert program.communicate(timeout=10) == ("", "")
+    assert machine6.is_as_before()
+
+
+@needs_root
+def test_killed_programs_leave_no_ipv6(machine6: Machine, kernel: dict[str, str]) -> None:
+    program = machine6.start("with Live(): " + WAIT, **kernel)
+    assert is_ready(program)
+    program.kill()
+    program.communicate()
+    assert machine6.is_as_before()
+    leave_all(machine6.start("host = Live(); " + KILL + WAIT, **kernel))
+    assert machine6.snapshot() != machine6.before
+    undone = json.loads(machine6.says("import json; say(json.dumps(Live.clean()))", **kernel))
+    assert undone[2:] == ["IPv6 forwarding of eth0", "the nftables table ip6 nbtcp0"]
+    assert machine6.is_as_before()
+    leave_all(machine6.start("host, other = Live(), Live(); " + KILL + WAIT, **kernel))
+    assert machine6.says("say(sha256(fetch(sys.argv[1])))", HTTP6, **kernel) == SHA256
+    assert machine6.is_as_before()
+
+
+@needs_root
+def test_two_programs_at_once_over_ipv6(machine6: Machine, kernel: dict[str, str]) -> None:
+    code = """
+host = Live()
+say(host.stack.addresses[1])
+sys.stdin.readline()
+say(sha256(host.fetch(sys.argv[1])))
+host.close()
+"""
+    both = [machine6.start(code, HTTP6, **kernel) for _ in range(2)]
+    addresses = {program.stdout.readline() for program in both if program.stdout}
+    assert addresses == {"fd6e:6274:6370::2\n", "fd6e:6274:6370::6\n"}
+    for program in both:  # the first has ended when the second begins
+        assert program.communicate("\n", timeout=20) == (SHA256 + "\n", "")
+    assert machine6.is_as_before()
+
+
+ADVERTISE = """
+import socket, struct, sys
+with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as sock:
+    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+    life = int(sys.argv[1])
+    there = ("ff02::1", 0, 0, socket.if_nametoindex("eth0"))
+    sock.sendto(struct.pack("!BBHBBHII", 134, 0, 0, 0, 0, life, 0, 0), there)
+"""
+
+
+@needs_root
+def test_a_default_route_that_is_advertised_stays_and_is_renewed(
+    machine6: Machine, kernel: dict[str, str]
+) -> None:
+    """RFC 4861 6.2: a host that has become a router would not listen any more."""
+    (machine6.folder / "advertise.py").write_text(ADVERTISE)
+    advertise = f"{sys.executable} {machine6.folder}/advertise.py"
+    machine6.sh("ip -6 route del default")
+    machine6.server("sysctl -qw net.ipv6.conf.eth0.forwarding=1")  # who is no router is forgotten
+    machine6.server(f"{advertise} 1800")
+    code = """
+import subprocess
+def lifetime():
+    words = subprocess.check_output("ip -6 route show default".split(), text=True).split()
+    return int(words[words.index("expires") + 1].removesuffix("sec"))
+def wait(least):
+    end = time.monotonic() + 5
+    while not lifetime() > least:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return True
+with Live() as host:
+    say(wait(1000)); sys.stdin.readline()
+    say(sha256(host.fetch(sys.argv[1])), wait(2000))
+say(wait(2000), gateway.read(gateway.IPV6, "eth0", "accept_ra"))
+"""
+    program = machine6.start(code, HTTP6, **kernel)
+    assert program.stdout is not None
+    assert program.stdout.readline() == "True\n"
+    machine6.server(f"{advertise} 9000")
+    assert program.communicate("\n", timeout=20) == (f"{SHA256} True\nTrue 1\n", "")
+
+
+@needs_root
+def test_ipv6_forwarding_that_was_on_stays_on(machine6: Machine, kernel: dict[str, str]) -> None:
+    machine6.sh("sysctl -qw net.ipv6.conf.all.forwarding=1")
+    machine6.before = machine6.snapshot()
+    code = "with Live() as host: say(sha256(host.fetch(sys.argv[1])), gateway.noted(gateway.IPV6))"
+    assert machine6.says(code, HTTP6, **kernel) == f"{SHA256} {{'nbtcp0': {{}}}}"
+    assert machine6.is_as_before()
+
+
+@needs_root
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_the_machine_forwards_nothing_but_ours_over_ipv6(
+    machine6: Machine, kernel: dict[str, str], when: str
+) -> None:
+    lan = (
+        "ip link add lan0 type veth peer name lan1\n"
+        "ip addr add 2001:db8:9::1/64 dev lan0; ip link set lan1 up; ip link set lan0 up\n"
+        "ip neigh add 2001:db8:9::9 lladdr 02:00:00:00:00:09 dev lan0"
+    )
+    machine6.server("ip route add 2001:db8:9::/64 via 2001:db8::2")
+    code = """
+import socket, subprocess
+def make_lan():
+    subprocess.run(["sh", "-ec", sys.argv[1]], check=True)
+if sys.argv[2] == "before":
+    make_lan()
+host = Live()
+if sys.argv[2] == "meanwhile":
+    make_lan()
+sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x86DD))
+sniffer.bind(("lan1", 0x86DD))
+sniffer.settimeout(0.2)
+def arrived():
+    try:
+        while sniffer.recv(2000)[24:40] != socket.inet_pton(socket.AF_INET6, "2001:db8:9::9"):
+            pass
+        return True
+    except TimeoutError:
+        return False
+with host:
+    say("ready"); sys.stdin.readline()
+    say(arrived())
+gateway.IPV6.sysctl("all", "forwarding").write_text("1")
+say("ready"); sys.stdin.readline()
+say(arrived())
+sniffer.close()
+"""
+    packet = "import socket; s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); "
+    packet += 's.sendto(b"x", ("2001:db8:9::9", 9)); s.close()'
+    program = machine6.start(code, lan, when, **kernel)
+    for expected in (False, True):
+        assert is_ready(program)
+        machine6.server(f"{sys.executable} -c '{packet}'")
+        print(file=program.stdin, flush=True)
+        assert program.stdout is not None
+        assert program.stdout.readline() == f"{expected}\n"
+
+
+@needs_root
+def test_a_ruleset_that_drops_ipv6_is_named(machine6: Machine) -> None:
+    ruleset = RULESET.replace("NFTables()", "NFTables(nfgen_family=10)")
+    machine6.says(ruleset + FILTER, "0")
+    complaint, other = machine6.complains(
+        f"fetch({HTTP6!r})", f"raise Warning(sha256(fetch({HTTP!r})))"
+    )
+    assert complaint.startswith("MachineError: this machine does not forward nbtcp's packets: ")
+    assert "the nftables chain ip6 filter FORWARD is in the way; " in complaint
+    assert '`nft insert rule ip6 filter FORWARD iifname "nbtcp*" accept`' in complaint
+    assert other == f"Warning: {SHA256}", "by IPv4"
+
+
+@needs_root
+def test_read_only_sysctls_of_ipv6_leave_ipv4(machine6: Machine) -> None:
+    machine6.sh("mount --bind /proc/sys/net/ipv6 /proc/sys/net/ipv6")
+    machine6.sh("mount -o remount,bind,ro /proc/sys/net/ipv6")
+    code = "say(sha256(fetch(sys.argv[1]))); complain('Live(family=6)')"
+    fetched, complaint = machine6.says(code, HTTP).splitlines()
+    assert fetched == SHA256
+    assert complaint.startswith("MachineError: forwarding cannot be turned on (Read-only")
+    assert "net.ipv6.conf.all.forwarding=1" in complaint
+    assert machine6.is_as_before()
+
+
 # ---- addresses
 
 
@@ -812,6 +1108,11 @@ def networks(*texts: str) -> list[ipaddress.IPv4Network]:
 )
 def test_addresses_are_of_nobodys_network(routes: list[str], pair: tuple[str, str]) -> None:
     assert free_pair(networks(*routes)) == pair
+
+
+def test_addresses_of_ipv6_are_of_nobodys_network() -> None:
+    taken = [ipaddress.IPv6Network(text) for text in ("::/0", "fc00::/7", "fd6e:6274:6370::1/128")]
+    assert free_pair(taken, POOLS6) == ("fd6e:6274:6370::5", "fd6e:6274:6370::6")
 
 
 def test_a_machine_with_routes_everywhere_has_no_address_for_us() -> None:

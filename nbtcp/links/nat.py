@@ -27,16 +27,19 @@ _Program = subprocess.Popen[str]
 class Nat:
     """A TUN device of ours whose other end is this machine, as a router that masquerades.
 
-    Attributes: `link`, `address` (ours), `kernel_address`, `uplink` (the interface of the default
-    route). MachineError, one line, when this machine or user cannot.
+    Attributes: `link`, `addresses` (ours), `kernel_addresses`, one of IPv4 and one of IPv6 or one
+    of them alone: those by which there is a way into the internet, or the one of `family`, 4 or 6;
+    `missing` holds why there is none of the other; `address` and `kernel_address`, the first ones;
+    `uplink` (the interface of the default route).
+    MachineError, one line, when this machine or user cannot.
     """
 
-    def __init__(self, offload: bool = False) -> None:
+    def __init__(self, offload: bool = False, family: int | None = None) -> None:
         self.link = Tun.open(offload=offload)
-        self._gateway = _start(self.link)
+        self._gateway = _start(self.link, str(family or "46"))
         self._end = weakref.finalize(self, _end, self.link, self._gateway, os.getpid())
         self._lock = threading.Lock()
-        self._forwards = False
+        self._forwards: set[str] = set()  # our addresses from which it does
         _all.add(self)
         try:
             found = _answer(self._gateway)
@@ -44,8 +47,11 @@ class Nat:
             self.close()
             raise
         self.link.size = found["mtu"]
-        self.address, self.kernel_address = found["address"], found["kernel_address"]
-        self.uplink = found["uplink"]
+        ways, self.missing = found["ways"], found["missing"]
+        self.addresses = [way["address"] for way in ways]
+        self.kernel_addresses = [way["kernel_address"] for way in ways]
+        self.address, self.kernel_address = self.addresses[0], self.kernel_addresses[0]
+        self.uplink = ways[0]["uplink"]
 
     def close(self) -> None:
         """Undo everything, device included. A second call does nothing."""
@@ -57,13 +63,18 @@ class Nat:
         MachineError says who on this machine is in the way. Once it was forwarded, does nothing.
         """
         with self._lock:
-            if self._forwards or _is_here(remote[0]):
+            ours = self.like(remote[0], self.addresses)
+            if ours in self._forwards or _is_here(remote[0]):
                 return
-            flow = pack_flow((self.address, 1), remote)
+            flow = pack_flow((ours, 1), remote)
             build = vnet.build if self.link.offload else segment.build
             self.link.send([build(Segment(flow, SYN, 0, 0, 0, ttl=2))], 0)
-            _answer(self._gateway, "check")
-            self._forwards = True
+            _answer(self._gateway, f"check {ours}")
+            self._forwards.add(ours)
+
+    def like(self, address: str, addresses: list[str]) -> str:
+        """The one of `addresses` that is of the same family."""
+        return next(one for one in addresses if (":" in one) == (":" in address))
 
     def publish(self, port: int) -> str:
         """Let others reach our `port` at this machine's own address, which is returned.
@@ -81,13 +92,13 @@ def clean() -> list[str]:
     return undone
 
 
-def _start(link: Tun | None = None) -> _Program:
+def _start(link: Tun | None = None, versions: str = "") -> _Program:
     """Start the gateway for `link`, or one that cleans up.
 
     It holds the device too, so that nobody makes another of this name before all is undone. Our
     stderr is its own: who waits for the end of that waits until all is undone.
     """
-    arguments, files = ([], []) if link is None else ([link.name], [link.fileno()])
+    arguments, files = ([], []) if link is None else ([link.name, versions], [link.fileno()])
     command = [sys.executable, "-P", str(_GATEWAY), *arguments]
     pipe = subprocess.PIPE
     return _Program(
@@ -119,7 +130,8 @@ def _end(link: Tun, gateway: _Program, owner: int) -> None:
 
 def _is_here(address: str) -> bool:
     """Whether this machine itself has `address`: nothing is forwarded to it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((address, 9))  # sends nothing
         return bool(probe.getsockname()[0] == address)
 
