@@ -1001,6 +1001,7 @@ say(wait(2000), gateway.read(gateway.IPV6, "eth0", "accept_ra"))
     assert program.stdout.readline() == "True\n"
     machine6.server(f"{advertise} 9000")
     assert program.communicate("\n", timeout=20) == (f"{SHA256} True\nTrue 1\n", "")
+    machine6.before = machine6.snapshot()  # the route's lifetime runs down: looked at above
 
 
 @needs_root
@@ -1059,12 +1060,14 @@ sniffer.close()
         print(file=program.stdin, flush=True)
         assert program.stdout is not None
         assert program.stdout.readline() == f"{expected}\n"
+    machine6.sh("ip link del lan0; sysctl -qw net.ipv6.conf.all.forwarding=0")
 
 
 @needs_root
 def test_a_ruleset_that_drops_ipv6_is_named(machine6: Machine) -> None:
     ruleset = RULESET.replace("NFTables()", "NFTables(nfgen_family=10)")
     machine6.says(ruleset + FILTER, "0")
+    machine6.before = machine6.snapshot()
     complaint, other = machine6.complains(
         f"fetch({HTTP6!r})", f"raise Warning(sha256(fetch({HTTP!r})))"
     )
