@@ -41,7 +41,8 @@ soak: .venv/.all ## test for an hour: theory, random schedules, a grid of networ
 		echo "Not root: the grid of networks is skipped. As root, or with sudo make soak, all of it runs."
 	fi
 	NBTCP_SOAK=1 .venv/bin/python -m pytest --timeout 3600 \
-		tests/test_random_schedules.py tests/test_theory.py tests/test_soak.py tests/test_lan.py
+		tests/test_random_schedules.py tests/test_theory.py tests/test_soak.py tests/test_lan.py \
+		tests/test_live.py
 
 bench: .venv/.core ## measure the speed of fetches
 	@$(lab-user)

@@ -35,6 +35,7 @@ HTTP6 = f"http://[{SERVER6}]/megabyte"
 HAS_IPV6 = Path("/proc/net/if_inet6").exists()
 
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
+SOAK = bool(os.environ.get("NBTCP_SOAK"))
 ENVIRONMENT = {**os.environ, "PATH": PATH}
 PROGRAMS = (
     *("unshare", "nsenter", "setpriv", "mount", "sysctl", "ip", "nginx", "openssl", "curl"),
@@ -248,9 +249,11 @@ def machine6(machine: Machine) -> Machine:
     return machine
 
 
-@pytest.fixture(params=["each-interface", "only-all"])
+@pytest.fixture(params=["each-interface", "only-all"] if SOAK else ["only-all"])
 def kernel(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """Environment of programs: with this kernel's switches, and with those before Linux 6.17."""
+    """Environment of programs: with the switches of kernels before Linux 6.17, in `make soak` with
+    this kernel's own as well, which the tests without this fixture have.
+    """
     if request.param == "only-all":
         hide = "lambda path: path.name != 'force_forwarding' and exists(path)"
         (tmp_path / "sitecustomize.py").write_text(
