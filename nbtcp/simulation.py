@@ -4,6 +4,7 @@ The stacks, the paths and the loop are those of the live links; only the clock a
 One seed gives one log, byte for byte.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from .links.path import Path
 from .links.sim import WireEnd
 from .runtime.host import Host, offloads
 from .runtime.loop import SECOND, Loop, VirtualClock
+from .runtime.sockets import Socket
 from .tcp.connection import Connection
 from .tcp.listener import Listener
 from .trace.log import EventLog
@@ -43,6 +45,24 @@ class Transfer:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two ends of a simulated connection, to be driven by hand: sockets, the log of both hosts, and
+    the client's host.
+
+    Virtual time passes only while a call waits, and by `wait`.
+    """
+
+    client: Socket
+    server: Socket
+    log: EventLog
+    host: Host
+
+    def wait(self, seconds: float) -> None:
+        """Let so much virtual time pass."""
+        self.host.wait(seconds)
+
+
 class Simulation:
     """A client (10.0.0.1) and a server (10.0.0.2) with a path between them.
 
@@ -69,9 +89,11 @@ class Simulation:
         self.seed = seed
         self.config = config or Config()
 
-    def hosts(self, **settings: Any) -> tuple[Host, Host]:
-        """A new (client, server) on a new virtual clock, with one log; `settings` change the
-        Config.
+    def hosts(
+        self, *, server: Mapping[str, Any] | None = None, **settings: Any
+    ) -> tuple[Host, Host]:
+        """A new (client, server) on a new virtual clock, with one log; `settings` change the Config
+        of both, `server` those of the server alone.
         """
         config = self.config.but(**settings)
         offloads(config, self.up, self.down)  # or cannot
@@ -79,59 +101,107 @@ class Simulation:
             seed=self.seed, up=asdict(self.up), down=asdict(self.down), config=asdict(config)
         )
         loop = Loop(VirtualClock())
-        client = Host(self.client, loop, config=config, seed=2 * self.seed, log=log)
-        server = Host(self.server, loop, config=config, seed=2 * self.seed + 1, log=log)
-        up = client.pipe(self.up, f"up {self.seed}")
-        down = server.pipe(self.down, f"down {self.seed}")
-        client.attach(WireEnd(up, down))
-        server.attach(WireEnd(down, up))
-        return client, server
+        ours = Host(self.client, loop, config=config, seed=2 * self.seed, log=log)
+        config = config.but(**server or {})
+        theirs = Host(self.server, loop, config=config, seed=2 * self.seed + 1, log=log)
+        up = ours.pipe(self.up, f"up {self.seed}")
+        down = theirs.pipe(self.down, f"down {self.seed}")
+        ours.attach(WireEnd(up, down))
+        theirs.attach(WireEnd(down, up))
+        return ours, theirs
+
+    def pair(self, **settings: Any) -> Pair:
+        """A connection that is open, as two sockets to write to and read from.
+
+        `settings` as of `hosts`. Raises what `Host.connect` raises.
+        """
+        client, server = self.hosts(**settings)
+        listener = server.listen(PORT)
+        ours = client.connect((self.server, PORT))
+        theirs, _ = listener.accept()
+        return Pair(ours, theirs, client.log, client)
 
     def transfer(self, octets: int, *, limit: float = 3600.0, **settings: Any) -> Transfer:
         """The client sends `octets` to the server, and both close; at most `limit` virtual seconds.
 
-        `settings` are those of Config: `transfer(10_000_000, congestion="reno")`.
+        `settings` are those of `hosts`: `transfer(10_000_000, congestion="reno")`.
         """
         if not isinstance(octets, int) or octets < 0:
             raise ValueError(f"a transfer is of 0 octets or more, not {octets!r}")
         client, server = self.hosts(**settings)
+        job = _Job(client, server, PORT, octets, client.stack.config)
         loop = client.loop
-        listener = server.stack.listen(PORT)
         with loop.lock:
-            conn = client.stack.connect((self.server, PORT), loop.now())
-            job = _Job(conn, listener, octets)
-            loop.run_until(lambda: job.advance(loop.now()), round(limit * SECOND))
-        seconds = (job.finished_at or loop.now()) / SECOND
-        return Transfer(job.received, seconds, job.received == octets, client.log)
+            loop.run_until(job.advance, round(limit * SECOND))
+        return job.outcome()
+
+    def compete(self, *flows: Mapping[str, Any], seconds: float, **settings: Any) -> list[Transfer]:
+        """Several connections from client to server over the one path, for so many virtual seconds.
+
+        Each of `flows` has settings of its own beside the `settings` of all; and may have `start`
+        (s, 0) and `octets` (by default, as many as go). One Transfer for each, all with one log:
+        connections 1, 2, ... in the order they start, to ports 80, 81, ...
+        `compete({"congestion": "reno"}, {"congestion": "cubic", "start": 5}, seconds=30)`
+        """
+        client, server = self.hosts(**settings)
+        loop, jobs = client.loop, list[_Job]()
+
+        def advance() -> bool:
+            return all([job.advance() for job in jobs]) and len(jobs) == len(flows)
+
+        with loop.lock:
+            for flow in sorted(flows, key=lambda flow: float(flow.get("start", 0))):
+                own = dict(flow)
+                start, octets = own.pop("start", 0), own.pop("octets", None)
+                loop.run_until(advance, round(start * SECOND))
+                config = client.stack.config.but(**own)
+                jobs.append(_Job(client, server, PORT + len(jobs), octets, config))
+            loop.run_until(advance, round(seconds * SECOND))
+        return [job.outcome() for job in jobs]
 
 
 class _Job:
-    """The two applications of a transfer: one writes, one reads, both close."""
+    """The two applications of a transfer: one writes, one reads, both close.
 
-    def __init__(self, sender: Connection, listener: Listener, octets: int) -> None:
-        self._sender = sender
-        self._listener = listener
+    `octets` is None for one that never ends.
+    """
+
+    def __init__(
+        self, client: Host, server: Host, port: int, octets: int | None, config: Config
+    ) -> None:
+        self._loop, self._log = client.loop, client.log
+        self._listener: Listener = server.stack.listen(port)
+        self._began = self._loop.now()
+        remote = (server.address, port)
+        self._sender = client.stack.connect(remote, self._began, config=config)
         self._receiver: Connection | None = None
-        self._left = octets
-        self.received = 0
-        self.finished_at: int | None = None
+        self._left = self._octets = octets
+        self._received = 0
+        self._finished_at: int | None = None
 
-    def advance(self, now: int) -> bool:
-        """Do what can be done at `now`; True when the transfer is over."""
-        sender = self._sender
+    def advance(self) -> bool:
+        """Do what can be done now; True when the transfer is over."""
+        sender, now = self._sender, self._loop.now()
         if sender.error is not None:
             return True
-        while self._left and (taken := sender.send(_CHUNK[: self._left], now)):
-            self._left -= taken
-        if not self._left and sender.queue.fin is None and sender.synchronized:
+        while self._left != 0 and (taken := sender.send(_CHUNK[: self._left], now)):
+            if self._left is not None:
+                self._left -= taken
+        if self._left == 0 and sender.queue.fin is None and sender.synchronized:
             sender.shutdown(now)
         receiver = self._receiver = self._receiver or self._listener.accept()
         if receiver is None:
             return False
-        self.received += len(receiver.recv(1 << 30, now))
+        self._received += len(receiver.recv(1 << 30, now))
         if not receiver.eof:
             return False
         if receiver.queue.fin is None and receiver.error is None:
-            self.finished_at = now
+            self._finished_at = now
             receiver.close(now)
         return sender.eof and receiver.queue.fin is not None and not receiver.queue.spans
+
+    def outcome(self) -> Transfer:
+        """What has come of it until now."""
+        ended = self._loop.now() if self._finished_at is None else self._finished_at
+        complete = self._octets is None or self._received == self._octets
+        return Transfer(self._received, (ended - self._began) / SECOND, complete, self._log)

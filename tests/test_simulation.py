@@ -384,3 +384,46 @@ def test_header_prediction_gives_what_the_long_way_gives(monkeypatch: pytest.Mon
     assert sum(taken) > 100, "it was used"
     monkeypatch.setattr(connection, "predicted", lambda *arguments: False)
     assert Simulation(ROUGH, seed=3).transfer(1_000_000).log.rows == short.rows
+
+
+# --- several connections, and by hand ---
+
+
+def test_flows_compete_for_one_path() -> None:
+    sim = Simulation(Path(rate=4e6, delay=0.02, queue=20))
+    late = {"congestion": "cubic", "start": 2.0, "octets": 200_000}
+    first, second = sim.compete({}, late, seconds=8, congestion="reno")
+    assert first.log is second.log
+    assert first.complete and first.duration == pytest.approx(8)
+    assert second.complete and second.octets == 200_000
+    assert second.duration < 6
+    assert 3e6 < first.throughput < 4e6
+    opened = first.log.segments.query("why == 'syn' and event == 'send'")
+    assert opened.conn.tolist() == [1, 2]
+    assert opened.time.tolist() == [0, 2]
+
+
+def test_flows_compete_no_longer_than_they_have_something_to_send() -> None:
+    flows = [{"octets": 10_000}, {"octets": 20_000, "start": 0.5}]
+    transfers = Simulation(Path(delay=0.01)).compete(*flows, seconds=1000)
+    assert [transfer.octets for transfer in transfers] == [10_000, 20_000]
+    assert transfers[0].log.segments.time.max() < 1
+
+
+def test_a_pair_is_driven_by_hand() -> None:
+    pair = Simulation(Path(delay=0.1)).pair(server={"receive_buffer": 4000}, nagle=False)
+    pair.client.sendall(b"hello")
+    pair.wait(0.05)
+    pair.server.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        pair.server.recv(100)
+    pair.wait(0.06)
+    assert pair.server.recv(100) == b"hello"
+    windows = pair.log.segments.query("host == '10.0.0.2' and event == 'send'").window
+    assert windows.max() <= 4000
+
+
+def test_the_hosts_of_a_simulation_may_differ() -> None:
+    log = Simulation(Path(delay=0.01)).transfer(1000, mss=900, server={"mss": 800}).log
+    syns = log.segments.query("event == 'send'").dropna(subset="mss").set_index("host").mss
+    assert syns.to_dict() == {"10.0.0.1": 900, "10.0.0.2": 800}

@@ -150,6 +150,11 @@ class Host:
         log = self.log if conn is None else conn.observer
         return log if isinstance(log, EventLog) else None
 
+    def wait(self, seconds: float) -> None:
+        """Let so much time pass (virtual time in a simulation), and do meanwhile what comes."""
+        with self.loop.lock:
+            self.loop.run_until(lambda: False, self.loop.now() + round(seconds * SECOND))
+
     def settle(self, log: EventLog, timeout: float = 1.0) -> bool:
         """Wait until both ends of `log`'s connections have closed; False after `timeout` s."""
         with self.loop.lock:

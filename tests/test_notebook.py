@@ -1,0 +1,86 @@
+"""What the notebooks use beside the library: predictions, sliders, recordings."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nbtcp
+from nbtcp.notebook import predict, recorded, sliders
+
+
+@pytest.mark.parametrize(
+    ("guess", "within", "answer", "correct"),
+    [
+        (4, 0.1, 4, True),
+        (4, 0.1, np.float64(4.3), True),
+        (4, 0.1, 4.5, False),
+        (4, 0.0, 5, False),
+        (0, 0.1, 0, True),
+        (0, 0.1, 1, False),
+        ("reno", 0.1, "reno", True),
+        ("reno", 0.1, "cubic", False),
+        (True, 0.1, True, True),
+        (True, 0.1, False, False),
+        (4, 0.1, "four", False),
+    ],
+)
+def test_a_prediction_is_compared_with_the_answer(
+    guess: Any, within: float, answer: Any, correct: bool
+) -> None:
+    checked = predict("What?", guess, within=within).check(answer)
+    assert bool(checked) is checked.correct is correct
+    verdict = "as predicted" if correct else "not as predicted"
+    assert repr(checked).endswith(f", {verdict}")
+
+
+def test_a_prediction_reads_the_same_each_time() -> None:
+    guess = predict("How many RTTs <will> it take?", np.float64(4))
+    assert repr(guess) == "How many RTTs <will> it take? Prediction: 4"
+    assert "&lt;will&gt;" in guess._repr_html_()
+    answer = guess.check(np.float64(5.123456))
+    expected = "How many RTTs <will> it take? Prediction: 4; answer: 5.123, not as predicted"
+    assert repr(answer) == expected
+    assert "✗ Answer: 5.123" in answer._repr_html_()
+    assert "1,234,567" in repr(predict("?", 1234567))
+
+
+def test_a_prediction_right_within_less_than_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="within=-1"):
+        predict("?", 1, within=-1)
+
+
+def test_sliders_call_the_function_when_they_are_released() -> None:
+    called: list[tuple[int, float]] = []
+    box = sliders(lambda n, x: called.append((n, x)), n=(1, 9, 1, 4), x=(0.0, 1.0, 0.1, 0.5))
+    n, x = box.children[:2]
+    assert (n.value, x.value) == (4, 0.5)
+    assert not n.continuous_update and not x.continuous_update
+    box.update()
+    n.value = 7
+    assert called[-1] == (7, 0.5)
+    assert isinstance(called[-1][0], int)
+
+
+def test_sliders_are_the_first_values_where_there_is_no_ipywidgets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    assert sliders(lambda n: n + 1, n=(1, 9, 1, 4)) == 5
+
+
+def test_a_recording_stands_in_for_a_machine_that_cannot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cannot() -> nbtcp.EventLog:
+        raise nbtcp.MachineError("no root; become root")
+
+    log = nbtcp.Simulation().transfer(1000).log
+    log.save(tmp_path / "x.parquet")
+    recording = recorded(str(tmp_path / "x.parquet"), cannot)
+    assert recording.segments.equals(log.segments)
+    assert capsys.readouterr().out == "A recording instead: no root; become root\n"
+    assert recorded("nowhere.parquet", lambda: log) is log
+    assert capsys.readouterr().out == ""
