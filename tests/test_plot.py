@@ -409,7 +409,7 @@ def test_data_is_a_tidy_table_in_order_of_time():
 
 def test_notebook_gets_a_png_with_alternative_text():
     shown = picture(download())
-    assert shown._repr_png_().startswith(b"\x89PNG")
+    assert shown.png().startswith(b"\x89PNG")
     page = shown._repr_html_()
     assert page.startswith(
         '<img alt="Sequence plot of connection 1: 3 data segments, 0 retransmissions, '
@@ -492,7 +492,7 @@ def test_hundred_thousand_segments_take_less_than_two_seconds():
     tape = Large(100_000)
     began = time.process_time()
     shown = picture(tape)
-    assert len(shown._repr_png_()) > 10_000
+    assert len(shown.png()) > 10_000
     assert time.process_time() - began < 2
     assert repr(shown) == (
         "<sequence plot of connection 1: "

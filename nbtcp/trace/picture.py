@@ -111,15 +111,17 @@ class Picture:
     def __repr__(self) -> str:
         return f"<{self._text}>"
 
-    def _repr_png_(self) -> bytes:
+    def png(self) -> bytes:
+        """The picture as a PNG file's bytes."""
         png = io.BytesIO()
         self._write(png, "png")
         return png.getvalue()
 
     def _repr_html_(self) -> str:
-        # JupyterLab gives an image/png output no alternative text; an <img> can carry it.
+        # JupyterLab gives an image/png output no alternative text; an <img> can carry it. So there
+        # is no _repr_png_: a notebook would hold each picture twice.
         alt = html.escape(f"{self._text.capitalize()}. {self._title}.")
-        image = base64.b64encode(self._repr_png_()).decode()
+        image = base64.b64encode(self.png()).decode()
         return f'<img alt="{alt}" src="data:image/png;base64,{image}">'
 
     def _write(self, target: Path | io.BytesIO, kind: str) -> None:
