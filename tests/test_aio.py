@@ -597,22 +597,29 @@ def test_a_protocol_that_cannot_be_made_leaves_no_connection(lab: nbtcp.Lab) -> 
 def test_a_name_is_looked_up_beside_the_event_loop(
     lab: nbtcp.Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Live hosts do."""
+    """As Live hosts do. Each of its addresses is tried."""
     threads: list[threading.Thread] = []
 
-    def locate(_: nbtcp.Lab, remote: tuple[str, int]) -> tuple[str, int]:
+    def resolve(_: nbtcp.Lab, name: str) -> list[str]:
         threads.append(threading.current_thread())
-        return KERNEL, remote[1]
+        return ["224.0.0.1", "10.0.0.77", KERNEL] if name == "lab.example" else [KERNEL] * 2
 
     async def main() -> None:
         _, writer = await nbtcp.aio.open_connection(lab, "lab.example", 80)
         assert writer.get_extra_info("peername") == (KERNEL, 80)
         writer.close()
         await writer.wait_closed()
+        all_say = "Multiple exceptions: .*one host's address.*10.0.0.77.*refused by 10.0.0.1 port 4"
+        with pytest.raises(OSError, match=all_say):
+            await nbtcp.aio.open_connection(lab, "lab.example", 4)
+        with pytest.raises(ConnectionRefusedError):
+            await nbtcp.aio.open_connection(lab, "twice.example", 4)
+        assert not opening(lab)
 
-    monkeypatch.setattr(nbtcp.Lab, "locate", locate)
+    monkeypatch.setattr(nbtcp.Lab, "resolve", resolve)
+    monkeypatch.setattr(lab, "patience", 1)
     run(main)
-    assert threads != [threading.main_thread()]
+    assert len(threads) == 3 and threading.main_thread() not in threads
 
 
 # --- streams ---

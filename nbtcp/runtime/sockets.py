@@ -89,7 +89,7 @@ class Socket:
         name, port = _pair(address)
         own = self._stack.addresses
         if name not in (*_ANY, *own):
-            name = self._host.locate((name, port))[0]
+            name = self._host.locate((name, port), self.family)[0]
         if name not in (*_ANY, *own):
             reason = f"this host's address is {' and '.join(own)}, not {name}"
             raise OSError(errno.EADDRNOTAVAIL, reason)
@@ -101,7 +101,8 @@ class Socket:
             self._port = port or self._stack.reserve_port()
 
     def connect(self, address: Address) -> None:
-        """Open a connection to (address, port), or (name, port) where the host knows names.
+        """Open a connection to (address, port), or (name, port) where the host knows names: then to
+        one address, of this socket's family if there is one. `Host.connect` tries all.
 
         TimeoutError says how many SYNs were sent and for how long; ConnectionRefusedError when the
         port is. Without blocking: BlockingIOError (EINPROGRESS); the socket is writable when it is
@@ -114,7 +115,7 @@ class Socket:
             raise OSError(code, "the socket is connected already, or listens")
         if (error := self._news()) is not None:
             raise error
-        remote = self._host.locate(_pair(address))
+        remote = self._host.locate(_pair(address), self.family)
         self._set_family(remote[0])
         with self._loop.lock:
             began = self._loop.now()
@@ -329,7 +330,7 @@ class Socket:
         if descriptor is not None:  # ssl's wrap_socket has it by now, and closes it
             descriptor.abandon()
             with self._loop.lock:
-                self._loop.watched(-1)
+                self._loop.count_outsiders(-1)
         reason = "nbtcp's sockets have no descriptor that carries data; for TLS take wrap_bio"
         raise OSError(errno.EOPNOTSUPP, reason)
 
@@ -362,7 +363,7 @@ class Socket:
                     raise io.UnsupportedOperation("no descriptors in virtual time")
                 self._descriptor = Descriptor()
                 self._descriptor.set_blocking(self._timeout is None)
-                self._loop.watched(1)
+                self._loop.count_outsiders(1)
                 self._watch()
             return self._descriptor.fileno()
 
@@ -530,7 +531,7 @@ class Socket:
             if conn is not None and linger:
                 loop.run_until(lambda: not conn.queue.spans, now + linger * SECOND)
         if descriptor is not None:
-            loop.watched(-1)
+            loop.count_outsiders(-1)
             descriptor.close()
 
     # --- waiting, with the loop's lock held ---
