@@ -36,6 +36,8 @@ class Socket:
     """
 
     type = stdlib.SOCK_STREAM
+    family = stdlib.AF_INET
+    proto = 0
 
     def __init__(
         self,
@@ -324,14 +326,15 @@ class Socket:
 
     def detach(self) -> NoReturn:
         """Not there, as `dup` and pickling: another socket cannot go on with our connection, for it
-        lives in this process and not behind a descriptor. TLS takes `ssl.SSLContext.wrap_bio`.
+        lives in this process and not behind a descriptor. For TLS see runtime/tls.py.
         """
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:  # ssl's wrap_socket has it by now, and closes it
             descriptor.abandon()
             with self._loop.lock:
                 self._loop.count_outsiders(-1)
-        reason = "nbtcp's sockets have no descriptor that carries data; for TLS take wrap_bio"
+        hint = "for TLS, let context.sslsocket_class be nbtcp.sockets.TlsSocket"
+        reason = f"nbtcp's sockets have no descriptor that carries data; {hint}"
         raise OSError(errno.EOPNOTSUPP, reason)
 
     dup = detach
@@ -430,6 +433,16 @@ class Socket:
             self.detach()
 
     # --- inside ---
+
+    def _replace(self, other: "Socket") -> None:
+        """Be what `other` was until now; that is closed."""
+        for name, value in vars(other).items():
+            setattr(self, name, value)
+        self._io_refs, self._closed = 0, False
+        other.connection = other._listener = other._descriptor = other._port = None
+        other._closed = True
+        with self._loop.lock:
+            self._watch()
 
     @property
     def _ended(self) -> bool:
