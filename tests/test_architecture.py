@@ -38,10 +38,10 @@ LINES = {
     "tcp": 2300,
     "congestion": 680,
     "links": 1000,
-    "runtime": 1850,
+    "runtime": 1990,
     "trace": 2650,
     "testing": 1200,
-    "": 11750,
+    "": 11865,
 }
 SECONDS_TO_IMPORT = 0.3
 

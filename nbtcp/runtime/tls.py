@@ -100,7 +100,7 @@ class TlsSocket(Socket, ssl.SSLSocket):  # type: ignore[misc]
     def _send(self, data: memoryview, flags: int, until: int | None) -> int:
         if self._sslobj is None or not data:
             return super()._send(data, flags, until)
-        self._refuse(flags)
+        _refuse(flags)
         if until == NEVER_WAIT:  # what TLS has taken must fit
             room = self._connected().queue.room - len(self._unsent) - _OVERHEAD
             if room <= 0:
@@ -112,7 +112,7 @@ class TlsSocket(Socket, ssl.SSLSocket):  # type: ignore[misc]
     def _receive(self, most: int, flags: int, until: int | None) -> bytes:
         if self._sslobj is None or not most:
             return super()._receive(most, flags, until)
-        self._refuse(flags)
+        _refuse(flags)
         try:
             data: bytes = self._do(partial(self._sslobj.read, most), until)
             return data
@@ -131,10 +131,6 @@ class TlsSocket(Socket, ssl.SSLSocket):  # type: ignore[misc]
         return readable or bool(here), writable
 
     # --- inside ---
-
-    def _refuse(self, flags: int) -> None:
-        if flags:
-            raise ValueError("non-zero flags are not for TLS")
 
     def _begin(self) -> None:
         try:
@@ -186,3 +182,8 @@ class TlsSocket(Socket, ssl.SSLSocket):  # type: ignore[misc]
                 raise ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, reason) from None
             finally:
                 self._unsent = bytes(view)
+
+
+def _refuse(flags: int) -> None:
+    if flags:
+        raise ValueError("of send and recv TLS takes no flags")
