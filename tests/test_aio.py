@@ -368,16 +368,22 @@ def test_a_reset_is_told_once(lab: nbtcp.Lab, connect: Connect) -> None:
     run(main)
 
 
+async def reset_unread(opened: tuple[Any, Any, Peer]) -> tuple[Any, Any]:
+    """Data and then a reset have arrived, and the transport reads neither."""
+    transport, protocol, peer = opened
+    transport.pause_reading()
+    await peer.send(b"unread")
+    await asyncio.sleep(0.03)
+    peer.reset()
+    await asyncio.sleep(0.03)
+    return transport, protocol
+
+
 @root
 @both
 def test_a_reset_comes_after_the_data_before_it(lab: nbtcp.Lab, connect: Connect) -> None:
     async def main() -> None:
-        transport, protocol, peer = await connect(lab, Recorder)
-        transport.pause_reading()
-        await peer.send(b"hello")
-        await asyncio.sleep(0.03)
-        peer.reset()
-        await asyncio.sleep(0.03)
+        transport, protocol = await reset_unread(await connect(lab, Recorder))
         transport.resume_reading()
         assert isinstance(await protocol.lost, ConnectionResetError)
         assert protocol.calls == ["made", "data", "lost"]
@@ -389,12 +395,7 @@ def test_a_reset_comes_after_the_data_before_it(lab: nbtcp.Lab, connect: Connect
 @both
 def test_a_write_into_a_broken_connection_ends_it(lab: nbtcp.Lab, connect: Connect) -> None:
     async def main() -> None:
-        transport, protocol, peer = await connect(lab, Recorder)
-        transport.pause_reading()
-        await peer.send(b"unread")
-        await asyncio.sleep(0.03)
-        peer.reset()
-        await asyncio.sleep(0.03)
+        transport, protocol = await reset_unread(await connect(lab, Recorder))
         transport.write(b"x" * 10)
         assert isinstance(await protocol.lost, ConnectionResetError | BrokenPipeError)
 
