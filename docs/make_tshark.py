@@ -152,9 +152,10 @@ class Truth:
         self.origin = self._origins[self.view]
 
     def retransmission(self) -> Bools:
-        """Its sender had sent some of its octets, SYN and FIN included, before."""
+        """Its sender had sent some of its octets, SYN and FIN included, before. It is no probe."""
         rows = np.flatnonzero(self._event == "send")
-        return self._octets(self._first(rows, rows)) < self.origin
+        again = self._octets(self._first(rows, rows)) < self.origin
+        return again & ~self._because("window-probe", "keepalive")
 
     def fast_retransmission(self) -> Bools:
         """A retransmission because ACKs told of a loss, not because a timer fired."""
@@ -334,7 +335,7 @@ def by_nbtcp(capture: Path) -> dict[str, Bools]:
     log = read_capture(capture)
     rows = log.segments
     why, flags = rows["why"].astype(str), rows["flags"].astype(str)
-    again = resent(rows, flows(rows, log.connections))
+    again = resent(rows, flows(rows, log.connections)) & ~why.isin(["window-probe", "keepalive"])
     said = {
         "retransmission": again,
         "fast_retransmission": again & why.isin(TOLD_BY_ACKS),

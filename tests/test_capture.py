@@ -322,7 +322,72 @@ def test_a_probe_of_a_closed_window(tmp_path: File) -> None:
     packets += [packet(CLIENT, ACK, 100, 501), packet(CLIENT, ACK, 101, 501, 1)]
     packets += [packet(SERVER, ACK, 501, 101, window=0), packet(SERVER, ACK, 501, 102, window=900)]
     found = read_capture(pcap(tmp_path / "a.pcap", packets)).segments["why"].tolist()[3:]
-    assert found == ["window-update", "window-probe", "window-probe", "duplicate-ack", "ack"]
+    assert found == ["window-update", "window-probe", "window-probe", "ack", "ack"]
+
+
+def test_a_keep_alive_and_its_answer(tmp_path: File) -> None:
+    packets = [*handshake(), packet(CLIENT, ACK, 100, 501), packet(SERVER, ACK, 501, 101)]
+    packets += [packet(CLIENT, ACK, 100, 501, 1), packet(SERVER, ACK, 501, 101)]
+    found = read_capture(pcap(tmp_path / "a.pcap", packets)).segments["why"].tolist()[3:]
+    assert found == ["keepalive", "ack"] * 2
+
+
+def test_a_sack_block_above_tells_of_a_loss_at_the_first_duplicate(tmp_path: File) -> None:
+    packets = handshake() + [packet(CLIENT, ACK, at, 501, 100) for at in (101, 201, 301)]
+    packets += [packet(SERVER, ACK, 501, 101, sack=((201, 301),))]
+    packets += [packet(CLIENT, ACK, 101, 501, 100), packet(SERVER, ACK, 501, 401)]
+    found = read_capture(pcap(tmp_path / "a.pcap", packets))
+    assert found.segments["why"].tolist()[6:] == ["duplicate-ack", "fast-retransmit", "ack"]
+    assert not found.rtt()["kept"].iloc[-1]
+
+
+def test_a_window_update_that_repeats_sack_blocks_is_no_duplicate(tmp_path: File) -> None:
+    packets = handshake() + [packet(CLIENT, ACK, at, 501, 100) for at in (101, 301)]
+    packets += [packet(SERVER, ACK, 501, 201, sack=((301, 401),))]
+    packets += [packet(SERVER, ACK, 501, 201, sack=((301, 401),), window=9000)]
+    found = read_capture(pcap(tmp_path / "a.pcap", packets))
+    assert found.segments["why"].tolist()[5:] == ["ack", "window-update"]
+
+
+def test_an_older_timestamp_is_of_a_segment_that_was_held_up(tmp_path: File) -> None:
+    """However many duplicate ACKs it has caused; the timestamps may wrap."""
+    at = [(101, 2**32 - 3), (301, 1), (401, 2), (501, 3)]
+    packets = handshake() + [packet(CLIENT, ACK, n, 501, 100, tsval=t % 2**32) for n, t in at]
+    packets += [packet(SERVER, ACK, 501, 201)] * 4
+    packets += [packet(CLIENT, ACK, 201, 501, 100, tsval=2**32 - 2)]
+    found = read_capture(pcap(tmp_path / "a.pcap", packets))
+    assert found.segments["why"].tolist()[8:] == ["duplicate-ack"] * 3 + ["out-of-order"]
+    assert found.summary()["retransmitted"].tolist() == [0, 0]
+    packets[-1] = packet(CLIENT, ACK, 201, 501, 100, tsval=9)
+    found = read_capture(pcap(tmp_path / "a.pcap", packets))
+    assert found.segments["why"].iloc[-1] == "fast-retransmit"
+
+
+@pytest.mark.parametrize("acknowledged", [False, True])
+@pytest.mark.parametrize("copies", [2, 4])
+def test_copies_that_the_network_made_are_no_retransmissions(
+    tmp_path: File, acknowledged: bool, copies: int
+) -> None:
+    data = packet(CLIENT, ACK, 101, 501, 100, tsval=7)
+    packets = [*handshake(), data] + [packet(SERVER, ACK, 501, 201)] * acknowledged
+    times = [0, 20, 40, 50, *[50] * acknowledged, *[50] * (copies - 1)]
+    found = read_capture(pcap(tmp_path / "a.pcap", packets + [data] * (copies - 1), times))
+    assert found.segments["why"].tolist()[-copies + 1 :] == ["duplicate"] * (copies - 1)
+    assert found.summary()["retransmitted"].tolist() == [0, 0]
+    assert len(found.retransmissions()) == 0
+
+
+def test_a_hole_filled_sooner_than_an_ack_could_ask_for_it_is_reordering(tmp_path: File) -> None:
+    """Captured at the receiver: 40 ms to the sender and back, the hole lasts 5 ms."""
+    packets = handshake() + [packet(CLIENT, ACK, at, 501, 100) for at in (201, 301, 401)]
+    packets += [packet(SERVER, ACK, 501, 101)] * 3 + [packet(CLIENT, ACK, 101, 501, 100)]
+    times = [0, 0, 40, 41, 42, 43, 41, 42, 43, 46]
+    order = [0, 1, 2, 3, 6, 4, 7, 5, 8, 9]
+    packets, times = [packets[i] for i in order], [times[i] for i in order]
+    found = read_capture(pcap(tmp_path / "a.pcap", packets, times)).segments["why"]
+    assert found.iloc[-1] == "out-of-order"
+    found = read_capture(pcap(tmp_path / "a.pcap", packets, [*times[:-1], 85])).segments["why"]
+    assert found.iloc[-1] == "fast-retransmit"
 
 
 # --- captures of others: connections ---

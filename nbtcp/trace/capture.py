@@ -125,10 +125,11 @@ def read_capture(path: str | Path) -> EventLog:
     Where the SYN was not captured, `opened` is "unseen": positions count from the first number
     seen, and windows are not scaled.
 
-    Reasons are inferred (`meta["inferred"]`): "fast-retransmit" after three duplicate ACKs,
-    "partial-ack" for the holes that follow, "timeout" after a silence of the RTO, "go-back-n" after
-    that, "out-of-order" for a hole that is filled sooner, and "data" for what was sent again for
-    causes unknown. `meta["capture"]` tells how many packets were read and how many left out, by
+    Reasons are inferred (`meta["inferred"]`): "fast-retransmit" after three duplicate ACKs or SACK
+    blocks above, "partial-ack" for the holes that follow, "timeout" after a silence of the RTO,
+    "go-back-n" after that, "out-of-order" for a hole that is filled sooner or by an older
+    timestamp, "duplicate" for a copy that the network made, and "data" for what was sent again for
+    causes unknown. docs/tshark.md says how often they are right. `meta["capture"]` tells how many packets were read and how many left out, by
     kind; `meta["problems"]` is a list of what else there is to know, such as a file cut off.
 
     Raises LogFileError when the file is no capture, OSError when it cannot be read.
