@@ -1,4 +1,4 @@
-"""Writes tshark.md: how often tshark's `tcp.analysis` flags are right, and how often the reasons are
+"""Writes tshark.md: how often tshark's `tcp.analysis` flags are right, and how often the reasons
 that nbtcp infers, both from the same captures, held against the log of the hosts themselves.
 
     python docs/make_tshark.py            # write it
@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from inspect import cleandoc
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ Bools, Ints = np.ndarray, np.ndarray
 
 
 def network(**changes: Any) -> Network:
+    """One direction of the path."""
     return Network(**{"rate": 10e6, "delay": 0.02, "queue": 100, **changes})
 
 
@@ -114,7 +116,7 @@ SCENARIOS: dict[str, Callable[[int], EventLog]] = {
     "reordering 3 % by 5 ms": transfer(network(reorder=0.03), CALM),
     "reordering 3 % by 1 ms": transfer(network(reorder=0.03, held=0.001, rate=30e6), CALM),
     "duplication 3 %": transfer(network(duplicate=0.03), CALM),
-    "ACK loss 30 %": transfer(CALM, network(loss=0.3)),
+    "ACK loss 60 %": transfer(CALM, network(loss=0.6)),
     "spurious timeouts": stalls,
     MISSED: transfer(network(loss=0.01), CALM),
     "closed window, silence": window_and_silence,
@@ -309,6 +311,7 @@ def _origins(rows: pd.DataFrame) -> Ints:
 
 FLAGS = [name for name in vars(Truth) if not name.startswith("_")]
 NO_FLAG = ("timeout",)
+PROGRAMS = ("tshark", "nbtcp")
 
 
 def write_capture(truth: Truth, log: EventLog, host: str, folder: Path) -> Path:
@@ -371,3 +374,105 @@ def count(scenario: str, place: str, seed: int) -> Counts:
                 numbers = (true & flags[flag]).sum(), flags[flag].sum(), true.sum()
                 counts[flag, scenario, place, program] = np.array(numbers)
     return counts
+
+
+HEAD = """# How often tshark is right, and how often nbtcp is
+
+Made by `docs/make_tshark.py`; do not edit. tshark {version}, with its defaults.
+
+Wireshark and tshark see one place of the network and infer from it what happened; so does nbtcp
+when it reads a capture of others. Here both look at the same captures, of nbtcp's hosts in a
+simulated network, and are held against the log of both hosts, which knows. *Precision*: of so many
+segments of which the program says it, it is true of these. *Recall*: of so many of which it is
+true, the program says it of these. A capture was made at the sender of the data or at its receiver.
+
+Each scenario is a transfer of {octets} kB, {seeds} times with other seeds, at 10 Mbit/s with a
+round trip of 40 ms, but:
+
+- reordering: a segment is held up by 5 ms, and overtaken; or by 1 ms, at 30 Mbit/s;
+- spurious timeouts: twice as much at 2 Mbit/s, over a path that stops for 0.8 s every 2 s and loses
+  nothing;
+- capture misses: the path loses 1 % of the data besides;
+- closed window, silence: 60 kB for a receiver that does not read for 3 s and then reads slowly;
+  keep-alives in the silence that follows; then a second connection on the same ports.
+
+All in all:
+
+"""
+_COLUMNS = "true | tshark: precision | recall | nbtcp: precision | recall |\n" + "|---" * 6 + "|"
+TOP, HEADING = f"| flag | {_COLUMNS}", f"| scenario | {_COLUMNS}"
+TAIL = """## Not here
+
+`tfo_syn`, `tfo_ack`, `tfo_ignored`: nbtcp has no TCP Fast Open. A dash in nbtcp's columns: it does
+not infer which retransmissions were for nothing, what the capture lacks (it counts the octets in
+`log.meta["problems"]`), full windows, and what answers a probe. Nor does it say why something was
+sent again that, at the receiver, had been acknowledged already.
+
+nbtcp tells what the network held up or copied from what was sent again by the timestamps option,
+and by the round-trip time. With neither, it has tshark's troubles.
+"""
+
+
+def count_all(cells: Iterable[tuple[str, str]]) -> Counts:
+    """Cells, each of a scenario and a place; the seeds added."""
+    total: Counts = {}
+    for (scenario, place), seed in product(cells, SEEDS):
+        for key, numbers in count(scenario, place, seed).items():
+            total[key] = total.get(key, 0) + numbers
+    return total
+
+
+def version() -> str:
+    """That of tshark, as "4.0.17"."""
+    done = subprocess.run(["tshark", "--version"], capture_output=True, text=True, check=True)
+    return done.stdout.split("(Wireshark) ")[1].split()[0].rstrip(".")
+
+
+def page(counts: Counts) -> str:
+    """What tshark.md holds."""
+    lines = [HEAD.format(version=version(), octets=OCTETS // 1000, seeds=len(SEEDS)) + TOP]
+    for flag in FLAGS:
+        both = [sum(n for key, n in counts.items() if key[::3] == (flag, who)) for who in PROGRAMS]
+        lines.append(f"| [{flag}](#{flag}) | {rates(*both)} |")
+    rows = rows_of(counts)
+    for flag in FLAGS:
+        lines += ["", f"## {flag}", "", cleandoc(getattr(Truth, flag).__doc__), "", HEADING]
+        lines += [row for key, row in rows.items() if key[0] == flag]
+    for name in set(SCENARIOS) - {scenario for _, scenario, _ in rows}:
+        lines += ["", f"With {name} nothing of all this is true, and nothing is said."]
+    return "\n".join([*lines, "", TAIL])
+
+
+def rows_of(counts: Counts) -> dict[tuple[str, str, str], str]:
+    """By flag, scenario and place: the row of the flag's table, where there is more than zeros."""
+    rows = {}
+    for key in product(FLAGS, SCENARIOS, PLACES):
+        both = [counts.get((*key, program), 0) for program in PROGRAMS]
+        if np.any(both[0]) or np.any(both[1]):
+            rows[key] = f"| {key[1]}, at the {key[2]} | {rates(*both)} |"
+    return rows
+
+
+def rates(*programs: Ints | int) -> str:
+    """How many there are; precision and recall of each program. 0 is one that does not say it."""
+    cells, most = [], 0
+    for numbers in programs:
+        right, said, true = numbers if isinstance(numbers, np.ndarray) else (0, 0, 0)
+        cells += [f"{100 * right / of:.0f} % of {of}" if of else "-" for of in (said, true)]
+        most = max(most, true)
+    return " | ".join([str(most), *cells])
+
+
+def main() -> int:
+    """Exit code 1 when `--check` finds the file out of date."""
+    text = page(count_all(product(SCENARIOS, PLACES)))
+    if sys.argv[1:] == ["--check"]:
+        fresh = PAGE.exists() and PAGE.read_text() == text
+        print(f"{PAGE.name} is {'up to date' if fresh else 'out of date: python ' + __file__}")
+        return not fresh
+    PAGE.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

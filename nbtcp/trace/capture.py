@@ -129,8 +129,9 @@ def read_capture(path: str | Path) -> EventLog:
     blocks above, "partial-ack" for the holes that follow, "timeout" after a silence of the RTO,
     "go-back-n" after that, "out-of-order" for a hole that is filled sooner or by an older
     timestamp, "duplicate" for a copy that the network made, and "data" for what was sent again for
-    causes unknown. docs/tshark.md says how often they are right. `meta["capture"]` tells how many packets were read and how many left out, by
-    kind; `meta["problems"]` is a list of what else there is to know, such as a file cut off.
+    causes unknown. docs/tshark.md says how often they are right. `meta["capture"]` tells how many
+    packets were read and how many left out, by kind; `meta["problems"]` is a list of what else
+    there is to know, such as a file cut off.
 
     Raises LogFileError when the file is no capture, OSError when it cannot be read.
     """
