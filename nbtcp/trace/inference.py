@@ -201,7 +201,7 @@ class Way:
         """It was sent before others that came here sooner, or is a copy made by the network."""
         if segment.tsval is not None and self.newest is not None:
             age = (self.newest - segment.tsval) % MODULUS
-            if age or segment.seq + segment.len <= self.una:
+            if age or segment.flags & SYN or segment.seq + segment.len <= self.una:
                 return age < MODULUS // 2
         soonest = (self.shortest + self.opposite.shortest) * 3 // 4  # that an ACK could ask for it
         return again != [] and all(now - span.sent < soonest for span in again)
