@@ -604,6 +604,18 @@ def null(ip: bytes) -> bytes:
     return struct.pack("<L", 2) + ip
 
 
+@link("BSD loopback of the other byte order", 0)
+def null_turned(ip: bytes) -> bytes:
+    return struct.pack(">L", 2) + ip
+
+
+@link("Linux cooked, VLAN", 113)
+def cooked_vlan(ip: bytes) -> bytes:
+    from scapy.layers.l2 import CookedLinux, Dot1Q
+
+    return bytes(CookedLinux(proto=0x8100) / Dot1Q(vlan=5, type=0x800) / ip)
+
+
 @link("OpenBSD loopback", 108)
 def loop(ip: bytes) -> bytes:
     return struct.pack(">L", 2) + ip
@@ -611,6 +623,33 @@ def loop(ip: bytes) -> bytes:
 
 for raw in (12, 14, 101, 228):
     LINKS[f"raw IP, {raw}"] = raw, bytes
+
+
+def of_six(wrap: Callable[[bytes], bytes]) -> bytes:
+    """A frame of IPv6: another EtherType, and the family's number on macOS."""
+    flow = pack_flow(("fd00::1", 1001), ("fd00::2", 80))
+    packet = build(Segment(flow, ACK, 1, 1, 8000, bytes(99)))
+    head = wrap(packet).partition(packet)[0]
+    turns = {b"\x08\0": b"\x86\xdd", b"\2\0\0\0": b"\x1e\0\0\0", b"\0\0\0\2": b"\0\0\0\x1e"}
+    for old, new in turns.items():
+        head = head.replace(old, new)
+    return head + packet
+
+
+def test_link_layers_in_one_file_of_mergecap(tmp_path: File) -> None:
+    """Each a file by text2pcap, which has the numbers of link types; all in one pcapng then."""
+    files, packets = [], [*handshake(), packet(CLIENT, ACK | PSH, 101, 501, 7)]
+    for number, wrap in LINKS.values():
+        dump, made = tmp_path / "dump", tmp_path / f"{len(files)}.pcap"
+        frames = [wrap(each).hex(" ") for each in packets] + [of_six(wrap).hex(" ")]
+        dump.write_text("".join(f"0000 {each}\n" for each in frames))
+        program("text2pcap", "-q", "-F", "pcap", "-l", str(number), dump, made)
+        files.append(made)
+    program("mergecap", "-a", "-w", tmp_path / "all.pcapng", *files)
+    found = read_capture(tmp_path / "all.pcapng")
+    assert sorted(found.segments["len"]) == sorted([0, 0, 0, 7, 99] * len(LINKS))
+    assert found.meta["capture"]["left out"] == {}
+    assert set(found.segments["host"]) == {CLIENT, SERVER, "fd00::1"}
 
 
 @pytest.mark.parametrize("name", LINKS)
@@ -632,7 +671,9 @@ def test_an_unknown_link_layer_is_said(tmp_path: File) -> None:
         "packets": 3,
         "left out": {"link type 105": 3},
     }
-    assert found.meta["problems"] == ["no TCP segment in it"]
+    said = ["3 packets left out: link type 105", "no TCP segment in it"]
+    assert found.meta["problems"] == found.segments.attrs["problems"] == said
+    assert repr(found).endswith("3 packets left out: link type 105; no TCP segment in it>")
 
 
 def test_what_is_no_tcp_is_counted_and_left_out(tmp_path: File) -> None:
@@ -653,7 +694,8 @@ def test_what_is_no_tcp_is_counted_and_left_out(tmp_path: File) -> None:
     assert len(found.segments) == 3
     left_out = {"not IP": 1, "not-tcp": 2, "fragment": 1, "malformed": 2}
     assert found.meta["capture"]["left out"] == left_out
-    assert found.meta["problems"] == []
+    said = ["1 packets left out: fragment", "2 packets left out: malformed"]
+    assert sorted(found.meta["problems"]) == said, "what is not of TCP is no problem"
 
 
 # --- IPv6 ---
@@ -724,8 +766,10 @@ def test_a_small_snaplen_keeps_lengths(tmp_path: File) -> None:
     half = read_capture(pcap(tmp_path / "c.pcap", packets, snaplen=40))
     assert half.segments["len"].tolist() == [0, 0, 0, 1400]
     assert half.segments["tsval"].isna().all()
-    none = read_capture(pcap(tmp_path / "d.pcap", packets, snaplen=0))
-    assert none.meta["capture"]["left out"] == {"not IP": 4}
+    for snaplen in (0, 25):
+        none = read_capture(pcap(tmp_path / "d.pcap", packets, snaplen=snaplen))
+        said = ["4 packets left out: captured too short", "no TCP segment in it"]
+        assert none.meta["problems"] == said
 
 
 def test_a_length_of_zero_is_of_a_segment_that_the_device_cuts(tmp_path: File) -> None:
@@ -802,7 +846,7 @@ NO_CAPTURES = {
     "half a header": (b"\xd4\xc3\xb2\xa1" + bytes(6), "first header is damaged or cut off"),
     "half a header of pcapng": (b"\n\r\r\n" + bytes(6), "first header is damaged or cut off"),
     "a bad byte order": (b"\n\r\r\n" + bytes(60), "damaged"),
-    "half a compressed file": (b"\x1f\x8b\x08", "it is empty"),
+    "half a compressed file": (b"\x1f\x8b\x08", "it is cut off in its compressed data"),
     "a compressed text": (gzip.compress(b"text"), "neither"),
     "no compressed file": (b"\x1f\x8b" + b"x" * 50, "compressed and damaged"),
 }
@@ -876,6 +920,7 @@ def test_pcapng_of_other_kinds(tmp_path: File) -> None:
         section() + block(1, b""),
         section() + b"\x06\0\0\0\x03\0\0\0" + bytes(20),
         section() + interface() + block(6, bytes(4)),
+        section() + interface() + b"\x06\0\0\0\xf0\xff\xff\xff" + bytes(20),
         section() + interface(options=struct.pack("<HH", 9, 0)),
         section() + b"\n\r\r\n\x1c\0\0\0" + bytes(20),
     ],

@@ -26,6 +26,7 @@ from .log import DROPPED, FIELDS, LAYOUTS, NO_SAMPLE, SENT, EventLog, Has, LogFi
 
 _APPLICATION = "nbtcp"
 _WHYS = {why.label: why for why in Why}
+_ELSE = (pcap.NOT_IP, Why.NOT_TCP.label)  # what else there is on a network
 _LAST_TIME = 1 << 62  # ns; later ones are damage, and would not fit into a row
 
 
@@ -118,6 +119,8 @@ def _comment(row: Any) -> str:
 def read_capture(path: str | Path) -> EventLog:
     """A log of the TCP segments in a pcap or pcapng file, compressed by gzip or not.
 
+    IP fragments are not put together, and left out like all that is no TCP.
+
     The place of the capture lies somewhere between the hosts: every segment is a `send` of its
     sender, at the time when it was captured there. So a round-trip time is that from the capture to
     the receiver and back; of data captured near its receiver it tells nothing of the network.
@@ -151,6 +154,7 @@ def read_capture(path: str | Path) -> EventLog:
     log.hosts += tracker.hosts
     problems = {
         reader.damage: reader.damage != "",
+        **{f"{n} packets left out: {what}": what not in _ELSE for what, n in left_out.items()},
         f"times go backwards at {backwards} packets: sorted by time": backwards > 0,
         f"{tracker.missed} octets were acknowledged but not captured": tracker.missed > 0,
         "no TCP segment in it": not found,
@@ -177,7 +181,8 @@ def _sightings(reader: pcap.CaptureReader) -> tuple[list[_Sighting], Counter[str
         except pcap.NotIP as problem:
             left_out[str(problem)] += 1
         except WireError as problem:
-            left_out[problem.why.label] += 1
+            cut = problem.why is Why.MALFORMED and len(frame.data) < frame.length
+            left_out[pcap.CUT if cut else problem.why.label] += 1
         else:
             outbound = frame.outbound if reader.application.startswith(_APPLICATION) else None
             if outbound is not None:
