@@ -119,22 +119,16 @@ def _comment(row: Any) -> str:
 def read_capture(path: str | Path) -> EventLog:
     """A log of the TCP segments in a pcap or pcapng file, compressed by gzip or not.
 
-    IP fragments are not put together, and left out like all that is no TCP.
-
     The place of the capture lies somewhere between the hosts: every segment is a `send` of its
     sender, at the time when it was captured there. So a round-trip time is that from the capture to
     the receiver and back; of data captured near its receiver it tells nothing of the network.
     Connections are numbered as they begin; a SYN with another initial number begins another one.
     Where the SYN was not captured, `opened` is "unseen": positions count from the first number
-    seen, and windows are not scaled.
+    seen, and windows are not scaled. IP fragments are left out.
 
-    Reasons are inferred (`meta["inferred"]`): "fast-retransmit" after three duplicate ACKs or SACK
-    blocks above, "partial-ack" for the holes that follow, "timeout" after a silence of the RTO,
-    "go-back-n" after that, "out-of-order" for a hole that is filled sooner or by an older
-    timestamp, "duplicate" for a copy that the network made, and "data" for what was sent again for
-    causes unknown. docs/tshark.md says how often they are right. `meta["capture"]` tells how many
-    packets were read and how many left out, by kind; `meta["problems"]` is a list of what else
-    there is to know, such as a file cut off.
+    Reasons are inferred (`meta["inferred"]`) by the rules of inference.py; docs/tshark.md says how
+    often they are right. `meta["capture"]` tells how many packets were read and how many left out,
+    by kind; `meta["problems"]` is a list of what else there is to know, such as a file cut off.
 
     Raises LogFileError when the file is no capture, OSError when it cannot be read.
     """
@@ -153,9 +147,11 @@ def read_capture(path: str | Path) -> EventLog:
         tracker.take(*sighting)
     log.hosts += tracker.hosts
     problems = {
+        **dict.fromkeys(log.meta.get("problems", []), True),  # of a capture that nbtcp wrote anew
         reader.damage: reader.damage != "",
         **{f"{n} packets left out: {what}": what not in _ELSE for what, n in left_out.items()},
         f"times go backwards at {backwards} packets: sorted by time": backwards > 0,
+        f"{tracker.copies} segments seen twice: copied, or captured at two places": tracker.copies,
         f"{tracker.missed} octets were acknowledged but not captured": tracker.missed > 0,
         "no TCP segment in it": not found,
     }

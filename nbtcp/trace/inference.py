@@ -2,8 +2,16 @@
 
 Segments go in one by one, in order of time, and rows of a log come out. The rules for reasons are
 in `Way.why` and the functions it calls; they see what passed the place of the capture and nothing
-else, so they presume what a sender by RFC 5681 and RFC 6298 would have meant. Round-trip times are
-measured from there to the receiver of the data and back.
+else, so they presume what a sender by RFC 5681 and RFC 6298 would have meant:
+
+fast-retransmit   after three duplicate ACKs, or SACK blocks above it
+timeout           after a silence of the RTO; "go-back-n" is what follows
+partial-ack       the holes that follow after a fast retransmission
+out-of-order      an older timestamp; or a hole filled before an ACK could have asked for it
+duplicate         a copy that the network made: by its timestamp, or as above
+data              also what was sent again for causes unknown
+
+Round-trip times are measured from there to the receiver of the data and back.
 """
 
 from bisect import bisect_left, bisect_right
@@ -32,6 +40,7 @@ class Tracker:
         self._numbers: dict[tuple[bytes, int], int] = {}  # by ports and the first SYN's number
         self.hosts: dict[str, int] = {}
         self.missed = 0  # octets that were acknowledged but not captured
+        self.copies = 0  # segments with octets that came twice
 
     def take(self, now: int, segment: Segment, outbound: bool | None) -> None:
         """Log one segment; `outbound` is its direction, if nbtcp wrote the capture."""
@@ -58,6 +67,7 @@ class Tracker:
             rule = Why.FIRST_TRANSMISSION if kept else Why.KARN
             self._log.rtt_sample(opposite, span, rtt, kept, rule, now)
         inferred = way.why(segment, now)
+        self.copies += inferred is Why.DUPLICATE
         if segment.why is Why.NO_CONNECTION:  # the capture did not say
             segment.why = inferred
         event, host = (SENT, record.host) if sent else (RECEIVED, opposite.log_entry.host)
