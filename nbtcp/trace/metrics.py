@@ -166,8 +166,9 @@ def resent(segments: pd.DataFrame, ways: Flows) -> Bools:
     start, end = positions(segments[seen])
     again = np.zeros(len(segments), bool)
     again[seen] = first_seen(ways.flow[seen], start, end) < end - start
-    if (ways.table["vantage"] == "capture").any():  # it may have missed the first transmission
+    if (ways.table["vantage"] == "capture").any():  # it may have missed the first transmission,
         again |= segments["why"].isin(REPEATED).to_numpy(bool)
+        again &= ~_is(segments["why"], "duplicate")  # or seen a copy that the network made
     return again & ways.own
 
 
