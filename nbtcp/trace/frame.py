@@ -150,7 +150,7 @@ def connections(log: "EventLog") -> pd.DataFrame:
             }
         )
     table = pd.DataFrame(rows, columns=CONNECTION_COLUMNS).astype(CONNECTION_TYPES)
-    return _finish(log, dict(table.items()))
+    return _finish(log, {name: table[name] for name in CONNECTION_COLUMNS})
 
 
 def queue(log: "EventLog") -> pd.DataFrame:
