@@ -89,7 +89,9 @@ class View:
 
     @cached_property
     def segments(self) -> pd.DataFrame:
-        return self.log.segments
+        segments = self.log.segments
+        segments.attrs = {}  # else every selection of rows copies them
+        return segments
 
     @cached_property
     def events(self) -> pd.DataFrame:
