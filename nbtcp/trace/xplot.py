@@ -1,11 +1,11 @@
 """A table of glyphs in the language of Shepard's xplot, as tcptrace writes it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pandas as pd
 
-from .glyphs import Glyph, glyph_of
+from .glyphs import Glyph
+from .picture import Classes
 
 # Colours by what the same glyph has in a picture; xplot's ground is black.
 _COLORS = {
@@ -14,13 +14,16 @@ _COLORS = {
 }
 
 
-def xplot(glyphs: pd.DataFrame, title: str, label: str, unit: str) -> str:
-    """The picture as text; bands and shades have no likeness there and are left out."""
-    out = ["double double", "title", title, "xlabel", "time (s)", "ylabel", f"{label} ({unit})"]
-    for kind, rows in glyphs.groupby("glyph", observed=True):
-        glyph = glyph_of(str(kind))
+def xplot(parts: Classes, title: str, across: str, up: str, lanes: Sequence[str] = ()) -> str:
+    """The picture as text: its classes of glyphs, what its axes show, the names of its lanes.
+
+    Areas, bands and shades have no likeness there and are left out.
+    """
+    out = ["double double", "title", title, "xlabel", across, "ylabel", up]
+    for kind, glyph, rows in parts:
         corners = rows[["time", "until", "low", "high"]].to_numpy(np.float64)
-        out += [_COLORS[glyph.color], *_commands(str(kind), glyph, corners)]
+        out += [_COLORS[glyph.color], *_commands(kind, glyph, corners)]
+    out += [f"ltext 0 {-number}\n{name}" for number, name in enumerate(lanes)]
     return "\n".join([*out, "go", ""])
 
 
