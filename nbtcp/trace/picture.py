@@ -123,6 +123,9 @@ class Picture:
         return f'<img alt="{alt}" src="data:image/png;base64,{image}">'
 
     def _write(self, target: Path | io.BytesIO, kind: str) -> None:
+        for ax in self.figure.axes:  # or the layout would begin where the last one has ended
+            if (place := ax.get_subplotspec()) is not None:
+                ax.set_subplotspec(place)
         about = {"Title": self._title, **_UNDATED[f".{kind}"]}
         with mpl.rc_context({"svg.hashsalt": "nbtcp"}):
             dpi = "figure" if kind == "png" else _BITMAP_DPI
@@ -378,7 +381,7 @@ def _legend(ax: Axes) -> None:
         bbox_to_anchor=(1.0, 1.0),
         frameon=False,
         fontsize="x-small" if many else "small",
-        labelspacing=0.25 if many else 0.5,
+        labelspacing=0.15 if many else 0.5,
     )
 
 

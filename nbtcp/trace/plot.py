@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from . import ladder
-from .glyphs import CAUSES, FEW, GLYPHS, glyph_of
+from .glyphs import CAUSES, FEW, GLYPHS, Glyph, glyph_of
 from .kinds import KINDS, Kind, View, phase_table, table_of
 from .metrics import Flows, flows
 from .picture import (
@@ -152,7 +152,7 @@ class Plots:
         alone has seen is dashed, and taken to be underway for half the shortest RTT.
         """
         view = self._view(options.get("conn"), options.get("direction"))
-        data = _cut(ladder.table_of(view), options.get("between"))
+        data = _cut(ladder.table_of(view), options.get("between"), whole=True)
         ax = options.get("ax") or new_axes(9, ladder.height(data))
         ladder.draw(ax, data, view.way)
         title = f"Connection {view.way.conn}: {view.way.sender} and {view.way.receiver}"
@@ -208,7 +208,7 @@ class Plots:
         draw_phase(ax, data, conns)
         title = f"Connections {conns[0]} and {conns[1]}"
         ax.set_title(title, loc="left")
-        text = f"phase plot of connections {conns[0]} and {conns[1]}: {len(both)} moments"
+        text = f"phase plot of connections {conns[0]} and {conns[1]}"
         turned = data.assign(time=data["low"], until=data["low"], low=data["high"])
         axes = [f"cwnd of connection {conn} (B)" for conn in conns]
         return Picture(ax, data, text, title, lambda: xplot(classes(turned), title, *axes))
@@ -289,7 +289,7 @@ def compared(
     title = f"{', '.join(logs)}: {glyph_of(main).label}"
     ax.set_title(title, loc="left")
     shown = data[["run", "time", "low"]].rename(columns={"low": "value"})
-    text = f"comparison of {len(logs)} logs by {kind}: {', '.join(logs)}"
+    text = f"comparison of {len(logs)} logs by {kind}"
     return Picture(ax, shown, text, title, lambda: xplot(runs(data), title, _TIME, _upright(kind)))
 
 
@@ -351,17 +351,21 @@ def _side(pair: pd.DataFrame, direction: str) -> int:
     )
 
 
-def _cut(data: pd.DataFrame, between: tuple[float, float] | None) -> pd.DataFrame:
-    """What happened, or went on, between two times."""
+def _cut(
+    data: pd.DataFrame, between: tuple[float, float] | None, whole: bool = False
+) -> pd.DataFrame:
+    """What happened, or went on, between two times; or what began then, `whole`."""
     if between is None:
         return data
     low, high = between
-    cut = data[(data["until"] >= low) & (data["time"] <= high)]
+    cut = data[(data["time" if whole else "until"] >= low) & (data["time"] <= high)]
     if cut.empty:
         raise ValueError(
             f"nothing to plot between {low:g} and {high:g} s: the segments of this direction "
             f"lie between {data['time'].min():.6g} and {data['time'].max():.6g} s"
         )
+    if whole:
+        return cut.reset_index(drop=True)
     return cut.assign(time=cut["time"].clip(low), until=cut["until"].clip(upper=high)).reset_index(
         drop=True
     )
@@ -383,7 +387,7 @@ def _census(glyphs: pd.DataFrame, name: str = "") -> str:
         str(kind): int(n) for kind, n in glyphs["glyph"].value_counts(sort=False).items() if n
     }
     if name != "sequence":
-        return ", ".join(f"{n:,} {glyph_of(kind).label}" for kind, n in counts.items())
+        return ", ".join(_many(glyph_of(kind), n) for kind, n in counts.items())
     bars = {kind for kind in counts if glyph_of(kind).shape == "bar"} - _NOT_SENT
     carrying = glyphs["glyph"].isin(bars) & (glyphs["high"] > glyphs["low"])
     drops = sum(number for kind, number in counts.items() if kind.startswith("drop-"))
@@ -393,6 +397,15 @@ def _census(glyphs: pd.DataFrame, name: str = "") -> str:
         _counted(counts.get("ack", 0), "acknowledgment"),
     ]
     return ", ".join([*text, _counted(drops, "drop")] if drops else text)
+
+
+def _many(glyph: Glyph, number: int) -> str:
+    """So many of a class; of lines and areas it means nothing how many points they have."""
+    if glyph.shape not in ("bar", "mark", "span", "slope"):
+        return glyph.label
+    first, *rest = glyph.label.split(" ", 1)
+    noun = first + "s" * (number != 1 and first in ("segment", "sample", "state"))
+    return " ".join([f"{number:,}", noun, *rest])
 
 
 def _counted(number: int, noun: str) -> str:

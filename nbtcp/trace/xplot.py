@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from matplotlib.markers import TICKDOWN, TICKUP
 
 from .glyphs import Glyph
 from .picture import Classes
@@ -23,12 +24,14 @@ def xplot(parts: Classes, title: str, across: str, up: str, lanes: Sequence[str]
     for kind, glyph, rows in parts:
         corners = rows[["time", "until", "low", "high"]].to_numpy(np.float64)
         out += [_COLORS[glyph.color], *_commands(kind, glyph, corners)]
-    out += [f"ltext 0 {-number}\n{name}" for number, name in enumerate(lanes)]
+    out += [f"rtext 0 {-number}\n{name}" for number, name in enumerate(lanes)]
     return "\n".join([*out, "go", ""])
 
 
 def _commands(kind: str, glyph: Glyph, corners: np.ndarray) -> Iterator[str]:
-    named = glyph.shape in ("bar", "mark") and glyph.marker not in ("_", ".", "|")
+    mark = {TICKDOWN: "dtick", TICKUP: "utick", ".": "dot"}.get(glyph.marker, "diamond")
+    named = glyph.shape == "bar" or (glyph.shape == "mark" and mark == "diamond")
+    named = named and not glyph.quiet and glyph.marker not in ("", "_", "|")
     for number, (time, until, low, high) in enumerate(corners):
         middle = (low + high) / 2
         if glyph.shape in ("steps", "line") and number:
@@ -42,7 +45,7 @@ def _commands(kind: str, glyph: Glyph, corners: np.ndarray) -> Iterator[str]:
             yield f"dtick {time:.9f} {low:.12g}"
             yield f"utick {time:.9f} {high:.12g}"
         elif glyph.shape == "mark":
-            yield f"diamond {time:.9f} {middle:.12g}"
+            yield f"{mark} {time:.9f} {middle:.12g}"
         elif glyph.shape == "span":
             yield _line(time, middle, until, middle)
         elif glyph.shape == "slope":
