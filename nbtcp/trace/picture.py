@@ -55,7 +55,7 @@ _UNITS: dict[str, tuple[tuple[float, str, float], ...]] = {
 # Above this many glyphs they become one bitmap in SVG and PDF (axes and text stay vectors), so that
 # an SVG stays below 200 KB.
 _VECTORS = 1500
-_BITMAP_DPI = 150
+_BITMAP_DPI = 110
 
 # Above this many bars of one class they have no caps, which would run together.
 _CAPPED = 250
