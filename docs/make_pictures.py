@@ -84,12 +84,12 @@ PICTURES = {
         "lossy(*range(30, 40)).transfer(150_000).log.plot.sequence()",
     ),
     "timeout": (
-        "The retransmission is lost, too: only the retransmission timer helps.",
-        "lossy(30, 49).transfer(150_000, recovery='newreno').log.plot.sequence()",
+        "The retransmission is lost, too: only the retransmission timer can tell.",
+        "lossy(30, 70).transfer(150_000, recovery='newreno').log.plot.sequence()",
     ),
     "tail": (
-        "The last segments are lost, so nothing tells: the tail loss probe asks.",
-        "lossy(15, 16, 17).transfer(20_000).log.plot.sequence()",
+        "The last segment is lost, so nothing tells: the tail loss probe is it once more.",
+        "lossy(15).transfer(20_000).log.plot.sequence()",
     ),
     "reordering": (
         "Segments overtake each other: RACK sends two again in vain, and D-SACKs say so.",
@@ -111,12 +111,9 @@ PICTURES = {
         "Reno's sawtooth: cwnd is halved at each loss, and grows by a segment per round trip.",
         "reno.plot.window()",
     ),
-    "rtt": (
-        "A queue fills: samples, SRTT and RTTVAR, and the RTO above them.",
-        "reno.plot.rtt()",
-    ),
+    "rtt": ("A queue fills: samples, SRTT and RTTVAR, and the RTO above them.", "reno.plot.rtt()"),
     "throughput": (
-        "What was sent, and what was newly acknowledged: a repaired hole acknowledges much at once.",
+        "What was sent, and what was acknowledged for the first time: after a repair much at once.",
         "reno.plot.throughput()",
     ),
     "ladder": (
@@ -158,8 +155,8 @@ def main() -> int:
     for name in PICTURES:
         picture = draw(name, names)
         contents[name] = content(picture)
-        # 64 colours are enough, and a third of the size.
-        image = Image.open(io.BytesIO(picture.png())).convert("RGB").quantize(64)
+        image = Image.open(io.BytesIO(picture.png())).convert("RGB")
+        image = image.quantize(256, Image.Quantize.FASTOCTREE)  # a third of the size
         image.save(FOLDER / f"{name}.png", optimize=True)
     CONTENTS.write_text(json.dumps(contents, indent=1) + "\n")
     PAGE.write_text(text)

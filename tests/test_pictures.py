@@ -1,9 +1,13 @@
 """Pictures of all kinds: what is in them is what is in the log."""
 
 import base64
+import importlib
+import json
 import re
+import sys
 import time
 from itertools import pairwise
+from pathlib import Path as File
 
 import numpy as np
 import pandas as pd
@@ -603,6 +607,34 @@ def test_the_plots_of_a_log_name_themselves(log):
         "<plots of a log: compare, ladder, overview, phase, queue, rtt, scoreboard, sequence, "
         "states, stevens, throughput, timers, window>"
     )
+
+
+# --- the pictures of the docs ---
+
+sys.path.append(str(File(__file__).resolve().parents[1] / "docs"))
+docs = importlib.import_module("make_pictures")
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return docs.setup()
+
+
+@pytest.mark.parametrize("name", docs.PICTURES)
+def test_the_pictures_of_the_docs_show_what_the_code_draws(name, scene):
+    """What is in them: axes, artists and their data. After a change that is meant: python
+    docs/make_pictures.py, and a look at what it has drawn.
+    """
+    kept = json.loads(docs.CONTENTS.read_text())[name]
+    now = json.loads(json.dumps(docs.content(docs.draw(name, scene))))
+    assert now == kept
+
+
+def test_the_page_of_the_pictures_is_that_of_its_script():
+    assert docs.PAGE.read_text() == docs.page()
+    sizes = {file.stem: file.stat().st_size for file in docs.FOLDER.glob("*.png")}
+    assert set(sizes) == set(docs.PICTURES) == set(json.loads(docs.CONTENTS.read_text()))
+    assert max(sizes.values()) < 40_000 and sum(sizes.values()) < 400_000
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ _UNITS: dict[str, tuple[tuple[float, str, float], ...]] = {
 # Above this many glyphs they become one bitmap in SVG and PDF (axes and text stay vectors), so that
 # an SVG stays below 200 KB.
 _VECTORS = 1500
-_BITMAP_DPI = 110
+_BITMAP_DPI = 150
 
 # Above this many bars of one class they have no caps, which would run together.
 _CAPPED = 250
@@ -80,7 +80,12 @@ class Picture:
     """
 
     def __init__(
-        self, ax: Axes, data: pd.DataFrame, text: str, title: str, for_xplot: Callable[[], str]
+        self,
+        ax: Axes,
+        data: pd.DataFrame,
+        text: str,
+        title: str,
+        for_xplot: Callable[[], str] | None = None,
     ) -> None:
         self.figure = ax.figure.figure
         self.data = data
@@ -100,8 +105,10 @@ class Picture:
             self.data.to_csv(path, index=False, lineterminator="\n")
         elif suffix in _UNDATED:
             self._write(path, suffix.removeprefix("."))
-        elif suffix == ".xpl":
+        elif suffix == ".xpl" and self._for_xplot is not None:
             path.write_text(self._for_xplot())
+        elif suffix == ".xpl":
+            raise ValueError(f"cannot save {path.name!r}: xplot cannot show this kind of picture")
         else:
             raise ValueError(f"cannot save {path.name!r}: use .png, .svg, .pdf, .csv or .xpl")
         return path
