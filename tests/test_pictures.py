@@ -16,7 +16,9 @@ from matplotlib.figure import Figure
 from test_metrics import A, B, Tape
 from test_plot import MSS, Large, artist, glyphs, legend, picture
 
-from nbtcp import Path, Simulation
+from nbtcp import Path, Simulation, compare
+from nbtcp.runtime.http import Page
+from nbtcp.runtime.sockets import Socket
 from nbtcp.trace.glyphs import CAUSES, FEW, GLYPHS
 from nbtcp.trace.plot import SUFFIXES, Plots
 
@@ -607,6 +609,40 @@ def test_the_plots_of_a_log_name_themselves(log):
         "<plots of a log: compare, ladder, overview, phase, queue, rtt, scoreboard, sequence, "
         "states, stevens, throughput, timers, window>"
     )
+
+
+# --- what a cell shows ---
+
+
+def shown_objects():
+    sim = Simulation(Path(delay=0.02))
+    pair, transfer = sim.pair(), sim.transfer(10_000)
+    page = Page("http://10.0.0.1/a?<b>", 200, "OK", {}, b"abc", transfer.log)
+    plots = transfer.log.plot
+    return {
+        **{"log": transfer.log, "page": page, "connection": pair.client.connection},
+        **{"socket": pair.client, "plot": plots.sequence(), "plots": plots},
+        **{"pair": pair, "transfer": transfer, "simulation": sim},
+        **{"comparison": compare({"a": transfer.log})},
+    }
+
+
+def test_what_a_cell_shows_is_useful_and_the_same_each_time():
+    """No addresses in memory, no time of day: notebooks are compared with their saved outputs."""
+    one, other = shown_objects(), shown_objects()
+    for name, thing in one.items():
+        assert repr(thing) == repr(other[name])
+        assert len(repr(thing)) > 15 and " at 0x" not in repr(thing), name
+    for name in ("log", "page", "connection", "socket", "plot"):
+        text = one[name]._repr_html_()
+        assert text == other[name]._repr_html_()
+        assert "<b>" not in text and " at 0x" not in text
+    assert "<Page" not in one["page"]._repr_html_()
+    assert "&lt;Page 200 http://10.0.0.1/a?&lt;b&gt;: 3 octets&gt;" in one["page"]._repr_html_()
+    assert "<td>SND.WND</td>" in one["connection"]._repr_html_()
+    assert "<td>10.0.0.1</td>" in one["log"]._repr_html_()
+    assert one["socket"]._repr_html_() == one["connection"]._repr_html_()
+    assert Socket(one["pair"].host)._repr_html_() is None  # it is not connected: its repr says so
 
 
 # --- the pictures of the docs ---
