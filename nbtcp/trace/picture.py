@@ -52,10 +52,11 @@ _UNITS: dict[str, tuple[tuple[float, str, float], ...]] = {
     "packets": ((np.inf, "packets", 1.0),),
 }
 
-# Above this many glyphs they become one bitmap in SVG and PDF (axes and text stay vectors), so that
-# an SVG stays below 200 KB.
+# Above this many glyphs they become one bitmap in SVG and PDF (axes and text stay vectors), of the
+# first of these resolutions with which an SVG stays below that many octets.
 _VECTORS = 1500
-_BITMAP_DPI = 150
+_BITMAP_DPI = (150, 100, 72, 54)
+_SVG_SIZE = 200_000
 
 # Above this many bars of one class they have no caps, which would run together.
 _CAPPED = 250
@@ -104,7 +105,7 @@ class Picture:
         if suffix == ".csv":
             self.data.to_csv(path, index=False, lineterminator="\n")
         elif suffix in _UNDATED:
-            self._write(path, suffix.removeprefix("."))
+            path.write_bytes(self._bytes(suffix.removeprefix(".")))
         elif suffix == ".xpl" and self._for_xplot is not None:
             path.write_text(self._for_xplot())
         elif suffix == ".xpl":
@@ -118,9 +119,7 @@ class Picture:
 
     def png(self) -> bytes:
         """The picture as a PNG file's bytes."""
-        png = io.BytesIO()
-        self._write(png, "png")
-        return png.getvalue()
+        return self._bytes("png")
 
     def _repr_html_(self) -> str:
         # JupyterLab gives an image/png output no alternative text; an <img> can carry it. So there
@@ -129,14 +128,21 @@ class Picture:
         image = base64.b64encode(self.png()).decode()
         return f'<img alt="{alt}" src="data:image/png;base64,{image}">'
 
-    def _write(self, target: Path | io.BytesIO, kind: str) -> None:
+    def _bytes(self, kind: str) -> bytes:
+        """The picture as a file; an SVG whose bitmap is too large gets a coarser one."""
         for ax in self.figure.axes:  # or the layout would begin where the last one has ended
             if (place := ax.get_subplotspec()) is not None:
                 ax.set_subplotspec(place)
         about = {"Title": self._title, **_UNDATED[f".{kind}"]}
-        with mpl.rc_context({"svg.hashsalt": "nbtcp"}):
-            dpi = "figure" if kind == "png" else _BITMAP_DPI
-            self.figure.savefig(target, format=kind, dpi=dpi, metadata=about)
+        content = b""
+        for dpi in ("figure",) if kind == "png" else _BITMAP_DPI:
+            file = io.BytesIO()
+            with mpl.rc_context({"svg.hashsalt": "nbtcp"}):
+                self.figure.savefig(file, format=kind, dpi=dpi, metadata=about)
+            content = file.getvalue()
+            if kind != "svg" or len(content) < _SVG_SIZE:
+                break
+        return content
 
 
 def new_axes(width: float = 9, height: float = 5) -> Axes:
