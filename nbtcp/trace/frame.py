@@ -4,6 +4,7 @@
 `describe` is the log in one line. Times are seconds since the log's first entry, sizes octets.
 """
 
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -200,6 +201,13 @@ def describe(log: "EventLog") -> str:
         f"<EventLog: {count} connection{plural}; segments: {sent} sent, {received} received, "
         f"{dropped} dropped; {len(log.events)} events{_reservations(log)}>"
     )
+
+
+def describe_in_html(log: "EventLog") -> str:
+    """The same for a notebook, with the connections, but without what differs from run to run."""
+    names = ["conn", "host", "local", "local_port", "remote", "remote_port", "opened", "end"]
+    table = log.connections[names].to_html(index=False, border=0, max_rows=10)
+    return f"<p>{escape(describe(log))}</p>{table}"
 
 
 def _reservations(log: "EventLog") -> str:
