@@ -134,13 +134,13 @@ def _long(table: pd.DataFrame, values: Values, attrs: dict[Hashable, Any]) -> pd
     n, names = len(table), list(DEFINITIONS)
     units, definitions = zip(*DEFINITIONS.values(), strict=True)
     columns = {
-        **{name: table[name].repeat(len(names)).to_numpy() for name in ("conn", "direction")},
+        **{name: table[name].repeat(len(names)).array for name in ("conn", "direction")},
         "name": names * n,
         "value": np.column_stack([values[name] for name in names]).ravel().astype(np.float64),
         "unit": units * n,
         "definition": definitions * n,
     }
-    long = pd.DataFrame(columns)
+    long = pd.DataFrame(columns).astype(dict.fromkeys(["name", "unit", "definition"], "str"))
     long.attrs = dict(attrs)
     return long
 

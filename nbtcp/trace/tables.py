@@ -62,7 +62,7 @@ def retransmissions(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.Dat
     fate[dropped >= before] = whys[dropped][dropped >= before]
     fate[before < 0] = None
     table = segments.iloc[again][["time", "conn", "why"]].reset_index(drop=True)
-    table.insert(2, "direction", ways.table["direction"].to_numpy()[ways.flow[again]])
+    table.insert(2, "direction", ways.table["direction"].array[ways.flow[again]])
     table = table.assign(
         seq=start[again],
         end=end[again],
