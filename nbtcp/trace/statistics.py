@@ -102,15 +102,9 @@ def statistics(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.DataFram
     ways = flows(segments, connections)
     n = len(ways.table)
     lines = _lines(segments, ways)
-    own = segments[ways.own]
-    values = {
-        **_counts(own, ways.flow[ways.own], n),
-        **_asked(own, ways.flow[ways.own], n),
-        **_windows(own, ways.flow[ways.own], n),
-        **_outstanding(lines, n),
-        **_sendings(lines, n),
-        **_measured(lines, n),
-    }
+    mine = segments[ways.own], ways.flow[ways.own], n
+    values = _counts(*mine) | _asked(*mine) | _windows(*mine)
+    values |= _outstanding(lines, n) | _sendings(lines, n) | _measured(lines, n)
     values["missed_data"] = values["ttl_stream_length"] - values["unique_bytes_sent"]
     known = ways.flow >= 0
     time, pair = segments["time"].to_numpy(np.float64)[known], ways.flow[known] // 2
