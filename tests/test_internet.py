@@ -328,11 +328,10 @@ def test_a_directory_is_served(internet: Internet, way: str) -> None:
 
 
 @needs_root
-@either
-def test_an_application_is_served(internet: Internet, way: str) -> None:
+def test_an_application_is_served(internet: Internet) -> None:
     """To curl, with a body of two megabytes, and to wget."""
     (internet.site / "hello.py").write_text(APPLICATION)
-    program, url = serve(internet, way, "--wsgi", "hello:app")
+    program, url = serve(internet, "live", "--wsgi", "hello:app")
     body = b"b" * 2_000_000
     said = internet.neighbour_runs("curl", "-sS", "--data-binary", "@-", f"{url}/up", input=body)
     assert said == b"POST hello " + body
