@@ -239,6 +239,36 @@ def test_without_root_and_tun_the_lab_says_which_is_missing() -> None:
     assert_one_line(done, 2, "/dev/net/tun")
 
 
+@root
+def test_in_a_container_without_tun_the_simulation_and_the_recordings_work(tmp_path: Path) -> None:
+    """As root in a mount namespace whose /dev/net is empty."""
+    done = subprocess.run(
+        ["unshare", "--mount", "--", "sh", "-c", CONTAINER, "sh", sys.executable, RECORDING],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    *refused, octets, rtt = done.stdout.splitlines()
+    assert refused == ["2"] * 3 and octets == "100000"
+    assert rtt.endswith(" samples; times in seconds, start and end are octets of the stream.")
+    missing = "nbtcp: /dev/net/tun is missing, so there can be no TUN device; load it with "
+    hint = "`modprobe tun`, or start the container with `--device /dev/net/tun`"
+    assert done.stderr.splitlines() == [missing + hint] * 3
+
+
+RECORDING = str(ROOT / "notebooks" / "recordings" / "start-here.parquet")
+CONTAINER = """
+mount -t tmpfs none /dev/net
+for call in "fetch --lab /" "fetch http://192.0.2.1/" "serve --lab ."; do
+    $1 -m nbtcp.cli $call; echo $?
+done
+$1 -c "import nbtcp; print(nbtcp.Simulation(seed=1).transfer(100_000).octets)"
+$1 -m nbtcp.cli rtt $2 | tail -n 1
+"""
+
+
 def test_help_teaches() -> None:
     assert "fetch" in nbtcp("--help").stdout
     assert "/bytes/300000" in nbtcp("fetch", "--help").stdout
