@@ -39,7 +39,7 @@ LINES = {
     "congestion": 680,
     "links": 1000,
     "runtime": 1850,
-    "trace": 2650,
+    "trace": 2790,
     "testing": 1200,
     "": 12000,
 }

@@ -12,6 +12,8 @@ from test_metrics import A, B, Tape
 from test_plot import MSS, Large, artist, glyphs, legend, picture
 
 from nbtcp import Path, Simulation
+from nbtcp.tcp.state import TRANSITIONS, State
+from nbtcp.trace.diagram import state_diagram
 from nbtcp.trace.plot import Plots
 
 
@@ -231,6 +233,64 @@ def test_the_texts_of_a_ladder_do_not_overlap():
         assert min(gaps) > -1
 
 
+def opened_and_closed():
+    pair = Simulation(Path(delay=0.05), seed=1).pair(time_wait=2)
+    pair.client.close()
+    pair.wait(0.2)
+    pair.server.close()
+    pair.wait(3)
+    return pair.log
+
+
+def test_the_states_stand_beside_the_ladder():
+    shown = opened_and_closed().plot.ladder()
+    texts = shown.figure.axes[0].texts
+    notes = [text for text in texts if text.get_ha() == "center"]
+    left = [note for note in notes if note.get_position()[0] < 0]
+    of_client = "SYN-SENT ESTABLISHED FIN-WAIT-1 FIN-WAIT-2 TIME-WAIT CLOSED"
+    assert [note.get_text() for note in left] == of_client.split()
+    places = {text.get_text(): text.get_position()[1] for text in [*texts, *left]}
+    assert places["SYN-SENT"] == places["0 s   S 0:0"]  # at the segment that leaves with it
+    assert places["ESTABLISHED"] < places["0.1 s   A ack 1"]  # at the arrival before
+
+
+# --- the state diagram ---
+
+
+def test_the_diagram_has_all_transitions_of_the_table():
+    shown = state_diagram()
+    edges = {(row.old, row.cause, row.new) for row in shown.data.itertuples()}
+    table = TRANSITIONS.items()
+    assert edges == {(old.label, cause.label, new.label) for (old, cause), new in table}
+    texts = [text.get_text() for text in shown.figure.axes[0].texts]
+    assert {state.label for state in State} <= set(texts)
+    assert {"active OPEN", "passive OPEN", "rcv SYN", "rcv ACK of FIN"} <= set(texts)
+    everywhere = ("rcv-rst", "abort", "timeout")
+    drawn = {(old, new) for (old, cause), new in table if cause.label not in everywhere}
+    assert len(shown.figure.axes[0].patches) == len(drawn)
+
+
+def test_the_diagram_has_the_ways_of_both_ends():
+    shown = opened_and_closed().plot.diagram()
+    ways = {host: rows["new"].tolist() for host, rows in shown.data.groupby("host", observed=True)}
+    active = "SYN-SENT ESTABLISHED FIN-WAIT-1 FIN-WAIT-2 TIME-WAIT CLOSED"
+    passive = "LISTEN SYN-RECEIVED ESTABLISHED CLOSE-WAIT LAST-ACK CLOSED"
+    assert ways == {"10.0.0.1": active.split(), "10.0.0.2": passive.split()}
+    assert legend(shown) == ["path of 10.0.0.1", "path of 10.0.0.2"]
+    assert repr(shown).startswith("<state diagram of connection 1: 10.0.0.1: SYN-SENT, EST")
+
+
+def test_the_diagram_shows_a_reset_where_there_was_one():
+    pair = Simulation(Path(delay=0.05), seed=1).pair()
+    arrows = [len(pair.log.plot.diagram().figure.axes[0].patches)]
+    pair.client.abort()
+    pair.wait(1)
+    shown = pair.log.plot.diagram()
+    arrows.append(len(shown.figure.axes[0].patches))
+    assert shown.data["cause"].tolist()[-1:] == ["rcv-rst"]
+    assert arrows[1] == arrows[0] + 3  # the edge, and each end's way
+
+
 def test_a_ladder_that_nobody_could_read_is_refused():
     log = Simulation(Path(delay=0.01)).transfer(2_000_000).log
     with pytest.raises(ValueError, match=r"too long to read: choose .* between=\(0, 0\.\d+\)"):
@@ -329,8 +389,8 @@ def test_an_overview_cannot_be_saved_for_xplot(log, tmp_path):
 
 def test_the_plots_of_a_log_name_themselves(log):
     assert repr(log.plot) == (
-        "<plots of a log: compare, ladder, overview, phase, queue, rtt, scoreboard, sequence, "
-        "states, stevens, throughput, timers, window>"
+        "<plots of a log: compare, diagram, ladder, overview, phase, queue, rtt, scoreboard, "
+        "sequence, states, stevens, throughput, timers, window>"
     )
 
 

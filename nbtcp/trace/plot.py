@@ -123,8 +123,21 @@ class Plots:
         """
         return self._draw("scoreboard", **options)
 
+    def diagram(
+        self, conn: int | None = None, direction: str | None = None, *, ax: Axes | None = None
+    ) -> Picture:
+        """The state diagram, with the way that each end of the connection took through it.
+
+        `data` has host, old, new (states) and cause. `nbtcp.trace.diagram.state_diagram()` is the
+        diagram without a log.
+        """
+        from .diagram import path_diagram
+
+        return path_diagram(self._view(conn, direction), ax)
+
     def ladder(self, **options: Unpack[Options]) -> Picture:
-        """Both ends, and the segments between them, time downwards; for up to some 200 segments.
+        """Both ends and their states, the segments between them, time downwards; for up to some 200
+        segments.
 
         `direction` puts its sender on the left. `data` has until (s, the arrival), low and high (0
         at the left, 1 at the right) and text. Time is stretched where much happens. What one end
@@ -132,8 +145,11 @@ class Plots:
         """
         view = self._view(options.get("conn"), options.get("direction"))
         data = _cut(ladder.table_of(view), options.get("between"))
-        ax = options.get("ax") or new_axes(9, ladder.height(data))
-        ladder.draw(ax, data, view.way)
+        changes = ladder.states_of(view)
+        if (between := options.get("between")) is not None:
+            changes = changes[changes["time"].between(*between)].reset_index(drop=True)
+        ax = options.get("ax") or new_axes(9, ladder.height(data, changes))
+        ladder.draw(ax, data, changes, view.way)
         title = f"Connection {view.way.conn}: {view.way.sender} and {view.way.receiver}"
         ax.set_title(title, loc="left")
         return Picture(ax, data, f"ladder of connection {view.way.conn}: {_census(data)}", title)
