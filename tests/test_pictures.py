@@ -215,6 +215,16 @@ def test_ladder_of_one_end_guesses_and_says_so():
     ]
 
 
+def test_ladder_has_what_an_end_without_the_connection_got_and_said():
+    client, _ = Simulation(Path(delay=0.05), seed=1).hosts()
+    with pytest.raises(ConnectionRefusedError):
+        client.connect(("10.0.0.2", 81))  # where nobody listens
+    shown = client.log.plot.ladder()
+    assert set(shown.data["glyph"]) == {"arrow"}
+    assert shown.data["text"].tolist() == ["S 0:0", "RA 0:0 ack 1"]
+    assert shown.data[["time", "until"]].to_numpy().tolist() == [[0.0, 0.05], [0.05, 0.1]]
+
+
 def test_the_texts_of_a_ladder_do_not_overlap():
     log = Simulation(Path(delay=0.04, loss=0.05), seed=3).transfer(60_000).log
     shown = log.plot.ladder()

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from .glyphs import glyph_of
 from .kinds import View
-from .metrics import Floats, resent
+from .metrics import Bools, Floats, resent
 from .tables import states
 
 MOST = 1000  # segments
@@ -27,7 +27,8 @@ def table_of(view: View) -> pd.DataFrame:
     half the shortest RTT, which is a guess.
     """
     rows = view.segments.assign(flow=view.ways.flow, again=resent(view.segments, view.ways))
-    rows = rows[(view.this | view.back) & ~rows["why"].isin(["bad-checksum"])].copy()
+    mine = (view.this | view.back) & ~rows["why"].isin(["bad-checksum"]).to_numpy(bool)
+    rows = pd.concat([rows[mine], _at_nobody(rows, mine)]).sort_index()
     if rows.empty:
         raise ValueError(f"nothing to plot: no segments {view.way.direction} in the log")
     rows["order"] = np.arange(len(rows))
@@ -45,11 +46,21 @@ def table_of(view: View) -> pd.DataFrame:
     both = on_the_way.merge(came, "outer", [*_KEY, "turn"], suffixes=("", "_came"))
     table = pd.concat([gone.assign(time_came=np.nan), both], ignore_index=True)
     rtt = view.log.rtt()["rtt"]
-    underway = float(rtt.min()) / 2 if len(rtt) else 0.0
+    underway = float(rtt.min()) / 2 if len(rtt) else 1e-6
     table["order"] = table["order"].fillna(table["order_came"])
     return _glyphs(table.sort_values("order"), view.flow, underway).sort_values(
         "time", kind="stable", ignore_index=True
     )
+
+
+def _at_nobody(rows: pd.DataFrame, mine: Bools) -> pd.DataFrame:
+    """These segments at an end that knew no connection, where they have no relative numbers: after
+    its end, or at a port that nobody listens to.
+    """
+    same = ["raw_seq", "raw_ack", "len", "flags"]
+    known = rows.loc[mine, [*same, "flow", "seq", "ack"]].drop_duplicates(same)
+    nobodys = rows[(rows["conn"] == 0).to_numpy(bool)].drop(columns=["flow", "seq", "ack"])
+    return nobodys.reset_index().merge(known, on=same).set_index("index")
 
 
 def _numbered(rows: pd.DataFrame, also: list[str]) -> pd.DataFrame:

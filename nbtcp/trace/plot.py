@@ -139,11 +139,12 @@ class Plots:
         """Both ends and their states, the segments between them, time downwards; for up to some 200
         segments.
 
-        `direction` puts its sender on the left. `data` has until (s, the arrival), low and high (0
+        `direction` puts its sender on the left, by default the host that the table of connections
+        names first. `data` has until (s, the arrival), low and high (0
         at the left, 1 at the right) and text. Time is stretched where much happens. What one end
         alone has seen is dashed, and taken to be underway for half the shortest RTT.
         """
-        view = self._view(options.get("conn"), options.get("direction"))
+        view = self._view(options.get("conn"), options.get("direction", "out"))
         data = _cut(ladder.table_of(view), options.get("between"))
         changes = ladder.states_of(view)
         if (between := options.get("between")) is not None:
