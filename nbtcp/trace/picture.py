@@ -123,7 +123,8 @@ class Picture:
         # JupyterLab gives an image/png output no alternative text; an <img> can carry it. So there
         # is no _repr_png_: a notebook would hold each picture twice. With a palette it is a third
         # as large, and looks the same.
-        alt = html.escape(f"{self._text.capitalize()}. {self._title}.")
+        text = self._text[:1].upper() + self._text[1:]
+        alt = html.escape(f"{text}. {self._title}.")
         png = io.BytesIO()
         with Image.open(io.BytesIO(self.png())) as picture:
             picture.convert("RGB").quantize(_COLORS).save(png, "PNG", optimize=True)
