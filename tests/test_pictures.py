@@ -225,6 +225,15 @@ def test_ladder_has_what_an_end_without_the_connection_got_and_said():
     assert shown.data[["time", "until"]].to_numpy().tolist() == [[0.0, 0.05], [0.05, 0.1]]
 
 
+def test_ladder_shows_what_the_path_has_duplicated():
+    log = Simulation(up=Path(delay=0.05, duplicate=1), down=Path(delay=0.05)).transfer(3000).log
+    data = log.plot.ladder().data
+    copies = of(log.plot.ladder(), "arrow-copy")
+    assert len(copies) == (data["glyph"] == "arrow").sum() - (data["low"] == 1).sum() > 3
+    assert np.allclose(copies["until"] - copies["time"], 0.025)  # from the middle of the way
+    assert set(copies["low"]) == {0.5}
+
+
 def test_the_texts_of_a_ladder_do_not_overlap():
     log = Simulation(Path(delay=0.04, loss=0.05), seed=3).transfer(60_000).log
     shown = log.plot.ladder()

@@ -119,6 +119,7 @@ GLYPHS = {
     "arrow": Glyph("segment", "slope", BLUE),
     "arrow-again": Glyph("sent again", "slope", VERMILION, dashes="-."),
     "arrow-lost": Glyph("dropped", "slope", BLACK, "x", dashes=":"),
+    "arrow-copy": Glyph("duplicated on the way", "slope", ORANGE, dashes=":"),
     "arrow-guessed": Glyph("seen at one end only", "slope", GREY, dashes="--"),
 }
 """Every class of glyph; those of one kind of picture are in the order of its legend."""

@@ -15,7 +15,7 @@ from .tables import states
 MOST = 1000  # segments
 SLOT = 0.17  # inches: the least for a segment's text
 STRETCH = 3.0  # the longest that a pause may look, in usual ones
-FEW = 40  # segments, up to which arrows are steeper
+FEW = 12  # segments, up to which arrows are steeper
 _KEY = ["flow", "raw_seq", "raw_ack", "len", "flags", "tsval", "sack"]
 
 
@@ -44,6 +44,11 @@ def table_of(view: View) -> pd.DataFrame:
     gone, on_the_way = here[lost], _numbered(here[~lost].sort_values("time"), [])
     came = _numbered(rows[rows["event"] == "recv"], [])
     both = on_the_way.merge(came, "outer", [*_KEY, "turn"], suffixes=("", "_came"))
+    # What came oftener than it was sent, the path has duplicated.
+    both["copy"] = both["time"].isna() & both["turn"].gt(0)
+    once = on_the_way.drop_duplicates(_KEY, keep="last").set_index(_KEY)["time"]
+    copies = pd.MultiIndex.from_frame(both.loc[both["copy"], _KEY])
+    both.loc[both["copy"], "time"] = once.reindex(copies).to_numpy()
     table = pd.concat([gone.assign(time_came=np.nan), both], ignore_index=True)
     rtt = view.log.rtt()["rtt"]
     underway = float(rtt.min()) / 2 if len(rtt) else 1e-6
@@ -74,16 +79,16 @@ def _glyphs(table: pd.DataFrame, left: int, underway: float) -> pd.DataFrame:
     guessed = (np.isnan(arrival) & ~lost) | np.isnan(start)
     start = np.where(np.isnan(start), arrival - underway, start)
     arrival = np.where(np.isnan(arrival), start + underway, arrival)
-    again = table["again"].fillna(False).to_numpy(bool)
-    kinds = np.select(
-        [lost, guessed, again], ["arrow-lost", "arrow-guessed", "arrow-again"], "arrow"
-    )
+    again, copy = (table[name].eq(True).to_numpy(bool) for name in ("again", "copy"))
+    names = ["arrow-lost", "arrow-guessed", "arrow-copy", "arrow-again"]
+    kinds = np.select([lost, guessed, copy, again], names, "arrow")
     side = (table["flow"] != left).to_numpy(float)
+    start = np.where(copy, (start + arrival) / 2, start)  # somewhere on the way
     shown = {
         "glyph": pd.Categorical(kinds),
         "time": start,
         "until": arrival,
-        "low": side,
+        "low": np.where(copy, 0.5, side),
         "high": np.where(lost, 0.5, 1 - side),
         "text": _texts(table),
         "label": [glyph_of(kind).label for kind in kinds],
@@ -92,15 +97,18 @@ def _glyphs(table: pd.DataFrame, left: int, underway: float) -> pd.DataFrame:
 
 
 def _texts(table: pd.DataFrame) -> list[str]:
-    """As tcpdump writes them: flags, positions, ACK."""
+    """As tcpdump writes them: flags, positions, ACK, SACK blocks."""
     columns = [
         table[f"{name}"].where(table[f"{name}"].notna(), table[f"{name}_came"])
         for name in ("seq", "ack")
     ]
     texts = []
-    for flags, length, seq, ack in zip(table["flags"], table["len"], *columns, strict=True):
+    fields = (table["flags"], table["len"], *columns, table["sack"])
+    for flags, length, seq, ack, blocks in zip(*fields, strict=True):
         data = f" {seq:.0f}:{seq + length:.0f}" if length or set(flags) & set("SFR") else ""
-        texts.append(f"{flags}{data}" + (f" ack {ack:.0f}" if "A" in flags else ""))
+        sack = "".join(f" {left}:{right}" for left, right in blocks)
+        answer = (f" ack {ack:.0f}" if "A" in flags else "") + (f" sack{sack}" if sack else "")
+        texts.append(f"{flags}{data}{answer}")
     return texts
 
 
@@ -169,6 +177,8 @@ def draw(ax: Axes, table: pd.DataFrame, changes: pd.DataFrame, way: Any) -> None
             ax.plot(rows["high"][there], bottom[there], tip, color=glyph.color, markersize=size)
     longest = 0
     for row, (top, _) in zip(table.itertuples(), places, strict=True):
+        if row.low == 0.5:  # sent by nobody
+            continue
         where, align = (-0.02, "right") if row.low == 0 else (1.02, "left")
         time = f"{row.time:.6g} s"
         text = f"{row.text}   {time}" if row.low else f"{time}   {row.text}"
