@@ -25,6 +25,7 @@ from nbtcp.tcp.state import TRANSITIONS, State
 from nbtcp.trace.diagram import state_diagram
 from nbtcp.trace.glyphs import CAUSES, FEW, GLYPHS
 from nbtcp.trace.plot import SUFFIXES, Plots
+from nbtcp.trace.tables import rto_of_jacobson, rto_of_rfc793
 
 
 @pytest.fixture(scope="module")
@@ -574,9 +575,33 @@ def test_phase_plot_needs_two_connections(log):
         log.plot.phase()
 
 
+# --- waits ---
+
+
+def test_the_rto_by_two_formulas_is_what_one_computes_by_hand():
+    rtt = pd.Series([1.0, 1.0, 5.0])
+    assert rto_of_rfc793(rtt).to_list() == pytest.approx([2.0, 2.0, 2.8])
+    assert rto_of_jacobson(rtt).to_list() == [3.0, 2.5, 6.625]
+
+
+def test_waits_marks_the_samples_that_came_later_than_a_formula_waits():
+    path = Path(delay=0.025, reorder=0.3, held=0.1, seed=1)
+    one = {"congestion": "fixed", "initial_window": 1448, "ack_every": 1, "recovery": "newreno"}
+    log = Simulation(path).transfer(200 * 1448, min_rto=1.0, **one).log
+    shown = log.plot.waits().data.set_index("time")
+    samples = log.rtt().query("host == '10.0.0.1'").set_index("time")
+    assert shown.query("glyph == 'sample'")["value"].to_list() == samples["rtt"].to_list()
+    # One segment is in flight at a time, so the sample before is the last one known.
+    for name in ("rfc793", "jacobson"):
+        waited = shown[shown["glyph"] == f"rto-{name}"]["value"].shift()
+        late = samples.index[samples["rtt"] > waited]
+        assert shown.index[shown["glyph"] == f"late-{name}"].to_list() == late.to_list()
+    assert (shown["glyph"] == "late-rfc793").sum() > 5 * (shown["glyph"] == "late-jacobson").sum()
+
+
 # --- what all take, and give ---
 
-KINDS = "sequence stevens rtt window throughput ladder states timers scoreboard queue".split()
+KINDS = "sequence stevens rtt waits window throughput ladder states timers scoreboard queue".split()
 ALL = [*KINDS, "overview", "compare", "phase"]
 
 
@@ -681,7 +706,7 @@ def test_by_default_of_a_download_is_drawn_what_the_log_knows():
 def test_the_plots_of_a_log_name_themselves(log):
     assert repr(log.plot) == (
         "<plots of a log: compare, diagram, ladder, overview, phase, queue, rtt, scoreboard, "
-        "sequence, states, stevens, throughput, timers, window>"
+        "sequence, states, stevens, throughput, timers, waits, window>"
     )
 
 

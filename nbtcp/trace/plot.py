@@ -110,6 +110,12 @@ class Plots:
         """RTT samples, SRTT, RTTVAR and RTO over time; `data` has value and high (s)."""
         return self._draw("rtt", **options)
 
+    def waits(self, **options: Unpack[Options]) -> Picture:
+        """How long the RTO of RFC 793 and that of Jacobson (1988) would have waited for the same
+        samples, and which came later: timeouts for nothing. `data` has value (s).
+        """
+        return self._draw("waits", **options)
+
     def throughput(self, **options: Unpack[Options]) -> Picture:
         """How fast octets were sent and acknowledged, in hundredths of the time; `data` has value
         (bit/s).
