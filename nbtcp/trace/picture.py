@@ -62,8 +62,8 @@ _MANY = 50
 # Limits that may lie so high that the rest would be flat.
 _FAR = ("window", "limit", "rwnd")
 
-# What tells several logs apart.
-_RUNS = list(zip(OKABE_ITO, ("-", "--", "-.", ":", "-", "--", "-."), strict=True))
+# What tells several lines apart.
+RUNS = list(zip(OKABE_ITO, ("-", "--", "-.", ":", "-", "--", "-."), strict=True))
 
 
 class Picture:
@@ -179,7 +179,7 @@ def draw_runs(ax: Axes, glyphs: pd.DataFrame, label: str, unit: str) -> None:
     """One line for each `run`, told apart by colour and dashes."""
     _limit(ax, glyphs)
     for number, (run, rows) in enumerate(glyphs.groupby("run", sort=False)):
-        color, dashes = _RUNS[number % len(_RUNS)]
+        color, dashes = RUNS[number % len(RUNS)]
         glyph = replace(glyph_of(str(rows["glyph"].iloc[0])), color=color, dashes=dashes)
         artist = _SHAPES[glyph.shape](ax, glyph, rows)
         artist.set(label=str(run), rasterized=len(glyphs) > _VECTORS)
@@ -207,10 +207,15 @@ def draw_phase(ax: Axes, both: pd.DataFrame, conns: tuple[int, int]) -> pd.DataF
 
 
 def _finish(ax: Axes, label: str, unit: str) -> None:
-    """Axes in units that suit their limits, a faint grid and a legend."""
+    """Axes in units that suit their limits, and the rest."""
     if unit:
         _label_axis(ax, "y", label, unit)
     _label_axis(ax, "x", "time", "s")
+    finish(ax)
+
+
+def finish(ax: Axes) -> None:
+    """A faint grid and a legend."""
     ax.grid(color="0.92", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
