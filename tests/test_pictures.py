@@ -12,7 +12,6 @@ from test_metrics import A, B, Tape
 from test_plot import MSS, Large, artist, glyphs, legend, picture
 
 from nbtcp import Path, Simulation
-from nbtcp.simulation import _Job
 from nbtcp.trace.plot import Plots
 
 
@@ -253,17 +252,9 @@ def test_overview_stacks_what_there_is_on_one_time_axis(log):
 
 
 def two_flows():
-    client, server = Simulation(Path(rate=10e6, delay=0.02, queue=30), seed=1).hosts()
-    listener = server.stack.listen(80)
-    with client.loop.lock:
-        jobs = []
-        for _ in range(2):
-            conn = client.stack.connect(("10.0.0.2", 80), client.loop.now())
-            job = _Job(conn, listener, 1_000_000)
-            client.loop.run_until(lambda job=job: job._receiver or job.advance(client.loop.now()))
-            jobs.append(job)
-        client.loop.run_until(lambda: all([job.advance(client.loop.now()) for job in jobs]))
-    return client.log
+    sim = Simulation(Path(rate=10e6, delay=0.02, queue=30), seed=1)
+    first, _ = sim.compete({"octets": 1_000_000}, {"octets": 1_000_000}, seconds=60)
+    return first.log
 
 
 def test_phase_plot_sets_one_window_against_the_other():
