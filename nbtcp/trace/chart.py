@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogFormatter
 
 from .picture import RUNS, Picture, finish, new_axes
 
@@ -30,11 +31,14 @@ def chart(
     ax = new_axes(6.5 if square else 9, 5)
     for number, (name, line) in enumerate(lines.items()):
         color, dashes = RUNS[number % len(RUNS)]
-        drawn = Line2D(line.index.to_numpy(), line.to_numpy(), color=color, linestyle=dashes)
-        drawn.set(label=str(name), marker="o" if len(line) < _DOTTED else "", markersize=5)
+        drawn = Line2D(line.index.to_numpy(), line.to_numpy(), color=color, markersize=5)
+        drawn.set(linestyle=dashes, marker="o" if len(line) < _DOTTED else "", label=str(name))
         ax.add_line(drawn)
     if logarithmic:
         ax.set(xscale="log", yscale="log")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     ax.autoscale_view()
     ax.set(xlabel=x, ylabel=y, aspect="equal" if square else "auto")
     finish(ax)

@@ -165,7 +165,8 @@ class Plots:
                 raise ValueError("a phase plot is of two connections, and the log has fewer")
             conns = numbers[0], numbers[1]
         windows = [self._view(conn, None).tcb.set_index("time")["cwnd"] for conn in conns]
-        both = pd.concat([one.groupby(level=0).last() for one in windows], axis=1).ffill().dropna()
+        both = pd.concat([one.groupby(level=0).last() for one in windows], axis=1)
+        both = both.sort_index().ffill().dropna()
         if both.empty:
             raise ValueError(f"nothing to plot: connections {conns} were never open at once")
         ax = ax or new_axes(6.5, 5)
