@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogLocator
 
 from .picture import RUNS, Picture, finish, new_axes
 
@@ -37,8 +37,9 @@ def chart(
     if logarithmic:
         ax.set(xscale="log", yscale="log")
         for axis in (ax.xaxis, ax.yaxis):
+            axis.set_minor_locator(LogLocator(subs=(2, 5)))
             axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+            axis.set_minor_formatter("{x:g}")
     ax.autoscale_view()
     ax.set(xlabel=x, ylabel=y, aspect="equal" if square else "auto")
     finish(ax)
