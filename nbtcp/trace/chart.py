@@ -30,9 +30,9 @@ def chart(
         raise ValueError("nothing to plot: a chart is of one line or more")
     ax = new_axes(6.5 if square else 9, 5)
     for number, (name, line) in enumerate(lines.items()):
-        color, dashes = RUNS[number % len(RUNS)]
+        color, dashes, marker = RUNS[number % len(RUNS)]
         drawn = Line2D(line.index.to_numpy(), line.to_numpy(), color=color, markersize=5)
-        drawn.set(linestyle=dashes, marker="o" if len(line) < _DOTTED else "", label=str(name))
+        drawn.set(linestyle=dashes, marker=marker if len(line) < _DOTTED else "", label=str(name))
         ax.add_line(drawn)
     if logarithmic:
         ax.set(xscale="log", yscale="log")
