@@ -12,7 +12,7 @@ import pytest
 from nbtcp.trace.picture import Picture
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-WITH_SLIDERS = ("03-how-long-to-wait",)
+WITH_SLIDERS = ("03-how-long-to-wait", "05-how-fast-may-one-send", "07-why-is-it-slow-when-full")
 
 
 def behind_the_sliders(name: str) -> tuple[Any, dict[str, tuple[float, ...]]]:
@@ -35,11 +35,19 @@ def test_the_picture_is_redrawn_within_half_a_second(name: str) -> None:
     function, ranges = behind_the_sliders(name)
     first = {argument: values[-1] for argument, values in ranges.items()}
     function(**first).png()  # imports
-    began = time.process_time()
-    picture = function(**first)
-    picture.png()
-    assert time.process_time() - began < 0.5
+    took = []
+    for _ in range(3):
+        began = time.process_time()
+        picture = function(**first)
+        picture.png()
+        took.append(time.process_time() - began)
+    assert min(took) < 0.5
     assert isinstance(picture, Picture)
+
+
+def test_no_other_notebook_has_sliders() -> None:
+    found = [path.stem for path in NOTEBOOKS.glob("*.ipynb") if '"sliders(' in path.read_text()]
+    assert tuple(sorted(found)) == WITH_SLIDERS
 
 
 @pytest.mark.parametrize("name", WITH_SLIDERS)

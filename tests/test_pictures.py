@@ -564,6 +564,10 @@ def test_phase_plot_sets_one_window_against_the_other():
     for conn, column in ((1, "low"), (2, "high")):
         mine = rows[(rows["conn"] == conn) & (rows["host"] == "10.0.0.1")]
         assert set(data[column]) <= set(mine["cwnd"].dropna())
+        until = [
+            mine[mine["time"] <= time]["cwnd"].dropna().iloc[-1] for time in data["time"][::50]
+        ]
+        assert data[column][::50].to_list() == until
     assert shown.figure.axes[0].get_xlabel() == "cwnd of connection 1 (kB)"
     assert {line.get_gid() for line in shown.figure.axes[0].lines} == {
         *("flows", "fair", "start", "stop")
