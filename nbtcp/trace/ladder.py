@@ -20,8 +20,8 @@ def table_of(view: View) -> pd.DataFrame:
     """One row per segment: glyph, time, until (s), low and high (0: left, 1: right), text, label.
 
     What was sent and what arrived is matched by the numbers in the segment; of equal ones the first
-    with the first. A segment that only one end has seen, as in a log of one host, was underway for
-    half the shortest RTT, which is a guess.
+    with the first, and what arrives once more was duplicated on the way. A segment that only one
+    end has seen, as in a log of one host, was underway for half the shortest RTT: a guess.
     """
     rows = view.segments.assign(flow=view.ways.flow, again=resent(view.segments, view.ways))
     rows = rows[(view.this | view.back) & ~rows["why"].isin(["bad-checksum"])].copy()
@@ -40,7 +40,9 @@ def table_of(view: View) -> pd.DataFrame:
     gone, on_the_way = here[lost], _numbered(here[~lost].sort_values("time"), [])
     came = _numbered(rows[rows["event"] == "recv"], [])
     both = on_the_way.merge(came, "outer", [*_KEY, "turn"], suffixes=("", "_came"))
-    table = pd.concat([gone.assign(time_came=np.nan), both], ignore_index=True)
+    last = on_the_way.drop_duplicates(_KEY, keep="last")[[*_KEY, "time"]]
+    both = both.merge(last, "left", _KEY, suffixes=("", "_last"))
+    table = pd.concat([gone.assign(time_came=np.nan, time_last=np.nan), both], ignore_index=True)
     rtt = view.log.rtt()["rtt"]
     underway = float(rtt.min()) / 2 if len(rtt) else 0.0
     table["order"] = table["order"].fillna(table["order_came"])
@@ -57,13 +59,14 @@ def _numbered(rows: pd.DataFrame, also: list[str]) -> pd.DataFrame:
 def _glyphs(table: pd.DataFrame, left: int, underway: float) -> pd.DataFrame:
     lost = table["why_drop"].notna().to_numpy(bool)
     start, arrival = table["time"].to_numpy(float), table["time_came"].to_numpy(float)
+    copied = np.isnan(start) & table["time_last"].notna().to_numpy(bool)
+    start = np.where(copied, table["time_last"], start)
     guessed = (np.isnan(arrival) & ~lost) | np.isnan(start)
     start = np.where(np.isnan(start), arrival - underway, start)
     arrival = np.where(np.isnan(arrival), start + underway, arrival)
     again = table["again"].fillna(False).to_numpy(bool)
-    kinds = np.select(
-        [lost, guessed, again], ["arrow-lost", "arrow-guessed", "arrow-again"], "arrow"
-    )
+    names = ["arrow-lost", "arrow-copied", "arrow-guessed", "arrow-again"]
+    kinds = np.select([lost, copied, guessed, again], names, "arrow")
     side = (table["flow"] != left).to_numpy(float)
     shown = {
         "glyph": pd.Categorical(kinds),
@@ -81,12 +84,13 @@ def _texts(table: pd.DataFrame) -> list[str]:
     """As tcpdump writes them: flags, positions, ACK."""
     columns = [
         table[f"{name}"].where(table[f"{name}"].notna(), table[f"{name}_came"])
-        for name in ("seq", "ack")
+        for name in ("seq", "ack", "window")
     ]
     texts = []
-    for flags, length, seq, ack in zip(table["flags"], table["len"], *columns, strict=True):
-        data = f" {seq:.0f}:{seq + length:.0f}" if length or set(flags) & set("SFR") else ""
-        texts.append(f"{flags}{data}" + (f" ack {ack:.0f}" if "A" in flags else ""))
+    for flags, size, seq, ack, window in zip(table["flags"], table["len"], *columns, strict=True):
+        data = f" {seq:.0f}:{seq + size:.0f}" if size or set(flags) & set("SFR") else ""
+        closed = " win 0" if window == 0 and "R" not in flags else ""
+        texts.append(f"{flags}{data}" + (f" ack {ack:.0f}" if "A" in flags else "") + closed)
     return texts
 
 
