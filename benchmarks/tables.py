@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=1_000_000, help="for the tables")
     parser.add_argument("--drawn", type=int, default=100_000, help="for the pictures")
     options = parser.parse_args()
-    nbtcp.Simulation(PATH).transfer(100_000).log.plot.sequence()._repr_png_()  # imports, fonts
+    nbtcp.Simulation(PATH).transfer(100_000).log.plot.sequence().png()  # imports, fonts
     log = simulated(options.segments)
     print(f"{f'tables of {size(log):,} segments':34} {'CPU s':>7}")
     for name, make in tables(log).items():
@@ -76,7 +76,7 @@ def main() -> None:
     with TemporaryDirectory() as place:
         for name in PICTURES:
             shown = getattr(log.plot, name)
-            took = seconds(lambda shown=shown: shown()._repr_png_())
+            took = seconds(lambda shown=shown: shown().png())
             octets = shown().save(Path(place) / "picture.svg").stat().st_size
             print(f"{name:34} {took:7.2f} {octets / 1000:8.0f}")
 
