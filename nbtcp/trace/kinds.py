@@ -89,9 +89,7 @@ class View:
 
     @cached_property
     def segments(self) -> pd.DataFrame:
-        segments = self.log.segments
-        segments.attrs = {}  # else every selection of rows copies them
-        return segments
+        return self.log.segments
 
     @cached_property
     def events(self) -> pd.DataFrame:

@@ -134,15 +134,14 @@ class Picture:
             if (place := ax.get_subplotspec()) is not None:
                 ax.set_subplotspec(place)
         about = {"Title": self._title, **_UNDATED[f".{kind}"]}
-        content = b""
-        for dpi in ("figure",) if kind == "png" else _BITMAP_DPI:
+        for dpi in _BITMAP_DPI:
             file = io.BytesIO()
             with mpl.rc_context({"svg.hashsalt": "nbtcp"}):
-                self.figure.savefig(file, format=kind, dpi=dpi, metadata=about)
-            content = file.getvalue()
-            if kind != "svg" or len(content) < _SVG_SIZE:
+                whole = "figure" if kind == "png" else dpi
+                self.figure.savefig(file, format=kind, dpi=whole, metadata=about)
+            if kind != "svg" or file.tell() < _SVG_SIZE:
                 break
-        return content
+        return file.getvalue()
 
 
 def new_axes(width: float = 9, height: float = 5) -> Axes:
