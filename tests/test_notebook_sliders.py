@@ -3,6 +3,7 @@
 import ast
 import itertools
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def behind_the_sliders(name: str) -> tuple[Any, dict[str, tuple[float, ...]]]:
                 ranges = {str(k.arg): ast.literal_eval(k.value) for k in keywords}
                 return kept[function], ranges
             case ast.Import() | ast.ImportFrom() | ast.FunctionDef() | ast.Assign(value=ast.Dict()):
-                exec(compile(ast.unparse(node), name, "exec"), kept)
+                with suppress(NameError):  # made of what other cells have computed
+                    exec(compile(ast.unparse(node), name, "exec"), kept)
     raise AssertionError(f"{name} has no sliders")
 
 
