@@ -117,7 +117,7 @@ PICTURES = {
         "reno.plot.throughput()",
     ),
     "ladder": (
-        "Both ends on one clock; the fourth data segment is lost on its way.",
+        "Both ends on one clock; the fifth data segment is lost on its way.",
         "lossy(6).transfer(8_000).log.plot.ladder()",
     ),
     "states": ("The states of both ends.", "one.plot.states()"),
