@@ -92,7 +92,7 @@ PICTURES = {
         "lossy(15).transfer(20_000).log.plot.sequence()",
     ),
     "reordering": (
-        "Segments overtake each other: RACK sends one again in vain, and a D-SACK says so.",
+        "Segments overtake each other: RACK sends two again in vain, and D-SACKs say so.",
         "Simulation(Path(rate=10e6, delay=0.02, reorder=0.05, seed=3)).transfer(100_000)"
         ".log.plot.sequence()",
     ),
