@@ -619,7 +619,7 @@ def show(kind, log, flows, **options):
         return flows.plot.phase((1, 2), **options)
     conn = {"conn": 1, **options}
     if kind == "compare":
-        return log.plot.compare({"other": log}, **conn)
+        return compare({"one": log, "other": log}).plot(**conn)
     return getattr(log.plot, kind)(**conn)
 
 

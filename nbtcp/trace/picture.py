@@ -370,7 +370,7 @@ def _limit(ax: Axes, glyphs: pd.DataFrame) -> float:
         if (edges <= reach).all():
             high = max(high, float(edges.max())) if len(edges) else high
     first, last = glyphs["time"].min(), max(glyphs["time"].max(), rest["until"].max())
-    side, margin = 0.02 * (last - first) or 5e-4, 0.04 * (high - low) or 1.0
+    side, margin = 0.02 * (last - first) or 5e-4, 0.05 * (high - low) or 1.0
     if high <= 0:  # lanes
         margin = 0.5
     x, y = (first - side, last + side), (low - margin, high + margin)
