@@ -44,9 +44,10 @@ soak: .venv/.all ## test for an hour: theory, random schedules, a grid of networ
 		tests/test_random_schedules.py tests/test_theory.py tests/test_soak.py tests/test_lan.py \
 		tests/test_live.py
 
-bench: .venv/.core ## measure the speed of fetches
+bench: .venv/.core ## measure the speed of fetches, tables and pictures
 	@$(lab-user)
 	$$as .venv/bin/python benchmarks/fetch.py
+	.venv/bin/python benchmarks/tables.py
 
 check: .venv/.all ## ruff, its formatter, and mypy
 	@.venv/bin/python -m ruff check .

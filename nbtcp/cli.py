@@ -1,4 +1,4 @@
-"""The command line: nbtcp fetch, serve, plot, rtt, stats, doctor, lab.
+"""The command line: nbtcp fetch, serve, plot, rtt, stats, convert, doctor, lab.
 
 Exit codes: 0 done, 1 the fetch failed, 2 the call was wrong or the machine cannot. Whatever goes
 wrong is one line on stderr.
@@ -82,6 +82,7 @@ def _options(*options: Command) -> Command:
 
 
 _FILE = click.Path(path_type=Path)
+_READ = click.argument("file", metavar="LOG_OR_PCAP", type=_FILE)
 _on_a_lan = _options(
     click.option("--lan", metavar="IFACE", help="At an address of our own on this card's LAN."),
     click.option("--address", help="With --lan: that address, a free one there."),
@@ -174,55 +175,94 @@ def serve(directory: str | None, **options: Any) -> int:
 
 
 @commands.command()
-@click.argument("file", metavar="LOG_OR_PCAP", type=click.Path(path_type=Path))
-@click.option(
-    "--kind", type=click.Choice(PICTURES), default="sequence", show_default=True, help="Which one."
-)
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+@_READ
+@click.option("--kind", type=click.Choice(PICTURES), default="sequence", show_default=True)
+@click.option("-o", "--output", type=_FILE, required=True)
 @click.option("--conn", type=int, help="Which connection; else the one with most data.")
 @click.option("--direction", help="Whose data: an address, or out or in.")
-def plot(file: Path, kind: str, output: Path, conn: int | None, direction: str | None) -> None:
-    """Draw a picture of a saved log or a capture; the suffix of -o chooses PNG, SVG, PDF or CSV."""
+@click.option("--between", nargs=2, type=float, metavar="T0 T1", help="Only these seconds.")
+def plot(file: Path, kind: str, output: Path, **which: Any) -> None:
+    """Draw a picture of a saved log or a capture (pcap, pcapng, also compressed by gzip).
+
+    The suffix of -o chooses: .png, .svg, .pdf; .csv for what is in the picture, .xpl for xplot. The
+    pictures window, states and timers need what only a host of ours knows, queue a path of ours:
+    a capture of others has none of it, and its reasons are inferred.
+
+    \b
+    Examples:
+      nbtcp plot page.parquet -o seq.png
+      nbtcp plot dump.pcap --kind rtt -o rtt.svg
+      nbtcp plot dump.pcap --conn 2 --kind ladder --between 0 0.5 -o ladder.png
+      nbtcp plot page.parquet --kind window -o window.csv
+    """  # noqa: D301
     _check_writable(output)
     _check_plot_kind(output)
     log = _load(file)
     with _names_its_file(output):
-        getattr(log.plot, kind)(conn=conn, direction=direction).save(output)
+        getattr(log.plot, kind)(**which).save(output)
     click.echo(f"saved {output}")
 
 
 @commands.command()
-@click.argument("file", metavar="LOG_OR_PCAP", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+@_READ
+@click.option("-o", "--output", type=_FILE, required=True)
 def convert(file: Path, output: Path) -> None:
-    """Write a log or a capture as another file: .parquet, .pcapng, or .csv of its segments."""
+    """Write a log or a capture as another file; the suffix of -o chooses.
+
+    .parquet is a log with all that is known; .pcapng is for Wireshark, with the reasons, cwnd and
+    RTO as packet comments, and without payload; .csv has a row per segment.
+
+    \b
+    Examples:
+      nbtcp convert page.parquet -o page.pcapng
+      nbtcp convert dump.pcap -o segments.csv
+    """  # noqa: D301
     _check_writable(output)
     writers: dict[str, Callable[[EventLog], object]] = {
         ".parquet": lambda log: log.save(output),
         ".pcapng": lambda log: log.to_pcapng(output),
         ".csv": lambda log: log.segments.to_csv(output, index=False, lineterminator="\n"),
     }
-    if output.suffix not in writers:
+    suffix = output.suffix.lower()
+    if suffix not in writers:
         raise click.UsageError(
             f"{output}: the name of what is written ends in {', '.join(writers)}"
         )
     log = _load(file)
     with _names_its_file(output):
-        writers[output.suffix](log)
+        writers[suffix](log)
     click.echo(f"saved {output}")
 
 
 @commands.command()
-@click.argument("file", metavar="LOG_OR_PCAP", type=click.Path(path_type=Path))
+@_READ
 def rtt(file: Path) -> None:
-    """Print the round-trip times in a saved log or a capture."""
+    """Print the round-trip times in a saved log or a capture: one line per sample.
+
+    kept says whether it counted: Karn's rule (RFC 6298 3) rejects those of segments sent again. In
+    a capture a sample is the time from the capture to the receiver of the data and back.
+
+    \b
+    Examples:
+      nbtcp rtt page.parquet
+      nbtcp rtt dump.pcap.gz
+    """  # noqa: D301
     _print_rtt(_load(file))
 
 
 @commands.command()
-@click.argument("file", metavar="LOG_OR_PCAP", type=click.Path(path_type=Path))
+@_READ
 def stats(file: Path) -> None:
-    """Print statistics of a saved log or a capture: per connection, of both directions."""
+    """Print statistics of a saved log or a capture: per connection, of both directions.
+
+    "seen by" says from where: numbers at the sender and at the receiver differ when segments are
+    lost, and in a capture they are those of its place. "-" is what nothing tells.
+
+    \b
+    Examples:
+      nbtcp stats page.parquet
+      nbtcp stats dump.pcap
+    """  # noqa: D301
     import pandas as pd
 
     table = _load(file).summary()

@@ -2,21 +2,16 @@
 
 import errno
 import socket
-from contextlib import suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from .config import Config
-from .errors import MachineError
 from .links import nat
 from .links.path import Path
 from .runtime.host import RealHost, offloads
 
 if TYPE_CHECKING:
     from .runtime.http import Page
-    from .runtime.sockets import Socket
-
-PATIENCE = 3.0  # s that an address has to answer when there is another one to try
 
 
 class Outside(RealHost):
@@ -26,34 +21,6 @@ class Outside(RealHost):
     """
 
     hint = "check the name and /etc/resolv.conf"
-
-    def locate(self, remote: tuple[str, int]) -> tuple[str, int]:
-        """The address of `remote`, which may hold a name, when our packets get there at all.
-
-        Raises what `resolve` does, and OSError or MachineError when they do not.
-        """
-        there = self.resolve(remote[0])[0], remote[1]
-        self.check(there)
-        return there
-
-    def connect(
-        self,
-        remote: tuple[str, int],
-        timeout: float | None = None,
-        source: tuple[str, int] | None = None,
-        **options: Any,
-    ) -> "Socket":
-        """As of any host; of a name with several addresses the first one that answers, of which
-        each but the last has 3 s.
-        """
-        *others, last = self.resolve(remote[0])
-        for address in others:
-            patience = PATIENCE if timeout is None else min(timeout, PATIENCE)
-            with suppress(OSError, MachineError):
-                sock = super().connect((address, remote[1]), patience, source, **options)
-                sock.settimeout(timeout)
-                return sock
-        return super().connect((last, remote[1]), timeout, source, **options)
 
     def resolve(self, name: str) -> list[str]:
         """The addresses of `name`, in the order to try them (RFC 6724), of the families that we
@@ -71,10 +38,6 @@ class Outside(RealHost):
             raise socket.gaierror(socket.EAI_NONAME, text) from problem
         addresses = [str(address[0]) for *_, address in found]
         return [one for one in addresses if "%" not in one] or addresses  # of this link alone
-
-    def check(self, there: tuple[str, int]) -> None:
-        """Raise when packets of ours do not get to this address."""
-        raise NotImplementedError
 
     def fetch(self, url: str, *, timeout: float = 30.0, **settings: Any) -> "Page":
         """GET `url`, redirects followed; `page.log` is the log of this fetch alone.

@@ -5,14 +5,16 @@ standard library's. What takes nothing, and makes its own: `with use(host)`.
 """
 
 import socket as stdlib
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from .runtime.host import Host
 from .runtime.sockets import Socket
+from .runtime.tls import TlsSocket
 
-__all__ = ["Socket", "bound_to", "use"]
+__all__ = ["Socket", "TlsSocket", "bound_to", "use"]
 
 
 def bound_to(host: Host) -> type[Socket]:
@@ -42,11 +44,14 @@ def bound_to(host: Host) -> type[Socket]:
 @contextmanager
 def use(host: Host) -> Iterator[None]:
     """Meanwhile `socket.socket` makes sockets of `host`: whatever the libraries of this process
-    open by it, `socket.create_connection` or `socket.create_server`, in all threads.
+    open by it, `socket.create_connection` or `socket.create_server`, in all threads; and
+    `SSLContext.wrap_socket` takes them.
     """
-    kernels = stdlib.socket
+    kernels, kernels_tls = stdlib.socket, ssl.SSLContext.sslsocket_class
     stdlib.socket = bound_to(host)  # type: ignore[misc, assignment]
+    ssl.SSLContext.sslsocket_class = TlsSocket
     try:
         yield
     finally:
         stdlib.socket = kernels  # type: ignore[misc]
+        ssl.SSLContext.sslsocket_class = kernels_tls

@@ -48,6 +48,5 @@ class LoopbackHost(Host):
         self.attach(Loopback())
         loop.mind_in_background()
 
-    def locate(self, remote: tuple[str, int]) -> tuple[str, int]:
-        known = {"localhost": ADDRESS, socket.gethostname(): ADDRESS}
-        return super().locate((known.get(remote[0], remote[0]), remote[1]))
+    def resolve(self, name: str) -> list[str]:
+        return [ADDRESS] if name in ("localhost", socket.gethostname()) else super().resolve(name)

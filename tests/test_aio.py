@@ -368,16 +368,22 @@ def test_a_reset_is_told_once(lab: nbtcp.Lab, connect: Connect) -> None:
     run(main)
 
 
+async def reset_unread(opened: tuple[Any, Any, Peer]) -> tuple[Any, Any]:
+    """Data and then a reset have arrived, and the transport reads neither."""
+    transport, protocol, peer = opened
+    transport.pause_reading()
+    await peer.send(b"unread")
+    await asyncio.sleep(0.03)
+    peer.reset()
+    await asyncio.sleep(0.03)
+    return transport, protocol
+
+
 @root
 @both
 def test_a_reset_comes_after_the_data_before_it(lab: nbtcp.Lab, connect: Connect) -> None:
     async def main() -> None:
-        transport, protocol, peer = await connect(lab, Recorder)
-        transport.pause_reading()
-        await peer.send(b"hello")
-        await asyncio.sleep(0.03)
-        peer.reset()
-        await asyncio.sleep(0.03)
+        transport, protocol = await reset_unread(await connect(lab, Recorder))
         transport.resume_reading()
         assert isinstance(await protocol.lost, ConnectionResetError)
         assert protocol.calls == ["made", "data", "lost"]
@@ -389,12 +395,7 @@ def test_a_reset_comes_after_the_data_before_it(lab: nbtcp.Lab, connect: Connect
 @both
 def test_a_write_into_a_broken_connection_ends_it(lab: nbtcp.Lab, connect: Connect) -> None:
     async def main() -> None:
-        transport, protocol, peer = await connect(lab, Recorder)
-        transport.pause_reading()
-        await peer.send(b"unread")
-        await asyncio.sleep(0.03)
-        peer.reset()
-        await asyncio.sleep(0.03)
+        transport, protocol = await reset_unread(await connect(lab, Recorder))
         transport.write(b"x" * 10)
         assert isinstance(await protocol.lost, ConnectionResetError | BrokenPipeError)
 
@@ -597,22 +598,29 @@ def test_a_protocol_that_cannot_be_made_leaves_no_connection(lab: nbtcp.Lab) -> 
 def test_a_name_is_looked_up_beside_the_event_loop(
     lab: nbtcp.Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As Live hosts do."""
+    """As Live hosts do. Each of its addresses is tried."""
     threads: list[threading.Thread] = []
 
-    def locate(_: nbtcp.Lab, remote: tuple[str, int]) -> tuple[str, int]:
+    def resolve(_: nbtcp.Lab, name: str) -> list[str]:
         threads.append(threading.current_thread())
-        return KERNEL, remote[1]
+        return ["224.0.0.1", "10.0.0.77", KERNEL] if name == "lab.example" else [KERNEL] * 2
 
     async def main() -> None:
         _, writer = await nbtcp.aio.open_connection(lab, "lab.example", 80)
         assert writer.get_extra_info("peername") == (KERNEL, 80)
         writer.close()
         await writer.wait_closed()
+        all_say = "Multiple exceptions: .*one host's address.*10.0.0.77.*refused by 10.0.0.1 port 4"
+        with pytest.raises(OSError, match=all_say):
+            await nbtcp.aio.open_connection(lab, "lab.example", 4)
+        with pytest.raises(ConnectionRefusedError):
+            await nbtcp.aio.open_connection(lab, "twice.example", 4)
+        assert not opening(lab)
 
-    monkeypatch.setattr(nbtcp.Lab, "locate", locate)
+    monkeypatch.setattr(nbtcp.Lab, "resolve", resolve)
+    monkeypatch.setattr(lab, "patience", 1)
     run(main)
-    assert threads != [threading.main_thread()]
+    assert len(threads) == 3 and threading.main_thread() not in threads
 
 
 # --- streams ---

@@ -87,7 +87,7 @@ class Internet:
         authority: Path,
         folder: Path,
     ) -> None:
-        self.user, self.neighbour, self.router = lan.user, lan.neighbour, lan.router
+        self.user, self.neighbour, self.router = lan
         self.backbone, self.far = backbone, far
         self.authority, self.folder = authority, folder
         self.site, self.queries = folder / "site", folder / "queries"
@@ -471,27 +471,24 @@ iptables -A FORWARD -i docker0 ! -o docker0 -j ACCEPT
 iptables -A DOCKER-ISOLATION-STAGE-1 -j RETURN; iptables -A DOCKER-USER -j RETURN
 """
 # As firewalld 1.3 makes them, for nobody's interface.
-FIREWALLD = """
+ZONES = """
+    ct state { established, related } accept
+    ct status dnat accept
+    iifname "lo" accept
+    ct state invalid drop
+    reject with icmpx admin-prohibited
+"""
+FIREWALLD = f"""
 nft -f - <<END
-table inet firewalld {
-  chain filter_INPUT {
-    type filter hook input priority filter + 10; policy accept;
-    ct state { established, related } accept
-    ct status dnat accept
-    iifname "lo" accept
-    ct state invalid drop
-    reject with icmpx admin-prohibited
-  }
-  chain filter_FORWARD {
-    type filter hook forward priority filter + 10; policy accept;
-    ct state { established, related } accept
-    ct status dnat accept
-    iifname "lo" accept
-    ct state invalid drop
-    reject with icmpx admin-prohibited
-  }
-  chain nat_POSTROUTING { type nat hook postrouting priority srcnat + 10; policy accept; }
-}
+table inet firewalld {{
+  chain filter_INPUT {{
+    type filter hook input priority filter + 10; policy accept; {ZONES}
+  }}
+  chain filter_FORWARD {{
+    type filter hook forward priority filter + 10; policy accept; {ZONES}
+  }}
+  chain nat_POSTROUTING {{ type nat hook postrouting priority srcnat + 10; policy accept; }}
+}}
 END
 """
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from test_live import ENVIRONMENT, HTTP, ROOT, SHA256, enter, is_ready, namespace, nginx, run
@@ -50,17 +51,12 @@ def needs_root(test: Test) -> Test:
     return pytest.mark.root(pytest.mark.slow(test))
 
 
-class Network:
+class Network(NamedTuple):
     """The user's machine, and the holders of the neighbour's and the router's namespaces."""
 
-    def __init__(
-        self,
-        user: UsersMachine,
-        neighbour: subprocess.Popen[bytes],
-        router: subprocess.Popen[bytes],
-    ) -> None:
-        self.user, self.neighbour, self.router = user, neighbour, router
-        user.before = user.snapshot()
+    user: UsersMachine
+    neighbour: subprocess.Popen[bytes]
+    router: subprocess.Popen[bytes]
 
     def says(self, code: str, *arguments: str, **env: str) -> str:
         return self.user.says(PRELUDE + code, *arguments, **env)
@@ -108,6 +104,7 @@ def network(authority: Path, tmp_path: Path) -> Iterator[Network]:
         stack.enter_context(nginx(neighbour, authority, folders[1]))
         stack.enter_context(nginx(server, authority, folders[3]))
         machine = UsersMachine(user, folders[0], "")
+        machine.before = machine.snapshot()
         stack.callback(machine.end)
         yield Network(machine, neighbour, router)
 

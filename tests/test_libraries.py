@@ -1,9 +1,10 @@
 """The standard library's clients and servers over our TCP, with other programs on the kernel's TCP
 at the other end.
 
-Four ways to let a library use our sockets, from the most explicit to the least: it takes a function
-to connect by, or a socket; a method of its classes makes the socket, and a subclass has another
-one; TLS is put on top by `ssl.MemoryBIO`; or `nbtcp.sockets.use` changes `socket.socket` for all.
+Three ways to let a library use our sockets, from the most explicit to the least: it takes a
+function to connect by, or a socket; a method of its classes makes the socket, and a subclass has
+another one; or `nbtcp.sockets.use` changes `socket.socket` for all. TLS is put on top by a context
+whose sockets are `TlsSocket`, as within `use` those of all are.
 """
 
 import ftplib
@@ -22,13 +23,14 @@ import xmlrpc.client
 import xmlrpc.server
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import nbtcp
-from nbtcp.sockets import Socket, use
+from nbtcp.sockets import Socket, TlsSocket, use
 
 pytestmark = pytest.mark.root
 
@@ -67,6 +69,36 @@ def kernel_side(lab: nbtcp.Lab, *command: str, **options: Any) -> str:
     done = lab.run(command, capture_output=True, timeout=SOON, text=True, **options)
     assert done.returncode == 0, done.stderr
     return str(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `key` and `cert`, of the kernel's side and of our own."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out cert -days 9 -subj /CN=us"
+    names = ["-addext", f"subjectAltName=DNS:us,IP:{KERNEL}"]
+    subprocess.run([*command.split(), *names], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def trust(certificate: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certificate / "cert")
+
+
+@pytest.fixture
+def identity(certificate: Path) -> ssl.SSLContext:
+    """Of a server of ours."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "cert", certificate / "key")
+    return context
+
+
+CONTEXT = """
+import ssl, sys
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1] + "/cert", sys.argv[1] + "/key")
+"""
 
 
 # --- HTTP: a client is given a function, a server a socket ---
@@ -161,14 +193,16 @@ for i in range(5):
 
 # --- mail: a method of the client makes the socket ---
 
-SMTP_SERVER = """
+SMTP_SERVER = (
+    CONTEXT
+    + """
 import socketserver
 class Mail(socketserver.StreamRequestHandler):
     def say(self, line):
         self.wfile.write(line.encode() + b"\\r\\n")
     def handle(self):
         self.say("220 mail")
-        for line in self.rfile:
+        while line := self.rfile.readline():
             word = line[:4].upper().strip()
             if word == b"DATA":
                 self.say("354 go on")
@@ -178,22 +212,33 @@ class Mail(socketserver.StreamRequestHandler):
                 self.say(f"250 {len(text)} lines, {sum(map(len, text))} octets")
             elif word == b"QUIT":
                 return self.say("221 bye")
+            elif word == b"STAR":
+                self.say("220 go on")
+                self.request = context.wrap_socket(self.request, server_side=True)
+                self.setup()
             else:
-                self.say("250 ok")
+                self.say("250-ok\\r\\n250 STARTTLS")
 socketserver.TCPServer.allow_reuse_address = True
 server = socketserver.TCPServer(("10.0.0.1", 25), Mail)
 print("ready", flush=True)
 server.serve_forever()
 """
+)
 
 
-def test_smtplib(lab: nbtcp.Lab) -> None:
+@pytest.mark.parametrize("secure", [False, True])
+def test_smtplib(lab: nbtcp.Lab, certificate: Path, trust: ssl.SSLContext, secure: bool) -> None:
+    trust.sslsocket_class = TlsSocket
+
     class Mailer(smtplib.SMTP):
         def _get_socket(self, host: str, port: int, timeout: float) -> Any:
             return lab.create_connection((host, port), timeout, self.source_address)
 
-    with running(lab, SMTP_SERVER), Mailer(KERNEL, 25, "us", SOON) as mailer:
-        assert isinstance(mailer.sock, Socket)
+    server = running(lab, SMTP_SERVER, str(certificate))
+    with server, Mailer(KERNEL, 25, "us", SOON) as mailer:
+        if secure:
+            mailer.starttls(context=trust)
+        assert type(mailer.sock) is (TlsSocket if secure else Socket)
         mailer.ehlo_or_helo_if_needed()
         mailer.mail("a@example.com")
         mailer.rcpt("b@example.com")
@@ -203,18 +248,26 @@ def test_smtplib(lab: nbtcp.Lab) -> None:
 
 # --- files: use() is for clients and servers that make all their sockets themselves ---
 
-FTP_SERVER = """
-import socket, socketserver
+FTP_SERVER = (
+    CONTEXT
+    + """
+import contextlib, socket, socketserver
 class Files(socketserver.StreamRequestHandler):
     stored = bytes(range(256)) * 1000
     def say(self, line):
         self.wfile.write(line.encode() + b"\\r\\n")
+    @contextlib.contextmanager
     def data(self):
-        return self.listener.accept()[0] if self.listener else socket.create_connection(self.peer)
+        sock = self.listener.accept()[0] if self.listener else socket.create_connection(self.peer)
+        with context.wrap_socket(sock, server_side=True) if self.private else sock as data:
+            yield data
+            if self.private:
+                data.unwrap()
     def handle(self):
         self.listener = self.peer = None
+        self.private = False
         self.say("220 files")
-        for line in self.rfile:
+        while line := self.rfile.readline():
             word, _, rest = line.decode().strip().partition(" ")
             if word == "PASV":
                 self.listener = socket.create_server(("10.0.0.1", 0))
@@ -235,21 +288,35 @@ class Files(socketserver.StreamRequestHandler):
                 self.say("226 done")
             elif word == "QUIT":
                 return self.say("221 bye")
+            elif word == "AUTH":
+                self.say("234 go on")
+                self.request = context.wrap_socket(self.request, server_side=True)
+                self.setup()
             else:
+                self.private = self.private or (word, rest) == ("PROT", "P")
                 self.say({"USER": "331 who", "PASS": "230 you"}.get(word, "200 ok"))
 socketserver.TCPServer.allow_reuse_address = True
 server = socketserver.TCPServer(("10.0.0.1", 21), Files)
 print("ready", flush=True)
 server.serve_forever()
 """
+)
 
 
-@pytest.mark.parametrize("passive", [True, False])
-def test_ftplib(lab: nbtcp.Lab, passive: bool) -> None:
-    """In active mode the server connects to a port that the client listens on."""
+@pytest.mark.parametrize(("passive", "secure"), [(True, False), (False, False), (True, True)])
+def test_ftplib(
+    lab: nbtcp.Lab, certificate: Path, trust: ssl.SSLContext, passive: bool, secure: bool
+) -> None:
+    """In active mode the server connects to a port that the client listens on. With TLS it waits
+    for the end of TLS on each connection for data.
+    """
     new = bytes(range(100)) * 5000
-    with running(lab, FTP_SERVER), use(lab), ftplib.FTP(KERNEL, "us", "pw", timeout=SOON) as ftp:
-        assert isinstance(ftp.sock, Socket)
+    kind: Any = partial(ftplib.FTP_TLS, context=trust) if secure else ftplib.FTP
+    server = running(lab, FTP_SERVER, str(certificate))
+    with server, use(lab), kind(KERNEL, "us", "pw", timeout=SOON) as ftp:
+        assert isinstance(ftp.sock, TlsSocket if secure else Socket)
+        if secure:
+            ftp.prot_p()
         ftp.set_pasv(passive)
         got = bytearray()
         ftp.retrbinary("RETR file", got.extend)
@@ -297,63 +364,75 @@ print(ServerProxy("http://{lab.address}:8004").multiply(6, 7))
 # --- TLS ---
 
 
-class Tls:
-    """TLS over a socket that is not the kernel's: what `ssl.SSLContext.wrap_bio` is for."""
-
-    def __init__(self, sock: Socket, context: ssl.SSLContext, **settings: Any) -> None:
-        self.sock = sock
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self.incoming, self.outgoing, **settings)
-        self.do(self.tls.do_handshake)
-
-    def do(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """`call`, and what it wants to have sent and received first."""
-        while True:
-            try:
-                return call(*arguments)
-            except ssl.SSLWantReadError:
-                self.flush()
-                if data := self.sock.recv(1 << 16):
-                    self.incoming.write(data)
-                else:
-                    self.incoming.write_eof()
-            finally:
-                self.flush()
-
-    def flush(self) -> None:
-        self.sock.sendall(self.outgoing.read())
+HTTPS_SERVER = (
+    CONTEXT
+    + """
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+class Files(SimpleHTTPRequestHandler):
+    def log_message(self, *about): pass
+server = ThreadingHTTPServer(("10.0.0.1", 8443), partial(Files, directory=sys.argv[1]))
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print("ready", flush=True)
+server.serve_forever()
+"""
+)
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tls")
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -out cert -days 9 -subj /CN=us"
-    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
-    return folder
+def test_https_by_http_client_and_by_urllib(
+    lab: nbtcp.Lab, certificate: Path, trust: ssl.SSLContext
+) -> None:
+    page = (certificate / "cert").read_bytes()
+    with running(lab, HTTPS_SERVER, str(certificate)):
+        url = f"https://{KERNEL}:8443/cert"
+        with use(lab), urllib.request.urlopen(url, context=trust, timeout=SOON) as answer:
+            assert answer.read() == page
+        trust.sslsocket_class = TlsSocket
+        conn = http.client.HTTPSConnection(KERNEL, 8443, context=trust, timeout=SOON)
+        conn._create_connection = lab.create_connection  # type: ignore[attr-defined]
+        conn.request("GET", "/cert")
+        assert type(conn.sock) is TlsSocket
+        assert conn.getresponse().read() == page
+        conn.close()
 
 
-def test_tls_to_openssls_server(lab: nbtcp.Lab, certificate: Path) -> None:
+def test_https_for_curl(lab: nbtcp.Lab, identity: ssl.SSLContext, certificate: Path) -> None:
+    """By the usual three lines, within `use`."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + b"hello " * 50_000)
+
+        def log_message(self, *about: object) -> None: ...
+
+    with use(lab):
+        server = http.server.HTTPServer((lab.address, 8007), Handler)
+        server.socket = identity.wrap_socket(server.socket, server_side=True)
+    ca = ["--cacert", str(certificate / "cert"), "--resolve", f"us:8007:{lab.address}"]
+    with serving(server):
+        assert kernel_side(lab, "curl", "-sS", *ca, "https://us:8007/") == "hello " * 50_000
+
+
+def test_tls_to_openssls_server(lab: nbtcp.Lab, certificate: Path, trust: ssl.SSLContext) -> None:
     command = "openssl s_server -accept 10.0.0.1:8005 -key key -cert cert -rev -naccept 1"
     server = lab.popen(command.split(), cwd=certificate, stdout=subprocess.PIPE)
     assert server.stdout is not None
     while server.stdout.readline() != b"ACCEPT\n":
         pass
-    context = ssl.create_default_context(cafile=certificate / "cert")
-    with lab.create_connection((KERNEL, 8005), SOON) as sock:
-        tls = Tls(sock, context, server_hostname="us")
-        assert tls.tls.version() == "TLSv1.3"
+    with TlsSocket(lab.connect((KERNEL, 8005), SOON), trust, server_hostname="us") as tls:
+        assert tls.version() == "TLSv1.3"
         for line in (b"abc", b"x" * 10_000):
-            tls.do(tls.tls.write, line + b"\n")
+            tls.sendall(line + b"\n")
             got = b""
             while len(got) <= len(line):
-                got += tls.do(tls.tls.read, 1 << 14)
+                got += tls.recv(1 << 14)
             assert got == line[::-1] + b"\n"
     server.communicate(timeout=SOON)
 
 
-def test_tls_from_openssls_client(lab: nbtcp.Lab, certificate: Path) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate / "cert", certificate / "key")
+def test_tls_from_openssls_client(
+    lab: nbtcp.Lab, certificate: Path, identity: ssl.SSLContext
+) -> None:
     command = f"openssl s_client -connect {lab.address}:8006 -CAfile cert -verify_return_error"
     with lab.listen(8006) as listener:
         client = lab.popen(
@@ -367,11 +446,10 @@ def test_tls_from_openssls_client(lab: nbtcp.Lab, certificate: Path) -> None:
         client.stdin.write(b"from openssl\n")
         client.stdin.flush()
         sock, _ = listener.accept()
-        with sock:
-            sock.settimeout(SOON)
-            tls = Tls(sock, context, server_side=True)
-            assert tls.do(tls.tls.read, 100) == b"from openssl\n"
-            tls.do(tls.tls.write, b"from us\n")
+        sock.settimeout(SOON)
+        with TlsSocket(sock, identity, server_side=True) as tls:
+            assert tls.recv(100) == b"from openssl\n"
+            tls.sendall(b"from us\n")
             assert client.stdout is not None
             assert client.stdout.readline() == b"from us\n"
     client.stdin.close()

@@ -887,9 +887,24 @@ def test_an_address_that_does_not_answer_is_followed_by_the_next(
     at = f"{where} 2001:db8:80::81" if kind == "type" else f"2001:db8:80::81 {end}"
     machine6.sh(f"ip route add {at}")
     machine6.server("ip route add unreachable 2001:db8:80::81")
-    code = "import nbtcp.live; nbtcp.live.PATIENCE = 0.5; page = fetch(sys.argv[1])\n"
-    text = machine6.says(code + "say(sha256(page), page.log.segments.mss.max())", HTTP)
-    assert text == f"{SHA256} 1460"
+    code = """
+import asyncio
+from nbtcp import aio
+Live.patience = 1
+async def main():
+    _, writer = await aio.open_connection(host, "www.example", 80)
+    writer.close(); await writer.wait_closed()
+    say(writer.get_extra_info("peername"))
+with Live() as host:
+    say(sha256(host.fetch(sys.argv[1])))
+    asyncio.run(main())
+    with host.socket() as sock:
+        sock.connect(("www.example", 80))
+        say(sock.getpeername())
+"""
+    fetched, *names = machine6.says(code, HTTP).splitlines()
+    assert fetched == SHA256
+    assert names == ["('198.51.100.80', 80)"] * 2, "the second for it is of the socket's family"
 
 
 @needs_root

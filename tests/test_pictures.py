@@ -1,8 +1,13 @@
 """Pictures of all kinds: what is in them is what is in the log."""
 
+import base64
+import importlib
+import json
 import re
+import sys
 import time
 from itertools import pairwise
+from pathlib import Path as File
 
 import numpy as np
 import pandas as pd
@@ -14,7 +19,8 @@ from test_plot import MSS, Large, artist, glyphs, legend, picture
 from nbtcp import Path, Simulation
 from nbtcp.tcp.state import TRANSITIONS, State
 from nbtcp.trace.diagram import state_diagram
-from nbtcp.trace.plot import Plots
+from nbtcp.trace.glyphs import CAUSES, FEW, GLYPHS
+from nbtcp.trace.plot import SUFFIXES, Plots
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def test_the_limit_is_what_cwnd_and_window_allow(log):
         ours["snd_nxt"] + ours["cwnd"] - ours["inflight"], ours["snd_una"] + ours["snd_wnd"]
     )
     assert of(shown, "limit")["seq"].tolist() == allowed.tolist()
-    assert "cwnd allows" in legend(shown)
+    assert "limit: cwnd, window" in legend(shown)
 
 
 def test_recovery_is_shaded_while_it_lasts(log):
@@ -47,6 +53,193 @@ def test_recovery_is_shaded_while_it_lasts(log):
     assert shaded["time"].tolist() == events.loc[events["old"] == "open", "time"].tolist()
     assert set(shaded["until"]) - {log.segments["time"].max()} <= set(events["time"])
     assert (shaded["until"] > shaded["time"]).all()
+
+
+class Script(Tape):
+    """A log written by hand whose rows may also say more of the segment and of the sender."""
+
+    MORE = ("ecn", "tsval", "snd_una", "snd_nxt", "snd_wnd", "cwnd", "inflight")
+
+    @property
+    def segments(self):
+        frame = super().segments
+        for name in self.MORE:
+            frame[name] = [row.get(name, frame[name].iloc[n]) for n, row in enumerate(self.rows)]
+        return frame.astype(dict.fromkeys(self.MORE[1:], "Int64"))
+
+    def ack(self, time, ack=1001, window=60_000, why="ack-new", flags="A", **more):
+        """An ACK that arrives at the sender of the data."""
+        self.row(time, A, "recv", why, flags, ack=ack, window=window, **more)
+
+    def data(self, time, seq=5001, why="data", flags="A", **more):
+        """A segment that the sender of the data sends."""
+        self.row(time, A, "send", why, flags, seq=seq, length=MSS, **more)
+
+    def arrives(self, time, seq=5001, why="in-order", **more):
+        """One that arrives, where the sender is not in the log."""
+        self.row(time, A, "recv", why, seq=seq, length=MSS, **more)
+
+
+def upload():
+    """Three segments sent and acknowledged: data, ACK and receive window, no more."""
+    tape = Script(A)
+    for seq in (1, 1001, 2001):
+        tape.data(0.0, seq=seq)
+    tape.ack(0.1, 1001, 3000)
+    return tape
+
+
+def download():
+    """The same, seen by the receiver."""
+    tape = Script(A)
+    for seq in (1, 1001, 2001):
+        tape.arrives(0.0, seq=seq, tsval=7)
+    tape.row(0.0, A, "send", "ack", ack=1001)
+    return tape
+
+
+VARIABLES = {"snd_una": 1, "snd_nxt": 3001, "snd_wnd": 9000, "cwnd": 4000, "inflight": 3000}
+# For each class: what is there, what else has to happen before (if anything), and what makes
+# exactly one glyph of that class, and none of another class.
+EVENTS = {
+    "data": (upload, lambda tape: tape.data(0.5)),
+    "push": (upload, lambda tape: tape.data(0.5, flags="PA")),
+    "out-of-order": (download, lambda tape: tape.arrives(0.5, why="out-of-order")),
+    "duplicated": (download, lambda tape: tape.arrives(0.5, seq=1, why="duplicate", tsval=7)),
+    **{why: (upload, lambda tape, why=why: tape.data(0.5, seq=1001, why=why)) for why in CAUSES},
+    "resent": (download, lambda tape: tape.arrives(0.5, seq=1, why="duplicate", tsval=8)),
+    "drop-loss": (upload, lambda tape: tape.row(0.5, A, "drop", "loss", seq=2001, length=MSS)),
+    "drop-queue-full": (
+        upload,
+        lambda tape: tape.row(0.5, A, "drop", "queue-full", seq=2001, length=MSS),
+    ),
+    "drop-bad-checksum": (download, lambda tape: tape.arrives(0.5, why="bad-checksum")),
+    "syn": (upload, lambda tape: tape.row(0.5, A, "send", "syn", "S", seq=0)),
+    "fin": (upload, lambda tape: tape.row(0.5, A, "send", "fin", "FA", seq=3001)),
+    "rst": (upload, lambda tape: tape.row(0.5, A, "send", "rst", "RA", seq=3001)),
+    "rst-back": (upload, lambda tape: tape.row(0.5, A, "recv", "rst", "R", ack=0)),
+    "urgent": (upload, lambda tape: tape.data(0.5, flags="UA")),
+    "ce": (download, lambda tape: tape.arrives(0.5, ecn="CE")),
+    "cwr": (upload, lambda tape: tape.data(0.5, flags="CA")),
+    "ack": (lambda: tape_of(data=1), lambda tape: tape.ack(0.5)),
+    "timed": (upload, lambda tape: tape.sample(A, 0.1, time=0.5, end=1001)),
+    "karn": (upload, lambda tape: tape.sample(A, 0.1, kept=False, time=0.5, end=1001)),
+    "duplicate-ack": (upload, lambda tape: tape.ack(0.5, why="duplicate-ack")),
+    "third-duplicate": (
+        lambda: tape_of(data=1, duplicates=2),
+        lambda tape: tape.ack(0.5, why="duplicate-ack", window=30_000),
+    ),
+    "ece": (upload, lambda tape: tape.ack(0.5, flags="EA")),
+    "ack-dropped": (upload, lambda tape: tape.row(0.5, B, "drop", "loss", ack=2001)),
+    "sack": (upload, lambda tape: tape.ack(0.5, sack=((2001, 3001),))),
+    "sack-again": (
+        lambda: tape_of(data=5, sack=((2001, 3001),)),
+        lambda tape: tape.ack(0.5, window=30_000, sack=((4001, 5001), (2001, 3001))),
+    ),
+    "d-sack": (upload, lambda tape: tape.ack(0.5, sack=((1, 1001),))),
+    "limit": (upload, lambda tape: tape.data(0.5, **VARIABLES)),
+    "window": (lambda: tape_of(data=1), lambda tape: tape.ack(0.5)),
+    "window-same": (upload, lambda tape: tape.ack(0.5, window=3000)),
+    "zero-window": (upload, lambda tape: tape.ack(0.5, window=0)),
+    "recovery": (upload, lambda tape: tape.happen(0.05, A, "recovery", new="fast", old="open")),
+}
+
+
+def tape_of(data, duplicates=0, sack=()):
+    """So many segments of data sent, and so many duplicate ACKs, or one ACK with SACK blocks."""
+    tape = Script(A)
+    for number in range(data):
+        tape.data(0.0, seq=1 + MSS * number)
+    for number in range(duplicates):
+        tape.ack(0.1, why="duplicate-ack", window=50_000 + number)
+    if sack:
+        tape.ack(0.1, sack=sack)
+    return tape
+
+
+def artists(shown):
+    """By class: how often it is in the table; each class that is there has one artist."""
+    ax = shown.figure.axes[0]
+    names = [one.get_gid() for one in (*ax.lines, *ax.collections)]
+    assert len(set(names)) == len(names)
+    counts = shown.data["glyph"].value_counts()
+    there = {kind: int(n) for kind, n in counts.items() if n}
+    assert set(names) == set(there)
+    return there
+
+
+def test_no_class_of_the_sequence_plot_is_without_its_event():
+    names = list(GLYPHS)
+    assert set(EVENTS) == set(names[: names.index("recovery") + 1])
+
+
+@pytest.mark.parametrize("kind", EVENTS)
+def test_each_class_is_one_artist_that_one_event_makes(kind):
+    given, event = EVENTS[kind]
+    before, tape = artists(picture(given())), given()
+    event(tape)
+    shown = picture(tape)
+    after = artists(shown)
+    together = {"ack", "window"} if kind in ("ack", "window") else {kind}
+    assert set(after) - set(before) == together - set(before)
+    assert after[kind] - before.get(kind, 0) == 1
+    label = GLYPHS[kind].label
+    assert sum(line.split("\n")[0] == label for line in legend(shown)) == 1
+    assert shown.data.loc[shown.data["glyph"] == kind, "label"].iloc[-1] == label
+
+
+def test_quiet_marks_give_way_when_there_are_many():
+    tape = Script(A)
+    for number in range(FEW + 2):
+        tape.data(0.01 * number, seq=1 + MSS * number, flags="PA")
+        tape.sample(A, 0.1, time=0.01 * number, end=1 + MSS * number)
+        tape.ack(0.01 * number + 0.005, 1)
+    assert not set(artists(picture(tape))) & {"push", "timed", "window-same"}
+    zoomed = artists(picture(tape, between=(0, 0.5)))
+    assert zoomed["push"] == zoomed["timed"] == 51 and zoomed["window-same"] == 49
+
+
+def test_all_classes_together_have_room_in_the_legend():
+    tape = upload()
+    for kind, (_, event) in EVENTS.items():
+        if kind not in ("out-of-order", "duplicated", "resent", "drop-bad-checksum", "ce"):
+            event(tape)
+    shown = picture(tape)
+    shown.figure.draw_without_rendering()
+    box = shown.figure.axes[0].get_legend().get_window_extent()
+    assert len(legend(shown)) > 30
+    assert box.y0 >= 0 and box.x1 <= shown.figure.bbox.x1
+
+
+def test_what_happens_on_the_way_is_seen_with_both_ends_in_the_log():
+    log = (
+        Simulation(Path(delay=0.01, rate=10e6, mark=10, duplicate=0.03, seed=2))
+        .transfer(100_000, ecn="ask")
+        .log
+    )
+    shown = picture(log)
+    rows = log.segments[(log.segments["host"] == "10.0.0.2") & (log.segments["event"] == "recv")]
+    data = rows[rows["len"] > 0]
+    assert of(shown, "ce")["time"].tolist() == data.loc[data["ecn"] == "CE", "time"].tolist()
+    copies = data[data.duplicated(["seq", "tsval"])]
+    assert of(shown, "duplicated")[["time", "seq"]].to_numpy().tolist() == (
+        copies[["time", "seq"]].to_numpy().tolist()
+    )
+    assert len(copies) > 1
+    twice = of(shown, "d-sack")  # each copy is reported
+    assert set(twice["seq"]) == set(copies["seq"])
+
+
+def test_d_sack_within_a_block_is_told_from_a_block():
+    """RFC 2883 4: the first block is a D-SACK if it lies within the second one."""
+    tape = tape_of(data=9)
+    tape.ack(0.5, sack=((4001, 5001), (3001, 7001)))
+    tape.ack(0.6, sack=((3001, 7001), (4001, 5001)))
+    tape.ack(0.7, 7001, sack=((8001, 9001),))
+    shown = picture(tape)
+    assert of(shown, "d-sack")[["time", "seq"]].to_numpy().tolist() == [[0.5, 4001]]
+    assert of(shown, "sack-again")["time"].tolist() == [0.5, 0.6]
+    assert of(shown, "sack")["seq"].tolist() == [3001, 8001]
 
 
 def test_third_duplicate_is_told_from_the_others():
@@ -89,8 +282,10 @@ def test_window_plot_has_the_values_of_the_log(log):
     shown = log.plot.window()
     rows = log.segments
     ours = rows[(rows["host"] == "10.0.0.1") & (rows["event"] != "drop")]
-    for glyph, column in (("cwnd", "cwnd"), ("inflight", "inflight"), ("rwnd", "snd_wnd")):
+    for glyph, column in (("cwnd", "cwnd"), ("inflight", "inflight")):
         assert of(shown, glyph)["value"].tolist() == ours[column].tolist()
+    told = ours[ours["state"] != "SYN-SENT"]  # before that nobody knows the receiver's window
+    assert of(shown, "rwnd")["value"].tolist() == told["snd_wnd"].tolist()
     known = ours["ssthresh"].notna()
     assert of(shown, "ssthresh")["time"].tolist() == ours.loc[known, "time"].tolist()
     assert shown.figure.axes[0].get_ylabel() == "window (kB)"
@@ -115,9 +310,14 @@ def test_rtt_plot_has_the_samples(log):
 
 
 def test_throughput_plot_has_the_table(log):
-    shown, table = log.plot.throughput(), log.throughput()
+    shown = log.plot.throughput()
+    goodput, sent = of(shown, "goodput"), log.segments["event"].eq("send")
+    width = goodput["time"].iloc[1]
+    table = log.throughput(width)
     mine = table[table["direction"].str.startswith("10.0.0.1")]
-    assert of(shown, "goodput")["value"].tolist() == mine["goodput"].tolist()
+    assert goodput["value"].tolist() == mine["goodput"].tolist()
+    from_us = (sent & log.segments["host"].eq("10.0.0.1")).sum()
+    assert width == pytest.approx(log.segments["time"].max() / min(100, from_us // 5))
     assert shown.figure.axes[0].get_ylabel() == "rate (Mbit/s)"
 
 
@@ -199,7 +399,7 @@ def test_ladder_has_each_segment_once_with_both_its_times():
     (again,) = of(shown, "arrow-again").itertuples()
     assert again.text == "A 4345:5793 ack 1"
     assert shown.data["text"].tolist()[:2] == ["S 0:0", "SA 0:0 ack 1"]
-    assert re.match(r"<ladder of connection 1: \d+ segment, 1 sent again, 2 dropped>", repr(shown))
+    assert re.match(r"<ladder of connection 1: \d+ segments, 1 sent again, 2 dropped>", repr(shown))
 
 
 def test_ladder_of_one_end_guesses_and_says_so():
@@ -225,13 +425,28 @@ def test_ladder_has_what_an_end_without_the_connection_got_and_said():
     assert shown.data[["time", "until"]].to_numpy().tolist() == [[0.0, 0.05], [0.05, 0.1]]
 
 
-def test_ladder_shows_what_the_path_has_duplicated():
-    log = Simulation(up=Path(delay=0.05, duplicate=1), down=Path(delay=0.05)).transfer(3000).log
-    data = log.plot.ladder().data
-    copies = of(log.plot.ladder(), "arrow-copy")
-    assert len(copies) == (data["glyph"] == "arrow").sum() - (data["low"] == 1).sum() > 3
-    assert np.allclose(copies["until"] - copies["time"], 0.025)  # from the middle of the way
-    assert set(copies["low"]) == {0.5}
+def test_ladder_shows_what_the_network_has_doubled():
+    log = Simulation(Path(delay=0.04, duplicate=0.3), seed=1).transfer(20_000).log
+    shown, rows = log.plot.ladder(), log.segments
+    numbers = rows["event"].value_counts()
+    copies = of(shown, "arrow-copied")
+    assert len(copies) == numbers["recv"] - numbers["send"] > 1
+    assert "arrow-guessed" not in set(shown.data["glyph"])
+    assert np.allclose(copies["until"] - copies["time"], 0.04)
+
+
+def test_ladder_between_two_times_has_what_left_then():
+    log = Simulation(Path(delay=0.04), seed=1).transfer(20_000).log
+    whole, part = log.plot.ladder().data, log.plot.ladder(between=(0.05, 0.13)).data
+    left = whole[whole["time"].between(0.05, 0.13)]
+    assert 0 < len(part) < len(whole)
+    pd.testing.assert_frame_equal(part, left.reset_index(drop=True))
+
+
+def test_ladder_says_when_the_window_is_closed():
+    tape = Tape(A)
+    tape.row(0.0, A, "recv", "ack-new", ack=1001, window=0)
+    assert Plots(tape).ladder().data["text"].tolist() == ["A ack 1001 win 0"]
 
 
 def test_the_texts_of_a_ladder_do_not_overlap():
@@ -357,53 +572,106 @@ def test_phase_plot_needs_two_connections(log):
 
 # --- what all take, and give ---
 
-KINDS = "sequence stevens window rtt throughput queue states timers scoreboard ladder".split()
+KINDS = "sequence stevens rtt window throughput ladder states timers scoreboard queue".split()
+ALL = [*KINDS, "overview", "compare", "phase"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_takes_axes_and_a_time(log, kind):
-    ax = Figure().add_subplot()
-    shown = getattr(log.plot, kind)(ax=ax, between=(0.2, 0.5), conn=1, direction="out")
-    assert shown.figure is ax.figure
-    assert shown.data["time"].between(0.2, 0.5).all()
+@pytest.fixture(scope="module")
+def flows():
+    return two_flows()
+
+
+def show(kind, log, flows, **options):
+    if kind == "phase":
+        return flows.plot.phase((1, 2), **options)
+    conn = {"conn": 1, **options}
+    if kind == "compare":
+        return log.plot.compare({"other": log}, **conn)
+    return getattr(log.plot, kind)(**conn)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_every_kind_takes_axes_a_direction_and_a_time(log, flows, kind):
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    low, high = (0.2, 0.5) if kind != "phase" else (1.0, 2.0)
+    shown = show(kind, log, flows, ax=right, between=(low, high), direction="out")
+    assert shown.figure is figure
+    assert not left.has_data() and len(figure.axes) == (5 if kind == "overview" else 2)
+    times = shown.data["time"].dropna()
+    assert times.between(low, high).all() and len(times) > 1
     with pytest.raises(ValueError, match="nothing to plot between 90 and 91 s"):
-        getattr(log.plot, kind)(between=(90, 91))
+        show(kind, log, flows, between=(90, 91))
+    with pytest.raises(ValueError, match=r"no direction 'up' in connection 1: choose 'out', 'in'"):
+        show(kind, log, flows, direction="up")
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "overview"])
-def test_every_kind_is_the_same_each_time(log, kind, tmp_path):
-    some = (0.0, 0.3)
-    one, other = (getattr(log.plot, kind)(between=some) for _ in range(2))
-    assert repr(one) == repr(other)
+def test_an_overview_needs_axes_of_a_grid(log):
+    with pytest.raises(ValueError, match="ax must be one of a grid"):
+        log.plot.overview(ax=Figure().add_axes((0, 0, 1, 1)))
+
+
+MAGIC = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF", ".csv": b"", ".xpl": b"double"}
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_every_kind_is_the_same_each_time(log, flows, kind, tmp_path):
+    some = {"phase": (0.0, 1.0), "ladder": (0.0, 0.1)}.get(kind, (0.0, 0.3))
+    one, other = (show(kind, log, flows, between=some) for _ in range(2))
+    assert repr(one) == repr(other) and re.fullmatch(r"<[\w ]+ of [^<>]+>", repr(one))
     pd.testing.assert_frame_equal(one.data, other.data)
-    for name in ("a.svg", "a.csv"):
-        assert one.save(tmp_path / name).read_bytes() == other.save(tmp_path / name).read_bytes()
-    assert one._repr_html_().startswith('<img alt="')
+    page = one._repr_html_()
+    alt = re.match(r'<img alt="([^"]+)" src="data:image/png;base64,', page)[1]
+    assert len(alt) > 30 and alt.startswith(repr(one)[1:2].upper())
+    files = {suffix: one.save(tmp_path / f"a{suffix}").read_bytes() for suffix in SUFFIXES}
+    for suffix, content in files.items():
+        assert content.startswith(MAGIC[suffix]) and len(content) > 200
+        if suffix not in (".pdf", ".png"):  # test_plot.py saves one of those twice
+            assert content == other.save(tmp_path / f"b{suffix}").read_bytes()
+    shown = base64.b64decode(page.split("base64,")[1].split('"')[0])  # with a palette, so smaller
+    assert shown.startswith(MAGIC[".png"]) and len(shown) < len(files[".png"])
+    assert page == other._repr_html_()
+    table = pd.read_csv(tmp_path / "a.csv")
+    assert (list(table.columns), len(table)) == (list(one.data.columns), len(one.data))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ladder"])
-def test_xplot_files_have_only_words_that_xplot_knows(log, kind, tmp_path):
-    shown = getattr(log.plot, kind)()
-    lines = shown.save(tmp_path / "a.xpl").read_text().splitlines()
-    assert lines[:2] == ["double double", "title"] and lines[-1] == "go"
+@pytest.mark.parametrize("kind", ALL)
+def test_xplot_files_have_only_words_that_xplot_knows(log, flows, kind, tmp_path):
+    shown = show(kind, log, flows, between=(0, 2) if kind == "phase" else (0, 0.5))
+    content = shown.save(tmp_path / "a.xpl").read_text()
     number = r"-?\d+(\.\d+)?(e[+-]\d+)?"
     command = re.compile(
-        rf"(line {number} {number} {number} {number}|(dtick|utick|diamond|atext) {number} {number}"
+        rf"(line {number} {number} {number} {number}"
+        rf"|(dtick|utick|diamond|dot|atext|rtext) {number} {number}"
         r"|white|yellow|orange|green|blue|red|purple|pink)$"
     )
-    body = iter(lines[7:-1])
-    drawn = 0
-    for line in body:
-        assert command.match(line), line
-        drawn += " " in line
-        if line.startswith("atext"):
-            next(body)
-    assert drawn > 5
+    plots = content.split("new_plotter\n")
+    assert len(plots) == (4 if kind == "overview" else 1)
+    for plot in plots:
+        lines = plot.splitlines()
+        assert lines[:2] == ["double double", "title"] and lines[-1] == "go"
+        body, drawn = iter(lines[7:-1]), 0
+        for line in body:
+            assert command.match(line), line
+            drawn += " " in line
+            if line.startswith(("atext", "rtext")):
+                next(body)
+        assert drawn > 5
 
 
-def test_an_overview_cannot_be_saved_for_xplot(log, tmp_path):
-    with pytest.raises(ValueError, match=r"cannot save 'a\.xpl': this picture is several"):
-        log.plot.overview().save(tmp_path / "a.xpl")
+def test_by_default_of_a_download_is_drawn_what_the_log_knows():
+    """The sender is not ours: nothing is known of its window, but of that of our requests."""
+    tape = Script(A)
+    tape.data(0.0, seq=1, **VARIABLES)
+    tape.arrives(0.1, seq=1)
+    tape.arrives(0.2, seq=1001)
+    tape.sample(A, 0.1, time=0.1)
+    assert "10.0.0.1:80 > " in picture(tape)._title
+    for kind in ("window", "rtt"):
+        shown = getattr(Plots(tape), kind)()
+        assert shown._title.startswith("Connection 1: 10.0.0.2:49152 > 10.0.0.1:80")
+        with pytest.raises(ValueError, match=f"nothing to plot: no .* {B}:80 > "):
+            getattr(Plots(tape), kind)(direction="in")
 
 
 def test_the_plots_of_a_log_name_themselves(log):
@@ -411,6 +679,34 @@ def test_the_plots_of_a_log_name_themselves(log):
         "<plots of a log: compare, diagram, ladder, overview, phase, queue, rtt, scoreboard, "
         "sequence, states, stevens, throughput, timers, window>"
     )
+
+
+# --- the pictures of the docs ---
+
+sys.path.append(str(File(__file__).resolve().parents[1] / "docs"))
+docs = importlib.import_module("make_pictures")
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return docs.setup()
+
+
+@pytest.mark.parametrize("name", docs.PICTURES)
+def test_the_pictures_of_the_docs_show_what_the_code_draws(name, scene):
+    """What is in them: axes, artists and their data. After a change that is meant: python
+    docs/make_pictures.py, and a look at what it has drawn.
+    """
+    kept = json.loads(docs.CONTENTS.read_text())[name]
+    now = json.loads(json.dumps(docs.content(docs.draw(name, scene))))
+    assert now == kept
+
+
+def test_the_page_of_the_pictures_is_that_of_its_script():
+    assert docs.PAGE.read_text() == docs.page()
+    sizes = {file.stem: file.stat().st_size for file in docs.FOLDER.glob("*.png")}
+    assert set(sizes) == set(docs.PICTURES) == set(json.loads(docs.CONTENTS.read_text()))
+    assert max(sizes.values()) < 40_000 and sum(sizes.values()) < 400_000
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from test_metrics import A, B, Tape
 
 from nbtcp import Path, Simulation
+from nbtcp.trace.glyphs import glyph_of
 from nbtcp.trace.kinds import KINDS
 from nbtcp.trace.plot import CAUSES, GLYPHS, Picture, Plots
 
@@ -22,9 +23,12 @@ def picture(tape, **options):
 
 
 def glyphs(shown):
-    """The classes drawn, each with the number of its rows, without the lines of ACK and window."""
+    """The classes drawn, each with the number of its rows, without the lines of ACK and window, and
+    the quiet marks of what is so at every segment.
+    """
     counts = shown.data["glyph"].value_counts()
-    return {kind: n for kind, n in counts.items() if n and kind not in ("ack", "window")}
+    usual = {"ack", "window", *(kind for kind in counts.index if glyph_of(kind).quiet)}
+    return {kind: n for kind, n in counts.items() if n and kind not in usual}
 
 
 def artist(shown, kind):
@@ -65,7 +69,7 @@ def test_sent_again_shows_the_cause_and_nothing_else(why):
     assert glyphs(shown) == {"data": 1, why: 1}
     (again,) = shown.data[shown.data["glyph"] == why].itertuples()
     assert (again.time, again.seq, again.end, again.resent) == (0.05, 1, 1001, True)
-    assert legend(shown)[:2] == ["data", GLYPHS[why].label]
+    assert legend(shown)[:3] == ["data", "PSH", GLYPHS[why].label]
 
 
 def test_sent_again_for_an_unknown_reason_is_seen_again():
@@ -280,8 +284,9 @@ def test_direction_out_is_what_the_host_named_first_sent():
 
 
 def test_between_keeps_what_happened_then():
-    shown = picture(two_connections(), conn=2, between=(2, 4))
-    assert shown.data["time"].tolist() == [2, 3, 4]
+    shown = picture(two_connections(), conn=2, between=(2, 4)).data
+    assert shown.loc[shown["glyph"] == "data", "time"].tolist() == [2, 3, 4]
+    assert shown["time"].between(2, 4).all()
 
 
 def test_between_still_knows_what_was_sent_before():
@@ -404,7 +409,9 @@ def test_data_is_a_tidy_table_in_order_of_time():
     assert list(data.columns) == ["glyph", "time", "seq", "end", "until", "resent", "label"]
     assert data["time"].is_monotonic_increasing
     assert data["seq"].dtype == data["end"].dtype == "int64"
-    assert set(data["label"]) == {"data", "timeout", "RACK", "acknowledged", "receive window"}
+    assert set(data["label"]) == {
+        *("data", "PSH", "timeout", "RACK", "acknowledged", "receive window")
+    }
 
 
 def test_notebook_gets_a_png_with_alternative_text():
@@ -480,7 +487,8 @@ class Large(Tape):
         back = back.assign(why="ack-new", event="recv", len=0, seq=1)
         table = pd.concat([out, back]).sort_values("time", kind="stable", ignore_index=True)
         table = table.assign(host=A, conn=1, flags="A", window=10**6, sack=[()] * len(table))
-        self.table = table.assign(snd_una=1, snd_nxt=1, snd_wnd=1, cwnd=pd.NA, inflight=0, ecn=None)
+        table = table.assign(snd_una=1, snd_nxt=1, snd_wnd=1, cwnd=pd.NA, inflight=0, ecn=None)
+        self.table = table.assign(tsval=(1000 * table["time"].astype(float) // 1).astype("Int64"))
 
     @property
     def segments(self):

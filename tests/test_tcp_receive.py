@@ -330,6 +330,18 @@ def test_without_scaling_a_large_buffer_gives_no_more_window_updates() -> None:
         peer.expect(f". 1:1 ack {start + 2000} win 65535 why ack")
 
 
+def test_what_the_syn_could_not_say_is_no_window_update() -> None:
+    """RFC 9293 3.8.6.2.2: its window ends at 65535 of a buffer twice as large, and a small request
+    is answered with the data alone, which tells the rest.
+    """
+    peer = established(passive=True, wscale=7, receive_buffer=1 << 17)
+    peer.sends("1:101")
+    peer.app_reads()
+    peer.expect()
+    peer.app_writes(200)
+    peer.expect("P. 1:201 ack 101 win 32768 why data")  # four octets each
+
+
 def test_reading_after_the_fin_tells_nobody() -> None:
     """No more will come, so no window matters."""
     peer = established(receive_buffer=10_000)

@@ -22,6 +22,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, ClassVar
 
+from ..config import Config
+from ..errors import MachineError
 from ..stack import Stack
 from ..tcp.connection import Observer
 from ..tcp.listener import Listener
@@ -86,38 +88,64 @@ async def create_connection(
 
     `settings` change the host's Config for this connection; small writes do not wait, as always in
     asyncio, unless `nagle=True`. `syn_timeout` (s) bounds TCP's handshake, `asyncio.timeout`
-    anything; cancelled, it leaves nothing behind. Raises what `Host.connect` does, and
-    ssl.SSLError.
+    anything; cancelled, it leaves nothing behind. Raises what `Host.connect` does, of a name of
+    which no address answers as asyncio does, and ssl.SSLError.
     """
-    remote = (address, port)
-    if type(host).locate is not Host.locate:  # a Live host asks the machine's resolver
-        remote = await asyncio.to_thread(host.locate, remote)
-    config = host.stack.config.but(**{"nagle": False, **settings})
     context = tls.create_default_context() if ssl is True else ssl
-    driver = _Driver.of(host.loop)
-    waiter = driver.event_loop.create_future()
+    config = host.stack.config.but(**{"nagle": False, **settings})
+    event_loop = asyncio.get_running_loop()
+    secured = event_loop.create_future()
 
     def factory() -> Any:
         if not context:
             return protocol_factory()
         return _SSLProtocol(
-            *(driver.event_loop, protocol_factory(), context, waiter),
+            *(event_loop, protocol_factory(), context, secured),
             server_hostname=server_hostname or address,
             ssl_handshake_timeout=ssl_handshake_timeout,
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
 
-    conn = driver.do(partial(host.stack.connect, remote, config=config, observer=log))
-    transport = Transport(driver, conn, factory, waiter)
+    transport = await _connect(host, (address, port), factory, config, log)
+    protocol = transport.get_protocol()
+    if not context:
+        return transport, protocol
+    await _done(secured, transport)
+    return protocol._get_app_transport(), protocol._app_protocol
+
+
+async def _connect(
+    host: Host, remote: tuple[str, int], factory: Factory, config: Config, log: Observer | None
+) -> "Transport":
+    """To the first address that answers, of which each but the last has the host's `patience`."""
+    driver, problems = _Driver.of(host.loop), []
+    asks = type(host).resolve is not Host.resolve  # this machine's resolver, which takes its time
+    addresses = await asyncio.to_thread(host.resolve, remote[0]) if asks else [remote[0]]
+    hurried = config.but(syn_timeout=min(config.syn_timeout, host.patience))
+    for number, address in enumerate(addresses, 1):
+        there, settings = (address, remote[1]), config if number == len(addresses) else hurried
+        try:
+            if asks:
+                await asyncio.to_thread(host.check, there)
+            act = partial(host.stack.connect, there, config=settings, observer=log)
+            waiter = driver.event_loop.create_future()
+            transport = Transport(driver, driver.do(act), factory, waiter)
+            await _done(waiter, transport)
+            return transport
+        except (OSError, MachineError) as problem:
+            problems.append(problem)
+    if len(set(map(str, problems))) == 1:
+        raise problems[0]
+    raise OSError(f"Multiple exceptions: {', '.join(map(str, problems))}")  # as by asyncio
+
+
+async def _done(waiter: asyncio.Future[None], transport: "Transport") -> None:
+    """Wait, and leave no connection behind when that fails."""
     try:
         await waiter
     except BaseException:
         transport.abort()
         raise
-    protocol = transport.get_protocol()
-    if context:
-        return protocol._get_app_transport(), protocol._app_protocol
-    return transport, protocol
 
 
 async def create_server(
@@ -297,7 +325,7 @@ class Transport(_FlowControlMixin):
             raise self._broken
         self._protocol = factory()
         self._protocol.connection_made(self)
-        if waiter is not None and not (waiter.done() or isinstance(self._protocol, _SSLProtocol)):
+        if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     def _read(self) -> None:

@@ -4,11 +4,13 @@ kind.
 
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from ..config import Config, ConfigError
+from ..errors import MachineError
 from ..links import Device, Link
 from ..links.path import Impaired, Path, Pipe
 from ..stack import Stack
@@ -30,8 +32,11 @@ _QUIET = frozenset({State.CLOSED, State.TIME_WAIT})
 class Host:
     """Opens sockets on one stack, at one address or several.
 
-    `log` is told of everything that no other log was given for.
+    `log` is told of everything that no other log was given for. `patience` is how long (s) an
+    address of a name has to answer when there is another one to try.
     """
+
+    patience = 3.0
 
     def __init__(
         self,
@@ -75,19 +80,31 @@ class Host:
         """A connected socket, from the address and port `source` if given. `settings` change the
         host's Config for this connection.
 
+        Of a name with several addresses it is the first one that answers, of which each but the
+        last has `patience`; what is raised is about the last one.
         Raises TimeoutError, ConnectionRefusedError and what else ends connections, ConfigError, and
         socket.gaierror for a name, which only Live and Lan hosts know, and there MachineError.
         """
-        sock = self.socket(log=log, **settings)
-        sock.settimeout(timeout)
-        try:
-            if source is not None:
-                sock.bind(source)
-            sock.connect(remote)
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+        *others, last = self.resolve(remote[0])
+
+        def attempt(address: str, wait: float | None) -> Socket:
+            sock = self.socket(log=log, **settings)
+            sock.settimeout(wait)
+            try:
+                if source is not None:
+                    sock.bind(source)
+                sock.connect((address, remote[1]))
+            except BaseException:
+                sock.close()
+                raise
+            sock.settimeout(timeout)
+            return sock
+
+        for address in others:
+            wait = self.patience if timeout is None else min(timeout, self.patience)
+            with suppress(OSError, MachineError):
+                return attempt(address, wait)
+        return attempt(last, timeout)
 
     def create_connection(
         self,
@@ -100,15 +117,28 @@ class Host:
             timeout = socket.getdefaulttimeout()
         return self.connect(address, timeout, source_address)
 
-    def locate(self, remote: tuple[str, int]) -> tuple[str, int]:
-        """The address to connect to for `remote`; socket.gaierror when it is a name and the host
-        knows none.
+    def resolve(self, name: str) -> list[str]:
+        """The addresses of `name`, in the order to try them; socket.gaierror when there are none.
+        A host that knows no names takes an address for its own name.
         """
         try:
-            ip.pack_address(remote[0])
+            ip.pack_address(name)
         except ValueError as problem:
             raise socket.gaierror(socket.EAI_NONAME, str(problem)) from None
-        return remote
+        return [name]
+
+    def check(self, there: tuple[str, int]) -> None:
+        """OSError or MachineError when packets of ours do not get to this address. May wait."""
+
+    def locate(self, remote: tuple[str, int], family: int) -> tuple[str, int]:
+        """The address to connect to for `remote`, which may hold a name: the first one, of `family`
+        if there is one. Raises what `resolve` and `check` do.
+        """
+        found = self.resolve(remote[0])
+        ours = [one for one in found if (":" in one) == (family == socket.AF_INET6)]
+        there = (ours or found)[0], remote[1]
+        self.check(there)
+        return there
 
     def listen(self, port: int, backlog: int = 128) -> Socket:
         """A listening socket; `accept` gives (socket, peer)."""

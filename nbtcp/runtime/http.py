@@ -6,11 +6,9 @@
 
 import ssl
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import httpcore
@@ -19,9 +17,9 @@ import httpx
 from ..trace.log import EventLog
 from .host import Host
 from .sockets import Socket
+from .tls import TlsSocket
 
 PROGRESS_FROM = 1_000_000  # octets: shorter bodies need no progress bar
-_CHUNK = 1 << 16
 
 
 @dataclass(slots=True)
@@ -157,82 +155,32 @@ class _Stream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        try:
-            with _raised_as(httpcore.ConnectTimeout, httpcore.ConnectError):
-                return _TlsStream(self._socket, ssl_context, server_hostname, timeout)
-        except BaseException:
-            self.close()
-            raise
+        self._socket.settimeout(timeout)
+        with _raised_as(httpcore.ConnectTimeout, httpcore.ConnectError):
+            try:
+                secured = TlsSocket(
+                    self._socket,
+                    ssl_context,
+                    server_hostname=server_hostname,
+                    suppress_ragged_eofs=False,
+                )
+            except ssl.SSLCertVerificationError as problem:
+                problem.strerror = (
+                    f"certificate verify failed for {server_hostname}: {problem.verify_message}; "
+                    "where you trust who has signed it, name the file of that authority in "
+                    "SSL_CERT_FILE"
+                )
+                raise
+        return _Stream(secured)
 
     def get_extra_info(self, info: str) -> Any:
         sock, conn = self._socket, self._socket.connection
         if info == "is_readable":  # of an idle connection: the server has ended it
             return conn is None or conn.eof or conn.reassembly.size > 0
+        if info == "ssl_object":
+            return sock if isinstance(sock, TlsSocket) else None
         known = {"client_addr": sock.getsockname, "server_addr": sock.getpeername}
         return known[info]() if info in known else sock if info == "socket" else None
-
-
-class _TlsStream(_Stream):
-    """TLS by the standard library, between two memory buffers and a socket.
-
-    Of HTTP/2 one thread may read while another writes: `_lock` is held for each step of TLS, and
-    not while anybody waits for the network; `_sending` keeps records in order.
-    """
-
-    def __init__(
-        self, sock: Socket, context: ssl.SSLContext, hostname: str | None, timeout: float | None
-    ) -> None:
-        super().__init__(sock)
-        self._in = ssl.MemoryBIO()
-        self._out = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._in, self._out, server_hostname=hostname)
-        self._lock, self._sending = threading.Lock(), threading.Lock()
-        try:
-            self._do(self._tls.do_handshake, timeout)
-        except ssl.SSLCertVerificationError as problem:
-            problem.strerror = (
-                f"certificate verify failed for {hostname}: {problem.verify_message}; where you "
-                "trust who has signed it, name the file of that authority in SSL_CERT_FILE"
-            )
-            raise
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        with _raised_as(httpcore.ReadTimeout, httpcore.ReadError):
-            data: bytes = self._do(partial(self._tls.read, max_bytes), timeout)
-            return data
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        view = memoryview(buffer)
-        with _raised_as(httpcore.WriteTimeout, httpcore.WriteError):
-            while view:
-                view = view[self._do(partial(self._tls.write, view), timeout) :]
-
-    def get_extra_info(self, info: str) -> Any:
-        return self._tls if info == "ssl_object" else super().get_extra_info(info)
-
-    def _do(self, step: Callable[[], Any], timeout: float | None) -> Any:
-        """Repeat `step` until TLS does not want to read more."""
-        self._socket.settimeout(timeout)
-        while True:
-            try:
-                with self._lock:
-                    result = step()
-            except ssl.SSLWantReadError:
-                self._flush()
-                data = self._socket.recv(_CHUNK)
-                with self._lock:
-                    self._in.write(data) if data else self._in.write_eof()
-            else:
-                self._flush()
-                return result
-
-    def _flush(self) -> None:
-        if not self._out.pending:  # a reader must not wait for a writer
-            return
-        with self._sending:
-            with self._lock:
-                data = self._out.read()
-            self._socket.sendall(data)
 
 
 @contextmanager

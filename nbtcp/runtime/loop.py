@@ -121,7 +121,7 @@ class Loop:
         self.failure: OSError | None = None
         self.quiet = True  # nothing more was there to be moved when the loop was last turned
         self._watchers: list[Callable[[], None]] = []
-        self.outsiders = 0  # who waits for `Connection.watch`, outside: see `watched`
+        self.outsiders = 0  # who waits for `Connection.watch`, outside: see `count_outsiders`
         self._pairs: list[tuple[Stack, Link]] = []
         self._waiters: list[_Waiter] = []
         self._turning = False
@@ -247,7 +247,7 @@ class Loop:
         """True when a thread turns the loop while nobody waits."""
         return self._thread is not None
 
-    def watched(self, more: int) -> None:
+    def count_outsiders(self, more: int) -> None:
         """So many `more` (1 or -1) are told of news by `Connection.watch` and wait elsewhere, in
         `select` or an event loop: the background thread takes over without a GRACE.
         """

@@ -36,6 +36,8 @@ class Socket:
     """
 
     type = stdlib.SOCK_STREAM
+    family = stdlib.AF_INET
+    proto = 0
 
     def __init__(
         self,
@@ -89,7 +91,7 @@ class Socket:
         name, port = _pair(address)
         own = self._stack.addresses
         if name not in (*_ANY, *own):
-            name = self._host.locate((name, port))[0]
+            name = self._host.locate((name, port), self.family)[0]
         if name not in (*_ANY, *own):
             reason = f"this host's address is {' and '.join(own)}, not {name}"
             raise OSError(errno.EADDRNOTAVAIL, reason)
@@ -101,7 +103,8 @@ class Socket:
             self._port = port or self._stack.reserve_port()
 
     def connect(self, address: Address) -> None:
-        """Open a connection to (address, port), or (name, port) where the host knows names.
+        """Open a connection to (address, port), or (name, port) where the host knows names: then to
+        one address, of this socket's family if there is one. `Host.connect` tries all.
 
         TimeoutError says how many SYNs were sent and for how long; ConnectionRefusedError when the
         port is. Without blocking: BlockingIOError (EINPROGRESS); the socket is writable when it is
@@ -114,7 +117,7 @@ class Socket:
             raise OSError(code, "the socket is connected already, or listens")
         if (error := self._news()) is not None:
             raise error
-        remote = self._host.locate(_pair(address))
+        remote = self._host.locate(_pair(address), self.family)
         self._set_family(remote[0])
         with self._loop.lock:
             began = self._loop.now()
@@ -323,14 +326,15 @@ class Socket:
 
     def detach(self) -> NoReturn:
         """Not there, as `dup` and pickling: another socket cannot go on with our connection, for it
-        lives in this process and not behind a descriptor. TLS takes `ssl.SSLContext.wrap_bio`.
+        lives in this process and not behind a descriptor. For TLS see runtime/tls.py.
         """
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:  # ssl's wrap_socket has it by now, and closes it
             descriptor.abandon()
             with self._loop.lock:
-                self._loop.watched(-1)
-        reason = "nbtcp's sockets have no descriptor that carries data; for TLS take wrap_bio"
+                self._loop.count_outsiders(-1)
+        hint = "for TLS, let context.sslsocket_class be nbtcp.sockets.TlsSocket"
+        reason = f"nbtcp's sockets have no descriptor that carries data; {hint}"
         raise OSError(errno.EOPNOTSUPP, reason)
 
     dup = detach
@@ -362,7 +366,7 @@ class Socket:
                     raise io.UnsupportedOperation("no descriptors in virtual time")
                 self._descriptor = Descriptor()
                 self._descriptor.set_blocking(self._timeout is None)
-                self._loop.watched(1)
+                self._loop.count_outsiders(1)
                 self._watch()
             return self._descriptor.fileno()
 
@@ -429,6 +433,16 @@ class Socket:
             self.detach()
 
     # --- inside ---
+
+    def _replace(self, other: "Socket") -> None:
+        """Be what `other` was until now; that is closed."""
+        for name, value in vars(other).items():
+            setattr(self, name, value)
+        self._io_refs, self._closed = 0, False
+        other.connection = other._listener = other._descriptor = other._port = None
+        other._closed = True
+        with self._loop.lock:
+            self._watch()
 
     @property
     def _ended(self) -> bool:
@@ -530,7 +544,7 @@ class Socket:
             if conn is not None and linger:
                 loop.run_until(lambda: not conn.queue.spans, now + linger * SECOND)
         if descriptor is not None:
-            loop.watched(-1)
+            loop.count_outsiders(-1)
             descriptor.close()
 
     # --- waiting, with the loop's lock held ---

@@ -7,7 +7,6 @@ segment once.
 """
 
 import errno
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -115,7 +114,7 @@ class Connection:
         self.force: Why | None = None  # send at least an octet whatever the window says
         self.dscp = config.dscp  # may be changed at any time (RFC 9293 SHLD-21)
         self.keepalive, self.keepalives = config.keepalive, 0  # after s; unanswered in a row
-        self.reports: deque[tuple[int, str, str]] = deque(maxlen=100)  # (time in ns, what, text)
+        self.reports: list[tuple[int, str, str]] = []  # the last 100: (time in ns, what, text)
         self.closed_by_application = False
         self.observer = observer
         self.log_entry: Any = None  # the observer's
@@ -123,9 +122,8 @@ class Connection:
         self.watch: Callable[[], None] | None = None  # see Stack.transmit
         self._ready = ready
         self.persists = self.timeouts = 0  # persist and retransmission timeouts in a row
-        never = [-CHALLENGE_PERIOD] * CHALLENGE_ACKS
         # The times of the last answers to what is unforged, and to what is perhaps forged.
-        self._challenges = deque(never, CHALLENGE_ACKS), deque(never, CHALLENGE_ACKS)
+        self._challenges: tuple[list[int], list[int]] = [], []
 
     def __repr__(self) -> str:
         names = f"{format_endpoint(*self.local)} > {format_endpoint(*self.remote)}"
@@ -367,9 +365,9 @@ class Connection:
         any such period.
         """
         given = self._challenges[forged]
-        few = now - given[0] >= CHALLENGE_PERIOD
+        few = len(given) < CHALLENGE_ACKS or now - given[0] >= CHALLENGE_PERIOD
         if few:
-            given.append(now)
+            given[:] = [*given[1 - CHALLENGE_ACKS :], now]
         return few
 
     def is_new_incarnation(self, syn: Segment) -> bool:
@@ -409,7 +407,7 @@ class Connection:
         """
         self.note(Event.REPORT, now, new=what, why=text)
         if self.config.reports or what == "urgent":
-            self.reports.append((now, what, text))
+            self.reports = [*self.reports[-99:], (now, what, text)]
 
     def use_mss(self, mss: int, window: int | None = None) -> None:
         """Eff.snd.MSS is known: congestion control starts from it, with `window` octets if

@@ -65,11 +65,13 @@ def window_update_due(conn: "Connection") -> bool:
 
     The right edge may move by at least min(RCV.BUFF/2, Eff.snd.MSS) (RFC 9293 3.8.6.2.2), and
     either little of the window is left or a quarter of the buffer has become free; else the news
-    travels with the next acknowledgment.
+    travels with the next acknowledgment. So does what the SYN had no bits to say: it is no gain by
+    reading, and a small request is answered with one segment.
     """
     rcv, capacity = conn.tcb.rcv, conn.reassembly.capacity
     most = min(capacity, MAX_RAW_WINDOW << rcv.shift)
     gain = rcv.nxt + min(capacity - conn.reassembly.size, most) - rcv.promise
+    gain = min(gain, conn.reassembly.taken)
     if gain < _least_gain(conn) or conn.state not in RECEIVING:
         return False
     return gain >= most // 4 or rcv.wnd <= most // 8

@@ -26,6 +26,7 @@ from .log import DROPPED, FIELDS, LAYOUTS, NO_SAMPLE, SENT, EventLog, Has, LogFi
 
 _APPLICATION = "nbtcp"
 _WHYS = {why.label: why for why in Why}
+_ELSE = (pcap.NOT_IP, Why.NOT_TCP.label)  # what else there is on a network
 _LAST_TIME = 1 << 62  # ns; later ones are damage, and would not fit into a row
 
 
@@ -123,13 +124,11 @@ def read_capture(path: str | Path) -> EventLog:
     the receiver and back; of data captured near its receiver it tells nothing of the network.
     Connections are numbered as they begin; a SYN with another initial number begins another one.
     Where the SYN was not captured, `opened` is "unseen": positions count from the first number
-    seen, and windows are not scaled.
+    seen, and windows are not scaled. IP fragments are left out.
 
-    Reasons are inferred (`meta["inferred"]`): "fast-retransmit" after three duplicate ACKs,
-    "partial-ack" for the holes that follow, "timeout" after a silence of the RTO, "go-back-n" after
-    that, "out-of-order" for a hole that is filled sooner, and "data" for what was sent again for
-    causes unknown. `meta["capture"]` tells how many packets were read and how many left out, by
-    kind; `meta["problems"]` is a list of what else there is to know, such as a file cut off.
+    Reasons are inferred (`meta["inferred"]`) by the rules of inference.py; docs/tshark.md says how
+    often they are right. `meta["capture"]` tells how many packets were read and how many left out,
+    by kind; `meta["problems"]` is a list of what else there is to know, such as a file cut off.
 
     Raises LogFileError when the file is no capture, OSError when it cannot be read.
     """
@@ -148,8 +147,11 @@ def read_capture(path: str | Path) -> EventLog:
         tracker.take(*sighting)
     log.hosts += tracker.hosts
     problems = {
+        **dict.fromkeys(log.meta.get("problems", []), True),  # of a capture that nbtcp wrote anew
         reader.damage: reader.damage != "",
+        **{f"{n} packets left out: {what}": what not in _ELSE for what, n in left_out.items()},
         f"times go backwards at {backwards} packets: sorted by time": backwards > 0,
+        f"{tracker.copies} segments seen twice: copied, or captured at two places": tracker.copies,
         f"{tracker.missed} octets were acknowledged but not captured": tracker.missed > 0,
         "no TCP segment in it": not found,
     }
@@ -175,7 +177,8 @@ def _sightings(reader: pcap.CaptureReader) -> tuple[list[_Sighting], Counter[str
         except pcap.NotIP as problem:
             left_out[str(problem)] += 1
         except WireError as problem:
-            left_out[problem.why.label] += 1
+            cut = problem.why is Why.MALFORMED and len(frame.data) < frame.length
+            left_out[pcap.CUT if cut else problem.why.label] += 1
         else:
             outbound = frame.outbound if reader.application.startswith(_APPLICATION) else None
             if outbound is not None:

@@ -48,7 +48,7 @@ def segments(log: "EventLog") -> pd.DataFrame:
     has_tcb = (present & Has.TCB) != 0
     columns: dict[str, Any] = {
         "time": _seconds(log, rows["time"]),
-        "host": _hosts(log, rows),
+        "host": _hosts(log, rows["host"]),
         "conn": rows["conn"].astype(np.int64),
         "event": _labels(rows["event"], SEGMENT_EVENTS),
         "why": _labels(rows["why"], WHY_LABELS),
@@ -62,9 +62,9 @@ def segments(log: "EventLog") -> pd.DataFrame:
     for name in ("seq", "ack", "len", "window"):
         columns[name] = rows[name].astype(np.int64)
     columns["sack_permitted"] = (present & Has.SACK_PERMITTED) != 0
-    columns["urgent"] = rows["urgent"]
+    columns["urgent"] = rows["urgent"].copy()
     columns["ecn"] = _labels(rows["tos"] & 3, ECN)
-    columns["raw_seq"], columns["raw_ack"] = rows["raw_seq"], rows["raw_ack"]
+    columns["raw_seq"], columns["raw_ack"] = rows["raw_seq"].copy(), rows["raw_ack"].copy()
     for name in TCB_COLUMNS:
         columns[name] = _nullable(rows[name], has_tcb)
     options = {"tsval": Has.TIMESTAMPS, "tsecr": Has.TIMESTAMPS, "mss": Has.MSS}
@@ -73,37 +73,35 @@ def segments(log: "EventLog") -> pd.DataFrame:
     measured = has_tcb & (rows["srtt"] != NO_SAMPLE)
     for name, known in (("srtt", measured), ("rttvar", measured), ("rto", has_tcb)):
         columns[name] = np.where(known, rows[name] / SECOND, np.nan)
-    return _finish(log, pd.DataFrame({name: columns[name] for name in SEGMENT_COLUMNS}))
+    return _finish(log, {name: columns[name] for name in SEGMENT_COLUMNS})
 
 
 def events(log: "EventLog") -> pd.DataFrame:
     """One row per transition, timer, loss, RTT sample and application call, in order of time."""
-    rows = _rows(log, "events")
-    names = np.array(log.names, dtype=object)
-    table = pd.DataFrame(
-        {
-            "time": _seconds(log, rows["time"]),
-            "host": _hosts(log, rows),
-            "conn": rows["conn"].astype(np.int64),
-            "event": _labels(rows["event"], EVENT_LABELS).astype(str),
-            "old": names[rows["old"]],
-            "new": names[rows["new"]],
-            "value": rows["value"],
-            "why": names[rows["why"]],
-        }
-    )
-    taken = samples(log)
-    if len(taken):
-        rtt = taken[["time", "host", "conn", "why"]].assign(
-            event=Event.RTT_SAMPLE.label,
-            old="",
-            new=np.where(taken["kept"], "kept", "rejected"),
-            value=taken["rtt"],
-        )
-        table = pd.concat([table, rtt[table.columns]], ignore_index=True)
-        table = table.sort_values("time", kind="stable", ignore_index=True)
-    types = {"event": "category", "old": "str", "new": "str", "why": "str"}
-    return _finish(log, table.astype(types))
+    rows, taken = _rows(log, "events"), _rows(log, "samples")
+    verdict = len(log.names)  # the names that RTT samples have begin here
+    names = [*log.names, "rejected", "kept", *(WHY_LABELS.get(why, "") for why in range(256))]
+    measured = {
+        **{name: taken[name] for name in ("time", "host", "conn")},
+        "event": np.full(len(taken), Event.RTT_SAMPLE.value),
+        "old": np.zeros(len(taken), np.int64),
+        "new": verdict + taken["kept"].astype(np.int64),
+        "value": taken["rtt"] / SECOND,
+        "why": verdict + 2 + taken["why"].astype(np.int64),
+    }
+    order = np.argsort(np.append(rows["time"], taken["time"]), kind="stable")
+    both = {name: np.append(rows[name], column)[order] for name, column in measured.items()}
+    columns = {
+        "time": _seconds(log, both["time"]),
+        "host": _hosts(log, both["host"]),
+        "conn": both["conn"].astype(np.int64),
+        "event": _labels(both["event"], EVENT_LABELS),
+        "old": _texts(names, both["old"]),
+        "new": _texts(names, both["new"]),
+        "value": both["value"],
+        "why": _texts(names, both["why"]),
+    }
+    return _finish(log, columns)
 
 
 def samples(log: "EventLog") -> pd.DataFrame:
@@ -111,10 +109,10 @@ def samples(log: "EventLog") -> pd.DataFrame:
     rows = _rows(log, "samples")
     table = {
         "time": _seconds(log, rows["time"]),
-        "host": _hosts(log, rows),
+        "host": _hosts(log, rows["host"]),
         "conn": rows["conn"].astype(np.int64),
-        "start": rows["start"],
-        "end": rows["end"],
+        "start": rows["start"].copy(),
+        "end": rows["end"].copy(),
         "sent": _seconds(log, rows["sent"]),
         "acked": _seconds(log, rows["time"]),
         "rtt": rows["rtt"] / SECOND,
@@ -124,7 +122,7 @@ def samples(log: "EventLog") -> pd.DataFrame:
     table["rto"] = rows["rto"] / SECOND
     table["kept"] = rows["kept"].astype(bool)
     table["why"] = _labels(rows["why"], WHY_LABELS)
-    return _finish(log, pd.DataFrame(table))
+    return _finish(log, table)
 
 
 def connections(log: "EventLog") -> pd.DataFrame:
@@ -151,8 +149,8 @@ def connections(log: "EventLog") -> pd.DataFrame:
                 "end": record.end,
             }
         )
-    table = pd.DataFrame(rows, columns=CONNECTION_COLUMNS)
-    return _finish(log, table.astype(CONNECTION_TYPES))
+    table = pd.DataFrame(rows, columns=CONNECTION_COLUMNS).astype(CONNECTION_TYPES)
+    return _finish(log, {name: table[name] for name in CONNECTION_COLUMNS})
 
 
 def queue(log: "EventLog") -> pd.DataFrame:
@@ -172,11 +170,11 @@ def queue(log: "EventLog") -> pd.DataFrame:
         waiting[mine] = np.maximum(np.arange(1, mine.sum() + 1) - gone, 0)
     table = {
         "time": _seconds(log, time),
-        "host": _hosts(log, rows),
+        "host": _hosts(log, rows["host"]),
         "wait": rows["wait"] / SECOND,
         "packets": waiting,
     }
-    return _finish(log, pd.DataFrame(table))
+    return _finish(log, table)
 
 
 CONNECTION_TYPES = {
@@ -214,9 +212,11 @@ def _reservations(log: "EventLog") -> str:
 # --- helpers ---
 
 
-def _rows(log: "EventLog", name: str) -> np.ndarray:
+def _rows(log: "EventLog", name: str, most: int | None = None) -> np.ndarray:
+    """A copy of the packed rows, or of the first `most`; a view would forbid the log to grow."""
     dtype = np.dtype([(field, "<" + _NUMPY_CODES[code]) for field, code in FIELDS[name]])
-    return np.frombuffer(bytes(log.rows[name]), dtype)
+    packed = log.rows[name] if most is None else log.rows[name][: most * dtype.itemsize]
+    return np.frombuffer(bytes(packed), dtype)
 
 
 _NUMPY_CODES = {"q": "i8", "I": "u4", "H": "u2", "B": "u1", "d": "f8"}
@@ -224,7 +224,7 @@ _NUMPY_CODES = {"q": "i8", "I": "u4", "H": "u2", "B": "u1", "d": "f8"}
 
 def _origin(log: "EventLog") -> int:
     """The time of the log's first entry, ns."""
-    firsts = [int(rows["time"][0]) for name in FIELDS if len(rows := _rows(log, name))]
+    firsts = [int(rows["time"][0]) for name in FIELDS if len(rows := _rows(log, name, 1))]
     return min(firsts, default=0)
 
 
@@ -232,8 +232,12 @@ def _seconds(log: "EventLog", times: np.ndarray) -> np.ndarray:
     return np.asarray((times - _origin(log)) / SECOND)
 
 
-def _hosts(log: "EventLog", rows: np.ndarray) -> Any:
-    return pd.Categorical.from_codes(rows["host"], pd.Index(log.hosts, dtype="str"))
+def _hosts(log: "EventLog", codes: np.ndarray) -> Any:
+    return pd.Categorical.from_codes(codes, pd.Index(log.hosts, dtype="str"))
+
+
+def _texts(names: list[str], codes: np.ndarray) -> Any:
+    return pd.array(names, dtype="str").take(codes)
 
 
 def _labels(codes: np.ndarray, names: dict[int, str]) -> Any:
@@ -258,6 +262,8 @@ def _sack(log: "EventLog", count: int) -> np.ndarray:
     return column
 
 
-def _finish(log: "EventLog", table: pd.DataFrame) -> pd.DataFrame:
+def _finish(log: "EventLog", columns: dict[str, Any]) -> pd.DataFrame:
+    """A table of columns that nobody else has: they are not copied."""
+    table = pd.DataFrame(columns, copy=False)
     table.attrs.update(log.meta)
     return table

@@ -2,8 +2,16 @@
 
 Segments go in one by one, in order of time, and rows of a log come out. The rules for reasons are
 in `Way.why` and the functions it calls; they see what passed the place of the capture and nothing
-else, so they presume what a sender by RFC 5681 and RFC 6298 would have meant. Round-trip times are
-measured from there to the receiver of the data and back.
+else, so they presume what a sender by RFC 5681 and RFC 6298 would have meant:
+
+fast-retransmit   after three duplicate ACKs, or SACK blocks above it
+timeout           after a silence of the RTO; "go-back-n" is what follows
+partial-ack       the holes that follow after a fast retransmission
+out-of-order      an older timestamp; or a hole filled before an ACK could have asked for it
+duplicate         a copy that the network made: by its timestamp, or as above
+data              also what was sent again for causes unknown
+
+Round-trip times are measured from there to the receiver of the data and back.
 """
 
 from bisect import bisect_left, bisect_right
@@ -18,6 +26,8 @@ from ..wire.seq import MODULUS
 from .log import NO_STATE, RECEIVED, SENT, ConnectionRecord, EventLog, place
 
 _MIN_RTO, _MAX_RTO = SECOND // 5, 60 * SECOND  # as in Config
+_PROBES = (Why.WINDOW_PROBE, Why.KEEPALIVE)
+_BY_THE_NETWORK = (Why.OUT_OF_ORDER, Why.DUPLICATE)
 _OPENED = {SYN: "active", SYN | ACK: "passive"}
 
 
@@ -30,6 +40,7 @@ class Tracker:
         self._numbers: dict[tuple[bytes, int], int] = {}  # by ports and the first SYN's number
         self.hosts: dict[str, int] = {}
         self.missed = 0  # octets that were acknowledged but not captured
+        self.copies = 0  # segments with octets that came twice
 
     def take(self, now: int, segment: Segment, outbound: bool | None) -> None:
         """Log one segment; `outbound` is its direction, if nbtcp wrote the capture."""
@@ -52,9 +63,11 @@ class Tracker:
             kept, rtt = span.times == 1, now - span.sent
             if kept:
                 opposite.rtt.sample(rtt)
+                opposite.shortest = min(opposite.shortest or rtt, rtt)
             rule = Why.FIRST_TRANSMISSION if kept else Why.KARN
             self._log.rtt_sample(opposite, span, rtt, kept, rule, now)
         inferred = way.why(segment, now)
+        self.copies += inferred is Why.DUPLICATE
         if segment.why is Why.NO_CONNECTION:  # the capture did not say
             segment.why = inferred
         event, host = (SENT, record.host) if sent else (RECEIVED, opposite.log_entry.host)
@@ -91,10 +104,16 @@ class Way:
         self.wscale = -1  # of its SYN
         self.nxt = self.una = 0
         self.window = self.said = -1  # the window (raw) and the ACK of the last segment
+        self.sack: tuple[tuple[int, int], ...] = ()  # and its SACK blocks
+        self.answers: Why | None = None  # what came from the other end since
+        self.newest: int | None = None  # the timestamp of the segment that ends at `nxt`
         self.spans: list[Span] = []  # in flight, in order of sequence
         self.duplicates = 0  # ACKs since the last new one
+        self.sacked = 0  # the highest octet that SACK blocks told of, and when the first signs of
+        self.told_at = 0  # a loss since the last new ACK were seen
         self.timer_set = 0  # when the retransmission timer began anew (RFC 6298 5.3, 5.6)
         self.rtt = RoundTripTime(SECOND, _MIN_RTO, _MAX_RTO)
+        self.shortest = 0  # RTT sample: from the capture to the receiver and back
         self.finished = False
         # In recovery, until `_recover` is acknowledged, segments are sent again for `_repair`;
         # `_entered` was `una` when it began.
@@ -123,6 +142,7 @@ class Way:
     def acknowledged(self, segment: Segment, now: int) -> tuple[list[Span], int]:
         """What the opposite's segment is the first to acknowledge; how much was not captured."""
         ack, una, spans = segment.ack, self.una, self.spans
+        self.sacked = max([self.sacked, *(right for _, right in segment.blocks)])
         if not segment.flags & ACK or segment.flags & RST or ack <= una:
             return [], 0
         count = bisect_right(spans, ack, key=_end)
@@ -130,52 +150,77 @@ class Way:
         seen = (min(span.end, ack) - max(span.start, una) for span in spans[: count + 1])
         missed = ack - una - sum(size for size in seen if size > 0)
         del spans[:count]
-        self.una, self.duplicates, self.timer_set = ack, 0, now
+        self.una, self.duplicates, self.timer_set, self.told_at = ack, 0, now, now
         return done, missed
 
     def why(self, segment: Segment, now: int) -> Why:
         """What this segment was sent for, presumably."""
         if segment.flags & RST:
             return Why.RST
-        opposite = self.opposite
-        same = segment.raw_window == self.window
+        opposite, answers = self.opposite, self.answers
+        same, news = segment.raw_window == self.window, segment.sack not in ((), self.sack)
         again = segment.ack == self.said == opposite.una
-        self.window, self.said = segment.raw_window, segment.ack
-        probes = opposite.window == 0 and (len(segment.data) == 1 or segment.seq == self.una - 1)
+        self.window, self.said, self.sack = segment.raw_window, segment.ack, segment.sack
+        self.answers, why = None, self._probe(segment)
         if segment.len:
-            why = self._transmit(segment, now)
-            return Why.WINDOW_PROBE if probes else why
-        if again and opposite.spans and (same or segment.sack):
-            opposite.duplicates += 1  # RFC 5681 2, or RFC 6675 2
-            return Why.DUPLICATE_ACK
-        if again and not same:
-            return Why.WINDOW_UPDATE
-        return Why.WINDOW_PROBE if probes else Why.ACK
+            why = self._transmit(segment, now, why)
+        elif again and (news or (same and (opposite.spans or answers) and answers not in _PROBES)):
+            opposite.told_at = opposite.told_at if opposite.duplicates else now
+            opposite.duplicates += opposite.spans != []  # RFC 5681 2, or RFC 6675 2
+            why = why or Why.DUPLICATE_ACK
+        elif again and not same:
+            why = why or Why.WINDOW_UPDATE
+        if segment.len or why in _PROBES:
+            opposite.answers = why
+        return why or Why.ACK
 
-    def _transmit(self, segment: Segment, now: int) -> Why:
+    def _probe(self, segment: Segment) -> Why | None:
+        """Of a closed window, or of a silent host (RFC 9293 3.8.6.1, 3.8.4)."""
+        closed = self.opposite.window == 0
+        old = segment.seq == self.una - 1 == self.nxt - 1 and segment.len < 2
+        if segment.flags & (SYN | FIN) or not (old or (closed and len(segment.data) == 1)):
+            return None
+        return Why.WINDOW_PROBE if closed else Why.KEEPALIVE
+
+    def _transmit(self, segment: Segment, now: int, probe: Why | None) -> Why:
         start, end, spans = segment.seq, segment.seq + segment.len, self.spans
         why = Why.DATA if segment.data else Why.FIN
         if segment.flags & SYN:
             why = Why.SYN_ACK if segment.flags & ACK else Why.SYN
-        if start < self.nxt and end > self.una:
+        if start < self.nxt:
             low = bisect_right(spans, start, key=_end)
             again = spans[low : bisect_left(spans, end, key=_start)]
-            usual = why if again else Why.OUT_OF_ORDER  # into a hole that the capture shows
-            since = max((span.sent for span in again or spans[low : low + 1]), default=now)
-            why = self._cause(start, since, now, usual)
-            if not again:
+            hole = end > self.una and not again  # that the capture shows
+            if self._overtaken(segment, now, again):
+                why = Why.OUT_OF_ORDER if hole else Why.DUPLICATE
+            elif end > self.una:
+                since = max((span.sent for span in again or spans[low : low + 1]), default=now)
+                why = self._cause(start, since, now, Why.OUT_OF_ORDER if hole else why)
+            if hole:
                 again = [Span(start, min(end, self.nxt), now)]
                 spans[low:low] = again
             for span in again:
-                span.times, span.sent = span.times + (why is not Why.OUT_OF_ORDER), now
+                if why not in _BY_THE_NETWORK:
+                    span.times, span.sent = span.times + 1, now
         if end > self.nxt:
             spans.append(Span(max(start, self.nxt), end, now))
-            self.nxt = end
-        return why
+            self.nxt, self.newest = end, segment.tsval
+        return probe or why
+
+    def _overtaken(self, segment: Segment, now: int, again: list[Span]) -> bool:
+        """It was sent before others that came here sooner, or is a copy made by the network."""
+        if segment.tsval is not None and self.newest is not None:
+            age = (self.newest - segment.tsval) % MODULUS
+            if age or segment.flags & SYN or segment.seq + segment.len <= self.una:
+                return age < MODULUS // 2
+        soonest = (self.shortest + self.opposite.shortest) * 3 // 4  # that an ACK could ask for it
+        return again != [] and all(now - span.sent < soonest for span in again)
 
     def _cause(self, start: int, sent: int, now: int, otherwise: Why) -> Why:
         """Why a segment of `sent` was sent again, or `otherwise` when nothing tells."""
-        if self.duplicates >= 3 and start >= self._recover:
+        sacked = start < self.sacked
+        known = now - self.told_at >= self.opposite.shortest * 3 // 4  # to the sender by now
+        if (self.duplicates >= 3 or sacked) and known and start >= self._recover:
             self._recover, self._entered, self._repair = self.nxt, self.una, Why.FAST_RETRANSMIT
             return Why.FAST_RETRANSMIT
         if now - max(sent, self.timer_set) >= self.rtt.rto * 9 // 10:  # nearly the sender's RTO

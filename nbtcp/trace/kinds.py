@@ -89,7 +89,9 @@ class View:
 
     @cached_property
     def segments(self) -> pd.DataFrame:
-        return self.log.segments
+        segments = self.log.segments
+        segments.attrs = {}  # else every selection of rows copies them
+        return segments
 
     @cached_property
     def events(self) -> pd.DataFrame:
@@ -109,6 +111,12 @@ class View:
         """Per row of `sent`: some part of it had been sent before."""
         again: Bools = resent(self.segments, self.ways)[self.ways.own & self.this]
         return again
+
+    @cached_property
+    def doubled(self) -> Bools:
+        """Per row of `sent`: arrived here as a copy that the network made."""
+        arrived = self.way.vantage != "sender"
+        return _doubled(self.sent) if arrived else np.zeros(len(self.sent), bool)
 
     @cached_property
     def answers(self) -> pd.DataFrame:
@@ -157,11 +165,11 @@ class View:
 
 def sequence(view: View) -> Iterator[Piece]:
     """What was sent, again and why, what became of it, and what the other end said."""
-    yield from _sent(view.sent, view.again)
-    yield from _dropped(view.segments[view.ways.lost & view.this])
+    yield from _sent(view.sent, view.again, view.doubled)
+    yield from _underway(view)
     yield from _heard(view.answers)
     yield _unheard(view.segments[view.ways.lost & view.back])
-    yield from _without_sample(view)
+    yield from _measured(view.samples)
     tcb = view.tcb  # what SACK reports as arrived is no longer in flight
     allowed = (tcb["snd_nxt"] + tcb["cwnd"] - tcb["inflight"]).to_numpy(np.int64)
     offered = (tcb["snd_una"] + tcb["snd_wnd"]).to_numpy(np.int64)
@@ -169,37 +177,59 @@ def sequence(view: View) -> Iterator[Piece]:
     yield from view.recovery()
 
 
-def _sent(rows: pd.DataFrame, again: Bools) -> Iterator[Piece]:
+def _sent(rows: pd.DataFrame, again: Bools, doubled: Bools) -> Iterator[Piece]:
     """Glyphs of the direction's own segments, seen at its vantage point."""
+    rows = rows[["time", "why", "flags", "seq", "len", "ecn"]]  # to select rows is quicker then
     start, end = payload(rows)
     first = (end > start) & ~again & ~rows["why"].isin(CAUSES).to_numpy(bool)
     early = (rows["why"] == "out-of-order").to_numpy(bool)
-    shown = {"data": first & ~early, "out-of-order": first & early}
+    shown = {"data": first & ~early, "out-of-order": first & early, "duplicated": doubled}
     shown |= {why: (rows["why"] == why).to_numpy(bool) for why in CAUSES}
     shown["resent"] = again & ~np.logical_or.reduce(list(shown.values()))
     for glyph, mask in shown.items():
         yield piece(glyph, rows[mask], start[mask], end[mask], again=again[mask])
-    marks = (("syn", "S", start - 1), ("fin", "F", end), ("rst", "R", start), ("urgent", "U", end))
-    for glyph, letter, place in marks:
-        mask = has_flag(rows, letter)
+    open_ = has_flag(rows, "S")
+    marks = {
+        "push": (has_flag(rows, "P") & (end > start), end),
+        "syn": (open_, start - 1),
+        "fin": (has_flag(rows, "F"), end),
+        "rst": (has_flag(rows, "R"), start),
+        "urgent": (has_flag(rows, "U"), end),
+        "cwr": (has_flag(rows, "C") & ~open_, end),
+        "ce": ((rows["ecn"] == "CE").to_numpy(bool), end),
+    }
+    for glyph, (mask, place) in marks.items():
         yield piece(glyph, rows[mask], place[mask])
-    slower = has_flag(rows, "C") & ~has_flag(rows, "S")
-    yield piece("cwr", rows[slower], end[slower])
-    marked = (rows["ecn"] == "CE").to_numpy(bool)
-    yield piece("ce", rows[marked], end[marked])
 
 
-def _dropped(rows: pd.DataFrame) -> Iterator[Piece]:
-    """Glyphs of the segments that did not arrive; pure ACKs have no place among the data."""
+def _underway(view: View) -> Iterator[Piece]:
+    """Glyphs of what happened on the way; pure ACKs have no place among the data."""
+    rows = view.segments[view.ways.lost & view.this]
     start, end = payload(rows)
     placed = (end > start) | has_flag(rows, "S") | has_flag(rows, "F") | has_flag(rows, "R")
     for why in rows["why"].unique():
         mask = placed & (rows["why"] == why).to_numpy(bool)
         yield piece(f"drop-{why}", rows[mask], start[mask], end[mask])
+    arrived = view.this & ~view.ways.own & (view.segments["event"] == "recv").to_numpy(bool)
+    rows = view.segments[arrived & ~view.ways.lost]
+    start, end = payload(rows)
+    twice, marked = _doubled(rows), (rows["ecn"] == "CE").to_numpy(bool)
+    yield piece("duplicated", rows[twice], start[twice], end[twice])
+    yield piece("ce", rows[marked], end[marked])
+
+
+def _doubled(rows: pd.DataFrame) -> Bools:
+    """Per arrival: a copy, made by the network, of a segment with data that had arrived. What its
+    sender sends again has a later timestamp.
+    """
+    data = (rows["len"] > 0) & rows["tsval"].notna() & ~rows["why"].isin(CAUSES)
+    again: Bools = (data & rows.duplicated(["seq", "len", "flags", "tsval"])).to_numpy(bool)
+    return again
 
 
 def _heard(rows: pd.DataFrame) -> Iterator[Piece]:
     """Glyphs of what the other end said: ACKs, window, SACK blocks, marks, RST."""
+    rows = rows[["time", "why", "flags", "ack", "window", "sack"]]
     highest = np.maximum.accumulate(rows["ack"].to_numpy(np.int64))
     reset = has_flag(rows, "R")
     yield piece("rst-back", rows[reset], highest[reset])
@@ -211,15 +241,29 @@ def _heard(rows: pd.DataFrame) -> Iterator[Piece]:
     zero = new & (window == 0)
     echo = has_flag(rows, "E") & ~has_flag(rows, "S")
     yield piece("ack", rows[new], ack[new])
-    yield piece("window", rows[new], (ack + window)[new])
+    edge = (ack + window)[new]
+    same = np.diff(edge, prepend=-1) == 0
+    yield piece("window", rows[new], edge)
+    yield piece("window-same", rows[new][same], edge[same])
     yield piece("duplicate-ack", rows[duplicate], ack[duplicate])
     third = rows[duplicate].groupby("ack").cumcount().to_numpy() == 2
     yield piece("third-duplicate", rows[duplicate][third], ack[duplicate][third])
     yield piece("zero-window", rows[zero], ack[zero])
     yield piece("ece", rows[echo], ack[echo])
+    yield from _selective(rows, ack)
+
+
+def _selective(rows: pd.DataFrame, ack: Numbers) -> Iterator[Piece]:
+    """Glyphs of SACK blocks: the first has the news (RFC 2018 4), which a D-SACK is when it lies
+    below the ACK or within the second (RFC 2883 4).
+    """
     blocks = [(row, *block) for row, sack in enumerate(rows["sack"]) for block in sack]
-    table = np.array(blocks, np.int64).reshape(-1, 3)
-    yield piece("sack", rows.iloc[table[:, 0]], table[:, 1], table[:, 2])
+    row, left, right = np.array(blocks, np.int64).reshape(-1, 3).T
+    first = np.diff(row, prepend=-1) > 0
+    inside = np.append(~first[1:] & (left[1:] <= left[:-1]) & (right[:-1] <= right[1:]), False)
+    twice = first & ((right <= ack[row]) | inside[: len(row)])
+    for glyph, mask in (("sack", first & ~twice), ("sack-again", ~first), ("d-sack", twice)):
+        yield piece(glyph, rows.iloc[row[mask]], left[mask], right[mask])
 
 
 def _unheard(rows: pd.DataFrame) -> Piece:
@@ -228,11 +272,11 @@ def _unheard(rows: pd.DataFrame) -> Piece:
     return piece("ack-dropped", rows, rows["ack"].to_numpy(np.int64))
 
 
-def _without_sample(view: View) -> Iterator[Piece]:
-    """ACKs whose measurement Karn's algorithm rejected."""
-    samples = view.samples
-    rows = samples[~samples["kept"].astype(bool)]
-    yield piece("karn", rows, rows["end"].to_numpy(np.int64))
+def _measured(samples: pd.DataFrame) -> Iterator[Piece]:
+    """ACKs with an RTT sample, and those whose sample Karn's algorithm rejected."""
+    kept = samples["kept"].astype(bool)
+    for glyph, rows in (("timed", samples[kept]), ("karn", samples[~kept])):
+        yield piece(glyph, rows, rows["end"].to_numpy(np.int64))
 
 
 def stevens(view: View) -> Iterator[Piece]:
@@ -249,9 +293,10 @@ def stevens(view: View) -> Iterator[Piece]:
 def window(view: View) -> Iterator[Piece]:
     """The sender's limits, and what is in flight."""
     tcb = view.tcb
-    for glyph, column in (("cwnd", "cwnd"), ("inflight", "inflight"), ("rwnd", "snd_wnd")):
+    for glyph, column in (("cwnd", "cwnd"), ("inflight", "inflight"), ("ssthresh", "ssthresh")):
         yield piece(glyph, tcb, tcb[column].to_numpy(np.float64))
-    yield piece("ssthresh", tcb, tcb["ssthresh"].to_numpy(np.float64))
+    told = tcb[tcb["state"] != "SYN-SENT"]  # before it, the other end has not named its window
+    yield piece("rwnd", told, told["snd_wnd"].to_numpy(np.float64))
     yield from view.recovery()
 
 
@@ -271,7 +316,9 @@ def rtt(view: View) -> Iterator[Piece]:
 
 def throughput(view: View) -> Iterator[Piece]:
     """How fast octets left, and how fast they were acknowledged."""
-    table = tables.throughput(view.segments, view.log.connections)
+    span = float(view.segments["time"].max() - view.segments["time"].min())
+    window = span / min(100, max(10, len(view.sent) // 5)) or None  # several segments in each
+    table = tables.throughput(view.segments, view.log.connections, window)
     rows = table[table["direction"] == view.way.direction]
     for glyph in ("throughput", "goodput"):
         yield piece(glyph, rows, rows[glyph].to_numpy())
@@ -343,6 +390,23 @@ def scoreboard(view: View) -> Iterator[Piece]:
     yield piece("sacked", waiting, start[held], end[held], until=gone[held])
     new = highest == view.answers["ack"].to_numpy(np.int64)
     yield piece("ack", view.answers[new], highest[new])
+
+
+def phase_table(both: pd.DataFrame) -> pd.DataFrame:
+    """The glyphs of two variables, low and high: their way, where it begins and ends, and where
+    both would be the same.
+    """
+    most = both[["low", "high"]].max(axis=None)
+    fair = pd.DataFrame({"time": both["time"].iloc[:1], "low": 0, "high": 0})
+    parts = {
+        "flows": both,
+        "fair": pd.concat([fair, fair.assign(low=most, high=most)]),
+        "start": both.iloc[:1],
+        "stop": both.iloc[-1:],
+    }
+    table = pd.concat([rows.assign(glyph=kind) for kind, rows in parts.items()], ignore_index=True)
+    table["label"] = [glyph_of(kind).label for kind in table["glyph"]]
+    return table[["glyph", "time", "low", "high", "label"]]
 
 
 _SEQUENCE = "sequence number, from the SYN"

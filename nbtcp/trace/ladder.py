@@ -23,8 +23,8 @@ def table_of(view: View) -> pd.DataFrame:
     """One row per segment: glyph, time, until (s), low and high (0: left, 1: right), text, label.
 
     What was sent and what arrived is matched by the numbers in the segment; of equal ones the first
-    with the first. A segment that only one end has seen, as in a log of one host, was underway for
-    half the shortest RTT, which is a guess.
+    with the first, and what arrives once more was duplicated on the way. A segment that only one
+    end has seen, as in a log of one host, was underway for half the shortest RTT: a guess.
     """
     rows = view.segments.assign(flow=view.ways.flow, again=resent(view.segments, view.ways))
     mine = (view.this | view.back) & ~rows["why"].isin(["bad-checksum"]).to_numpy(bool)
@@ -44,12 +44,9 @@ def table_of(view: View) -> pd.DataFrame:
     gone, on_the_way = here[lost], _numbered(here[~lost].sort_values("time"), [])
     came = _numbered(rows[rows["event"] == "recv"], [])
     both = on_the_way.merge(came, "outer", [*_KEY, "turn"], suffixes=("", "_came"))
-    # What came oftener than it was sent, the path has duplicated.
-    both["copy"] = both["time"].isna() & both["turn"].gt(0)
-    once = on_the_way.drop_duplicates(_KEY, keep="last").set_index(_KEY)["time"]
-    copies = pd.MultiIndex.from_frame(both.loc[both["copy"], _KEY])
-    both.loc[both["copy"], "time"] = once.reindex(copies).to_numpy()
-    table = pd.concat([gone.assign(time_came=np.nan), both], ignore_index=True)
+    last = on_the_way.drop_duplicates(_KEY, keep="last")[[*_KEY, "time"]]
+    both = both.merge(last, "left", _KEY, suffixes=("", "_last"))
+    table = pd.concat([gone.assign(time_came=np.nan, time_last=np.nan), both], ignore_index=True)
     rtt = view.log.rtt()["rtt"]
     underway = float(rtt.min()) / 2 if len(rtt) else 1e-6
     table["order"] = table["order"].fillna(table["order_came"])
@@ -76,19 +73,20 @@ def _numbered(rows: pd.DataFrame, also: list[str]) -> pd.DataFrame:
 def _glyphs(table: pd.DataFrame, left: int, underway: float) -> pd.DataFrame:
     lost = table["why_drop"].notna().to_numpy(bool)
     start, arrival = table["time"].to_numpy(float), table["time_came"].to_numpy(float)
+    copied = np.isnan(start) & table["time_last"].notna().to_numpy(bool)
+    start = np.where(copied, table["time_last"], start)
     guessed = (np.isnan(arrival) & ~lost) | np.isnan(start)
     start = np.where(np.isnan(start), arrival - underway, start)
     arrival = np.where(np.isnan(arrival), start + underway, arrival)
-    again, copy = (table[name].eq(True).to_numpy(bool) for name in ("again", "copy"))
-    names = ["arrow-lost", "arrow-guessed", "arrow-copy", "arrow-again"]
-    kinds = np.select([lost, guessed, copy, again], names, "arrow")
+    again = table["again"].fillna(False).to_numpy(bool)
+    names = ["arrow-lost", "arrow-copied", "arrow-guessed", "arrow-again"]
+    kinds = np.select([lost, copied, guessed, again], names, "arrow")
     side = (table["flow"] != left).to_numpy(float)
-    start = np.where(copy, (start + arrival) / 2, start)  # somewhere on the way
     shown = {
         "glyph": pd.Categorical(kinds),
         "time": start,
         "until": arrival,
-        "low": np.where(copy, 0.5, side),
+        "low": side,
         "high": np.where(lost, 0.5, 1 - side),
         "text": _texts(table),
         "label": [glyph_of(kind).label for kind in kinds],
@@ -100,15 +98,16 @@ def _texts(table: pd.DataFrame) -> list[str]:
     """As tcpdump writes them: flags, positions, ACK, SACK blocks."""
     columns = [
         table[f"{name}"].where(table[f"{name}"].notna(), table[f"{name}_came"])
-        for name in ("seq", "ack")
+        for name in ("seq", "ack", "window")
     ]
     texts = []
     fields = (table["flags"], table["len"], *columns, table["sack"])
-    for flags, length, seq, ack, blocks in zip(*fields, strict=True):
-        data = f" {seq:.0f}:{seq + length:.0f}" if length or set(flags) & set("SFR") else ""
+    for flags, size, seq, ack, window, blocks in zip(*fields, strict=True):
+        data = f" {seq:.0f}:{seq + size:.0f}" if size or set(flags) & set("SFR") else ""
+        answer = f" ack {ack:.0f}" if "A" in flags else ""
+        answer += " win 0" if window == 0 and "R" not in flags else ""
         sack = "".join(f" {left}:{right}" for left, right in blocks)
-        answer = (f" ack {ack:.0f}" if "A" in flags else "") + (f" sack{sack}" if sack else "")
-        texts.append(f"{flags}{data}{answer}")
+        texts.append(f"{flags}{data}{answer}" + (f" sack{sack}" if sack else ""))
     return texts
 
 
@@ -168,19 +167,22 @@ def draw(ax: Axes, table: pd.DataFrame, changes: pd.DataFrame, way: Any) -> None
     for kind, rows in table.groupby("glyph", observed=True):
         glyph, (top, bottom) = glyph_of(str(kind)), places[rows.index].T
         gap = np.full(len(rows), np.nan)
-        across = np.column_stack([rows["low"], rows["high"], gap]).ravel()
+        low, high = rows["low"].to_numpy(float), rows["high"].to_numpy(float)
+        if kind == "arrow-copied":  # it began somewhere on the way
+            low, top = (low + high) / 2, (top + bottom) / 2
+        across = np.column_stack([low, high, gap]).ravel()
         down = np.column_stack([top, bottom, gap]).ravel()
         look: dict[str, Any] = {"color": glyph.color, "linestyle": glyph.dashes, "linewidth": 1.1}
         ax.add_line(Line2D(across, down, gid=str(kind), label=glyph.label, **look))
         for end, tip, size in ((0.0, "<", 5), (0.5, "x", 6), (1.0, ">", 5)):
-            there = (rows["high"] == end).to_numpy(bool)
-            ax.plot(rows["high"][there], bottom[there], tip, color=glyph.color, markersize=size)
+            there = high == end
+            ax.plot(high[there], bottom[there], tip, color=glyph.color, markersize=size)
     longest = 0
     for row, (top, _) in zip(table.itertuples(), places, strict=True):
-        if row.low == 0.5:  # sent by nobody
+        if row.glyph == "arrow-copied":  # sent by nobody
             continue
         where, align = (-0.02, "right") if row.low == 0 else (1.02, "left")
-        time = f"{row.time:.6g} s"
+        time = f"{round(row.time, 6):.6g} s"
         text = f"{row.text}   {time}" if row.low else f"{time}   {row.text}"
         longest = max(longest, len(text))
         note = ax.text(where, top, text, ha=align, va="center", fontsize="x-small")

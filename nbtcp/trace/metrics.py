@@ -82,7 +82,7 @@ def summary(
     rtt_samples          samples that were used (Karn's algorithm rejects some)
     rtt_min, rtt_mean, rtt_max  s, over the samples used
     """
-    segments = _complete(segments, SEGMENT_COLUMNS)
+    segments = _complete(segments, SEGMENT_COLUMNS)[[*SEGMENT_COLUMNS]]
     samples = _complete(samples, RTT_COLUMNS)
     ends = _ends(connections)
     ways = flows(segments, connections)
@@ -166,8 +166,9 @@ def resent(segments: pd.DataFrame, ways: Flows) -> Bools:
     start, end = positions(segments[seen])
     again = np.zeros(len(segments), bool)
     again[seen] = first_seen(ways.flow[seen], start, end) < end - start
-    if (ways.table["vantage"] == "capture").any():  # it may have missed the first transmission
+    if (ways.table["vantage"] == "capture").any():  # it may have missed the first transmission,
         again |= segments["why"].isin(REPEATED).to_numpy(bool)
+        again &= ~_is(segments["why"], "duplicate")  # or seen a copy that the network made
     return again & ways.own
 
 
@@ -211,11 +212,14 @@ def pieces(flow: Ints, start: Ints, end: Ints) -> tuple[Ints, Ints, Ints]:
     start, end = start + shift, end + shift
     cuts = np.sort(np.concatenate([start, end]))
     cuts = cuts[np.append(True, cuts[1:] > cuts[:-1])]
-    low = np.searchsorted(cuts, start)
-    count = np.searchsorted(cuts, end) - low
-    owner = np.repeat(np.arange(len(start)), count)
-    rank = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
-    return owner, np.repeat(low, count) + rank, cuts
+    return *indices(np.searchsorted(cuts, start), np.searchsorted(cuts, end)), cuts
+
+
+def indices(low: Ints, high: Ints) -> tuple[Ints, Ints]:
+    """(owner, index): all of `range(low[i], high[i])`, each with its `i`."""
+    count = np.maximum(high - low, 0)
+    owner = np.repeat(np.arange(len(low)), count)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(count) - count - low, count)
 
 
 def has_flag(rows: pd.DataFrame, letter: str) -> Bools:
@@ -261,11 +265,11 @@ def _volume(segments: pd.DataFrame, ways: Flows) -> dict[str, Ints]:
     rows, flow, n = segments[ways.own], ways.flow[ways.own], len(ways.table)
     start, end = payload(rows)
     return {
-        "segments": _sum(flow, n),
-        "data_segments": _sum(flow[end > start], n),
-        "bytes": _sum(flow, n, end - start),
-        "unique_bytes": _sum(flow, n, first_seen(flow, start, end)),
-        "retransmitted": _sum(ways.flow[resent(segments, ways)], n),
+        "segments": total(flow, n),
+        "data_segments": total(flow[end > start], n),
+        "bytes": total(flow, n, end - start),
+        "unique_bytes": total(flow, n, first_seen(flow, start, end)),
+        "retransmitted": total(ways.flow[resent(segments, ways)], n),
     }
 
 
@@ -273,12 +277,12 @@ def _trouble(segments: pd.DataFrame, ways: Flows) -> dict[str, Ints | pd.Series]
     """What went wrong on the way; arrivals are counted wherever the log has them."""
     flow, n = ways.flow, len(ways.table)
     arrived = (flow >= 0) & _is(segments["event"], "recv")
-    early = pd.Series(_sum(flow[arrived & _is(segments["why"], "out-of-order")], n), dtype="Int64")
+    early = pd.Series(total(flow[arrived & _is(segments["why"], "out-of-order")], n), dtype="Int64")
     duplicate = ways.answer & _is(segments["why"], "duplicate-ack")
     return {
-        "dropped": _sum(flow[ways.lost], n),
-        "duplicate_acks": _sum(flow[duplicate] ^ 1, n),
-        "out_of_order": early.where(_sum(flow[arrived], n) > 0),
+        "dropped": total(flow[ways.lost], n),
+        "duplicate_acks": total(flow[duplicate] ^ 1, n),
+        "out_of_order": early.where(total(flow[arrived], n) > 0),
     }
 
 
@@ -290,18 +294,18 @@ def _pace(segments: pd.DataFrame, ways: Flows) -> dict[str, Floats]:
     data = end > start
     time = rows["time"].to_numpy(np.float64)[data]
     flow, start, end = flow[data], start[data], end[data]
-    first, last = _least(flow, time, n), -_least(flow, -time, n)
+    first, last = least(flow, time, n), -least(flow, -time, n)
 
     answers, about = segments[ways.answer], ways.flow[ways.answer] ^ 1
     ack = answers["ack"].to_numpy(np.float64)
     # An ACK of a FIN lies beyond the data; no data, no goodput.
-    acked = np.minimum(-_least(about, -ack, n), -_least(flow, -end, n))
+    acked = np.minimum(-least(about, -ack, n), -least(flow, -end, n))
     full = ack >= acked[about]
-    done = _least(about[full], answers["time"].to_numpy(np.float64)[full], n)
+    done = least(about[full], answers["time"].to_numpy(np.float64)[full], n)
     return {
         "first": first,
         "last": last,
-        "goodput": _rate(acked - _least(flow, start, n), done - first),
+        "goodput": _rate(acked - least(flow, start, n), done - first),
     }
 
 
@@ -310,14 +314,14 @@ def _round_trips(samples: pd.DataFrame, ends: pd.DataFrame) -> dict[str, Ints | 
     used = (place >= 0) & samples["kept"].to_numpy(bool)
     flow, n = (2 * place + ~home)[used], 2 * len(ends)
     rtt = samples["rtt"].to_numpy(np.float64)[used]
-    count = _sum(flow, n)
+    count = total(flow, n)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(flow, rtt, n) / count
     return {
         "rtt_samples": count,
-        "rtt_min": _least(flow, rtt, n),
+        "rtt_min": least(flow, rtt, n),
         "rtt_mean": mean,
-        "rtt_max": -_least(flow, -rtt, n),
+        "rtt_max": -least(flow, -rtt, n),
     }
 
 
@@ -325,12 +329,12 @@ def _is(column: pd.Series, value: str) -> Bools:
     return (column == value).to_numpy(bool)
 
 
-def _sum(flow: Ints, n: int, values: Ints | None = None) -> Ints:
+def total(flow: Ints, n: int, values: Ints | None = None) -> Ints:
     """Per flow: how many rows, or the sum of their values (exact below 2^53)."""
     return np.bincount(flow, values, n).astype(np.int64)
 
 
-def _least(flow: Ints, values: Ints | Floats, n: int) -> Floats:
+def least(flow: Ints, values: Ints | Floats, n: int) -> Floats:
     """Per flow: the smallest value, NaN without any."""
     least = np.full(n, np.inf)
     np.minimum.at(least, flow, values)

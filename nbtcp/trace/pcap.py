@@ -16,6 +16,8 @@ from .log import LogFileError
 SECOND = 1_000_000_000
 LARGEST = 1 << 18  # octets of a packet; a length above that is damage (libpcap's MAXIMUM_SNAPLEN)
 
+_LARGEST_BLOCK = 1 << 24  # as Wireshark's
+
 _PCAP = {  # magic number: (byte order, ns in a unit of its fractions of a second)
     b"\xd4\xc3\xb2\xa1": ("<", 1000),
     b"\xa1\xb2\xc3\xd4": (">", 1000),
@@ -35,6 +37,7 @@ _LINKS = {
     **dict.fromkeys((12, 14, RAW_IP, 228, 229), (0, None)),
 }
 _IP = (b"\x08\x00", b"\x86\xdd")
+NOT_IP, CUT = "not IP", "captured too short"  # what NotIP says, and "link type 105"
 _VLAN = (b"\x81\x00", b"\x88\xa8", b"\x91\x00")
 
 
@@ -62,8 +65,10 @@ def ip_packet(link: int, frame: bytes) -> bytes:
     while kind in _VLAN:
         kind = frame[at + 2 : at + 4]
         at += 4
-    if kind not in _IP or frame[at : at + 1] == b"" or frame[at] >> 4 not in (4, 6):
-        raise NotIP("not IP")
+    if at >= len(frame):
+        raise NotIP(CUT)
+    if kind not in _IP or frame[at] >> 4 not in (4, 6):
+        raise NotIP(NOT_IP)
     return frame[at:]
 
 
@@ -90,7 +95,7 @@ class CaptureReader:
 
     def __iter__(self) -> Iterator[Frame]:
         if not self._content:
-            raise LogFileError("it is empty")
+            raise LogFileError(f"it is {self.damage or 'empty'}")
         magic = self._content[:4]
         if magic != _PCAPNG and magic not in _PCAP:
             raise LogFileError("it begins as neither pcap nor pcapng does")
@@ -128,7 +133,7 @@ class CaptureReader:
                 order = _ORDERS[head[8:]]
                 interfaces: list[tuple[int, int, int]] = []
             kind, size = unpack_from(order + "LL", head)
-            if size < 12 or size % 4:
+            if not 12 <= size <= _LARGEST_BLOCK or size % 4:
                 raise ValueError
             body = self._octets(self._at, size)[8:-4]
             if kind == _SECTION:

@@ -9,7 +9,7 @@ import html
 import io
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.transforms import offset_copy
 from PIL import Image
 
 from .glyphs import OKABE_ITO, Glyph, glyph_of
@@ -29,6 +30,8 @@ from .metrics import Floats
 
 if TYPE_CHECKING:
     from .kinds import Kind
+
+Classes = Iterator[tuple[str, Glyph, pd.DataFrame]]
 
 SUFFIXES = (".png", ".svg", ".pdf", ".csv", ".xpl")
 """What `Picture.save` can write."""
@@ -50,22 +53,25 @@ _UNITS: dict[str, tuple[tuple[float, str, float], ...]] = {
     "packets": ((np.inf, "packets", 1.0),),
 }
 
-# Above this many glyphs they become one bitmap in SVG and PDF (axes and text stay vectors), so that
-# an SVG stays below 200 KB.
+# Above this many glyphs they become one bitmap in SVG and PDF (axes and text stay vectors), of the
+# first of these resolutions with which an SVG stays below that many octets.
 _VECTORS = 1500
-_BITMAP_DPI = 150
+_BITMAP_DPI = (150, 100, 72, 54)
+_SVG_SIZE = 200_000
 _COLORS = 96  # in a notebook: those of the glyphs, and what lies between them and white
 
 # Above this many bars of one class they have no caps, which would run together.
 _CAPPED = 250
 # Above this many glyphs of one class the markers shrink.
 _MANY = 50
+# Above this many lines a legend is set more tightly.
+_LINES = 20
 
-# Limits that may lie so high that the rest would be flat.
-_FAR = ("window", "limit", "rwnd")
+# Limits that may lie so high that the rest would be flat: shown up to so many times its height.
+_FAR = {"window": 1.5, "window-same": 1.5, "limit": 1.5, "rwnd": 1.5, "rto": 5.0}
 
 # What tells several logs apart.
-_RUNS = list(zip(OKABE_ITO, ("-", "--", "-.", ":", "-", "--", "-."), strict=True))
+_RUNS = list(zip(OKABE_ITO, ("-", "--", "-.", ":", "-", "--", "-."), "os^DvPX", strict=True))
 
 
 class Picture:
@@ -101,11 +107,11 @@ class Picture:
         if suffix == ".csv":
             self.data.to_csv(path, index=False, lineterminator="\n")
         elif suffix in _UNDATED:
-            self._write(path, suffix.removeprefix("."))
+            path.write_bytes(self._bytes(suffix.removeprefix(".")))
         elif suffix == ".xpl" and self._for_xplot is not None:
             path.write_text(self._for_xplot())
         elif suffix == ".xpl":
-            raise ValueError(f"cannot save {path.name!r}: this picture is several, save each")
+            raise ValueError(f"cannot save {path.name!r}: xplot cannot show this kind of picture")
         else:
             raise ValueError(f"cannot save {path.name!r}: use .png, .svg, .pdf, .csv or .xpl")
         return path
@@ -115,9 +121,7 @@ class Picture:
 
     def png(self) -> bytes:
         """The picture as a PNG file's bytes."""
-        png = io.BytesIO()
-        self._write(png, "png")
-        return png.getvalue()
+        return self._bytes("png")
 
     def _repr_html_(self) -> str:
         # JupyterLab gives an image/png output no alternative text; an <img> can carry it. So there
@@ -131,11 +135,21 @@ class Picture:
         image = base64.b64encode(png.getvalue()).decode()
         return f'<img alt="{alt}" src="data:image/png;base64,{image}">'
 
-    def _write(self, target: Path | io.BytesIO, kind: str) -> None:
+    def _bytes(self, kind: str) -> bytes:
+        """The picture as a file; an SVG whose bitmap is too large gets a coarser one."""
+        for ax in self.figure.axes:  # or the layout would begin where the last one has ended
+            if (place := ax.get_subplotspec()) is not None:
+                ax.set_subplotspec(place)
         about = {"Title": self._title, **_UNDATED[f".{kind}"]}
-        with mpl.rc_context({"svg.hashsalt": "nbtcp"}):
-            dpi = "figure" if kind == "png" else _BITMAP_DPI
-            self.figure.savefig(target, format=kind, dpi=dpi, metadata=about)
+        content = b""
+        for dpi in ("figure",) if kind == "png" else _BITMAP_DPI:
+            file = io.BytesIO()
+            with mpl.rc_context({"svg.hashsalt": "nbtcp"}):
+                self.figure.savefig(file, format=kind, dpi=dpi, metadata=about)
+            content = file.getvalue()
+            if kind != "svg" or len(content) < _SVG_SIZE:
+                break
+        return content
 
 
 def new_axes(width: float = 9, height: float = 5) -> Axes:
@@ -153,23 +167,35 @@ def draw(ax: Axes, glyphs: pd.DataFrame, label: str, unit: str, lanes: Sequence[
     if lanes:
         ax.set_yticks([-number for number in range(len(lanes))], lanes)
     top = _limit(ax, glyphs)
-    for kind, rows in glyphs.groupby("glyph", observed=True):
-        glyph = glyph_of(str(kind))
+    for kind, glyph, rows in classes(glyphs):
         artist = _SHAPES[glyph.shape](ax, glyph, rows)
-        artist.set(gid=str(kind), label=glyph.label, rasterized=len(glyphs) > _VECTORS)
-        if kind in _FAR and (rows["high"] > top).any():
-            partly = "partly " if (rows["high"] <= top).any() else ""
-            artist.set_label(f"{glyph.label}\n({partly}above the picture)")
+        artist.set(gid=kind, label=glyph.label, rasterized=len(glyphs) > _VECTORS)
+        inside = rows["high"] <= top
+        if kind in _FAR and not inside.all():
+            partly = "partly " if inside.any() else ""
+            note = "" if glyph.quiet else f"\n({partly}above the picture)"
+            artist.set_label(f"{glyph.label}{note}" if note or partly else "_")  # "_": not there
     _finish(ax, label, unit)
 
 
-def draw_stack(parts: "list[tuple[pd.DataFrame, Kind]]") -> Axes:
-    """Several pictures above each other on one time axis, the first twice as high. Returns its
-    Axes.
+def classes(glyphs: pd.DataFrame) -> Classes:
+    """The table by classes: the name of each, its glyph, its rows."""
+    for kind, rows in glyphs.groupby("glyph", observed=True):
+        yield str(kind), glyph_of(str(kind)), rows
+
+
+def draw_stack(parts: "list[tuple[pd.DataFrame, Kind]]", ax: Axes | None) -> Axes:
+    """Several pictures above each other on one time axis, the first twice as high, in the place of
+    `ax`. Returns the Axes of the first.
     """
     heights = [2] + [1] * (len(parts) - 1)
-    figure = Figure(figsize=(9, 2.2 * sum(heights)), dpi=100, layout="constrained")
-    axes = figure.subplots(len(parts), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    ax = ax or new_axes(9, 2.2 * sum(heights))
+    place = ax.get_subplotspec()
+    if place is None:
+        raise ValueError("ax must be one of a grid: made by subplots() or add_subplot()")
+    ax.remove()
+    grid = place.subgridspec(len(parts), 1, height_ratios=heights)
+    axes = grid.subplots(sharex=True, squeeze=False)[:, 0]
     limits = []
     for ax, (glyphs, kind) in zip(axes, parts, strict=True):
         draw(ax, glyphs, kind.label, kind.unit)
@@ -185,32 +211,34 @@ def draw_stack(parts: "list[tuple[pd.DataFrame, Kind]]") -> Axes:
 def draw_runs(ax: Axes, glyphs: pd.DataFrame, label: str, unit: str) -> None:
     """One line for each `run`, told apart by colour and dashes."""
     _limit(ax, glyphs)
-    for number, (run, rows) in enumerate(glyphs.groupby("run", sort=False)):
-        color, dashes = _RUNS[number % len(_RUNS)]
-        glyph = replace(glyph_of(str(rows["glyph"].iloc[0])), color=color, dashes=dashes)
+    for run, glyph, rows in runs(glyphs):
         artist = _SHAPES[glyph.shape](ax, glyph, rows)
-        artist.set(label=str(run), rasterized=len(glyphs) > _VECTORS)
+        artist.set(label=run, rasterized=len(glyphs) > _VECTORS)
     _finish(ax, label, unit)
 
 
-def draw_phase(ax: Axes, both: pd.DataFrame, conns: tuple[int, int]) -> pd.DataFrame:
-    """One flow against the other; returns the table of what is drawn."""
-    most = float(both[["low", "high"]].to_numpy().max())
-    parts = {"flows": both, "start": both.iloc[:1], "stop": both.iloc[-1:]}
-    for kind, rows in parts.items():
-        glyph = glyph_of(kind)
+def runs(glyphs: pd.DataFrame) -> Classes:
+    """The table by runs: the name of each, its glyph, its rows."""
+    for number, (run, rows) in enumerate(glyphs.groupby("run", sort=False)):
+        color, dashes, marker = _RUNS[number % len(_RUNS)]
+        glyph = replace(glyph_of(str(rows["glyph"].iloc[0])), color=color, dashes=dashes)
+        if glyph.shape == "mark":
+            glyph = replace(glyph, marker=marker, size=6, hollow=True)
+        yield str(run), glyph, rows
+
+
+def draw_phase(ax: Axes, table: pd.DataFrame, conns: tuple[int, int]) -> None:
+    """One flow (low) against the other (high)."""
+    for kind, glyph, rows in classes(table):
         line = Line2D(rows["low"].to_numpy(float), rows["high"].to_numpy(float), **_look(glyph))
-        line.set(
-            gid=kind, label=glyph.label, markersize=glyph.size, rasterized=len(both) > _VECTORS
-        )
+        line.set(gid=kind, label=glyph.label, markersize=glyph.size)
+        line.set_rasterized(len(table) > _VECTORS)
         ax.add_line(line)
-    fair = glyph_of("fair")
-    ax.add_line(Line2D([0, most], [0, most], gid="fair", label=fair.label, **_look(fair)))
-    ax.set(xlim=(0, 1.04 * most), ylim=(0, 1.04 * most), aspect="equal")
+    most = 1.04 * float(table["high"].max())
+    ax.set(xlim=(0, most), ylim=(0, most), aspect="equal")
     for which, conn in zip("xy", conns, strict=True):
         _label_axis(ax, which, f"cwnd of connection {conn}", "B")
     _legend(ax)
-    return pd.concat([rows.assign(glyph=kind) for kind, rows in parts.items()], ignore_index=True)
 
 
 def _finish(ax: Axes, label: str, unit: str) -> None:
@@ -231,9 +259,18 @@ def _look(glyph: Glyph) -> dict[str, Any]:
         "linestyle": glyph.dashes if glyph.shape != "mark" else "none",
         "marker": glyph.marker,
         "markerfacecolor": "white" if glyph.hollow else glyph.color,
-        "markeredgewidth": 1.5 if glyph.hollow or glyph.shape == "mark" else 1.0,
+        "markeredgewidth": _edge(glyph),
         "zorder": glyph.zorder,
     }
+
+
+def _edge(glyph: Glyph) -> float:
+    """How thick the strokes of its marker are: letters are drawn by their outlines."""
+    if str(glyph.marker).startswith("$"):
+        return 0.3
+    if glyph.quiet or isinstance(glyph.marker, int):  # a tick
+        return 0.8
+    return 1.5 if glyph.hollow or glyph.shape == "mark" else 1.0
 
 
 def _size(glyph: Glyph, count: int) -> float:
@@ -253,10 +290,12 @@ def _line(ax: Axes, glyph: Glyph, rows: pd.DataFrame) -> Any:
 
 
 def _mark(ax: Axes, glyph: Glyph, rows: pd.DataFrame) -> Any:
-    size = _size(glyph, len(rows))
-    return ax.add_line(
-        Line2D(rows["time"].to_numpy(), _middle(rows), markersize=size, **_look(glyph))
-    )
+    look = _look(glyph) | {"markersize": _size(glyph, len(rows))}
+    if glyph.rise:
+        look["transform"] = offset_copy(
+            ax.transData, ax.figure.figure, y=glyph.rise, units="points"
+        )
+    return ax.add_line(Line2D(rows["time"].to_numpy(), _middle(rows), **look))
 
 
 def _bar(ax: Axes, glyph: Glyph, rows: pd.DataFrame) -> Any:
@@ -291,6 +330,10 @@ def _band(ax: Axes, glyph: Glyph, rows: pd.DataFrame) -> Any:
     )
 
 
+def _area(ax: Axes, glyph: Glyph, rows: pd.DataFrame) -> Any:
+    return _band(ax, glyph, rows.assign(low=0))
+
+
 def _shade(ax: Axes, glyph: Glyph, rows: pd.DataFrame) -> Any:
     ranges = list(zip(rows["time"], rows["until"] - rows["time"], strict=True))
     look: dict[str, Any] = {"facecolor": glyph.color, "alpha": 0.12, "linewidth": 0}
@@ -302,6 +345,7 @@ def _shade(ax: Axes, glyph: Glyph, rows: pd.DataFrame) -> Any:
 _SHAPES: dict[str, Callable[[Axes, Glyph, pd.DataFrame], Any]] = {
     "bar": _bar,
     "steps": _line,
+    "area": _area,
     "line": _line,
     "mark": _mark,
     "span": _span,
@@ -315,12 +359,16 @@ def _limit(ax: Axes, glyphs: pd.DataFrame) -> float:
     far, shaded = glyphs["glyph"].isin(_FAR), glyphs["glyph"] == "recovery"
     rest = glyphs[~far & ~shaded]
     low, high = float(rest["low"].min()), float(rest["high"].max())
-    for kind in _FAR:
-        edge = float(glyphs.loc[glyphs["glyph"] == kind, "high"].max())  # NaN: there is none
-        if edge <= high + 0.5 * (high - low):
-            high = max(high, edge)
+    for kind, factor in _FAR.items():
+        edges, reach = glyphs.loc[glyphs["glyph"] == kind, "high"], low + factor * (high - low)
+        if kind == "rto":  # what it grows to after a timeout may leave the picture
+            edges = edges[edges <= reach]
+        if (edges <= reach).all():
+            high = max(high, float(edges.max())) if len(edges) else high
     first, last = glyphs["time"].min(), max(glyphs["time"].max(), rest["until"].max())
     side, margin = 0.02 * (last - first) or 5e-4, 0.04 * (high - low) or 1.0
+    if high <= 0:  # lanes
+        margin = 0.5
     x, y = (first - side, last + side), (low - margin, high + margin)
     if ax.has_data():
         x = min(x[0], ax.get_xlim()[0]), max(x[1], ax.get_xlim()[1])
@@ -345,13 +393,15 @@ def _legend(ax: Axes) -> None:
     """A legend beside the picture, with each class that is in it once."""
     artists, labels = ax.get_legend_handles_labels()
     samples = {label: _sample(artist) for artist, label in zip(artists, labels, strict=True)}
+    many = sum(1 + label.count("\n") for label in labels) > _LINES
     ax.legend(
         samples.values(),
         samples.keys(),
         loc="upper left",
         bbox_to_anchor=(1.0, 1.0),
         frameon=False,
-        fontsize="small",
+        fontsize="x-small" if many else "small",
+        labelspacing=0.15 if many else 0.5,
     )
 
 
@@ -363,8 +413,11 @@ def _sample(artist: Any) -> Any:
         return artist  # drawn by somebody else
     sample = Line2D([], [])
     sample.update_from(artist)
+    glyph = glyph_of(str(artist.get_gid()))
     sample.set(markevery=None, rasterized=False)
-    if glyph_of(str(artist.get_gid())).shape == "bar":
+    if glyph.shape == "mark":
+        sample.set_markersize(glyph.size)
+    if glyph.shape == "bar":
         sample.set_linestyle("none")
         if artist.get_marker() in ("", "_"):
             sample.set(marker="|", markersize=9, markeredgewidth=artist.get_linewidth())

@@ -7,7 +7,6 @@ glyphs.py says how each class looks.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Protocol, TypedDict, Unpack
 
 import numpy as np
@@ -15,10 +14,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from . import ladder
-from .glyphs import CAUSES, GLYPHS, glyph_of
-from .kinds import KINDS, View, table_of
+from .glyphs import CAUSES, FEW, GLYPHS, Glyph, glyph_of
+from .kinds import KINDS, Kind, View, phase_table, table_of
 from .metrics import Flows, flows
-from .picture import SUFFIXES, Picture, draw, draw_phase, draw_runs, draw_stack, new_axes
+from .picture import (
+    SUFFIXES,
+    Picture,
+    classes,
+    draw,
+    draw_phase,
+    draw_runs,
+    draw_stack,
+    new_axes,
+    runs,
+)
 from .xplot import xplot
 
 __all__ = ["CAUSES", "GLYPHS", "SUFFIXES", "Picture", "Plots"]
@@ -55,6 +64,17 @@ class Options(Choice, total=False):
     ax: Axes | None
 
 
+class PhaseOptions(TypedDict, total=False):
+    """What a phase plot takes; see `Plots`."""
+
+    ax: Axes | None
+    direction: str | None
+    between: tuple[float, float] | None
+
+
+_TIME = "time (s)"
+
+
 class Plots:
     """The pictures of one log: `log.plot.sequence()`.
 
@@ -62,7 +82,8 @@ class Plots:
       ax         draw into these Axes, not into a figure of its own
       conn       the connection; by default the one with the most payload
       direction  "out" or "in", as the host sees it that the table of connections names first, or
-                 the sender ("10.0.0.1", "10.0.0.1:80"); by default the one with more payload
+                 the sender ("10.0.0.1", "10.0.0.1:80"); by default the one with more payload, or
+                 the other one if the log knows only of that what is to be drawn
       between    (from, to) in s since the log began
     and raise ValueError, saying what there is, when the log has no such thing to draw.
     """
@@ -145,7 +166,7 @@ class Plots:
         alone has seen is dashed, and taken to be underway for half the shortest RTT.
         """
         view = self._view(options.get("conn"), options.get("direction", "out"))
-        data = _cut(ladder.table_of(view), options.get("between"))
+        data = _cut(ladder.table_of(view), options.get("between"), whole=True)
         changes = ladder.states_of(view)
         if (between := options.get("between")) is not None:
             changes = changes[changes["time"].between(*between)].reset_index(drop=True)
@@ -153,26 +174,38 @@ class Plots:
         ladder.draw(ax, data, changes, view.way)
         title = f"Connection {view.way.conn}: {view.way.sender} and {view.way.receiver}"
         ax.set_title(title, loc="left")
-        return Picture(ax, data, f"ladder of connection {view.way.conn}: {_census(data)}", title)
+        ends = f"from 0: {view.way.sender} to 1: {view.way.receiver}"
+        text = f"ladder of connection {view.way.conn}: {_census(data)}"
+        return Picture(ax, data, text, title, lambda: xplot(classes(data), title, _TIME, ends))
 
-    def overview(self, **choice: Unpack[Choice]) -> Picture:
+    def overview(self, *, ax: Axes | None = None, **choice: Unpack[Choice]) -> Picture:
         """Sequence, window, RTT and queue above each other on one time axis, as far as the log has
-        them. `data` has the columns of each, and `picture`, its name.
+        them. They share the place of `ax`, which must be one of a grid and is taken away. `data`
+        has the columns of each, and `picture`, its name.
         """
         view, sequence = self._glyphs("sequence", **choice)
         has = {"window": len(view.tcb), "rtt": len(view.samples), "queue": view.queue["wait"].any()}
         others = {name: self._glyphs(name, **choice)[1] for name, rows in has.items() if rows}
         parts = {"sequence": sequence, **others}
-        ax = draw_stack([(glyphs, KINDS[name]) for name, glyphs in parts.items()])
+        ax = draw_stack([(glyphs, KINDS[name]) for name, glyphs in parts.items()], ax)
         title = _title(view)
         ax.set_title(title, loc="left")
         tables = [_public(name, glyphs).assign(picture=name) for name, glyphs in parts.items()]
         text = f"overview of connection {view.way.conn}: {', '.join(parts)}"
-        return Picture(ax, pd.concat(tables, ignore_index=True), text, title)
 
-    def phase(self, conns: tuple[int, int] | None = None, *, ax: Axes | None = None) -> Picture:
+        def for_xplot() -> str:
+            return "new_plotter\n".join(
+                xplot(classes(glyphs), title, _TIME, _upright(name))
+                for name, glyphs in parts.items()
+            )
+
+        return Picture(ax, pd.concat(tables, ignore_index=True), text, title, for_xplot)
+
+    def phase(
+        self, conns: tuple[int, int] | None = None, **options: Unpack[PhaseOptions]
+    ) -> Picture:
         """cwnd of one connection against that of another, as Chiu and Jain (1989) drew two flows:
-        on the dashed line both have the same. By default the first two.
+        on the dashed line both have the same. `conns` are the two, by default the first two.
 
         `data` has low and high (B, of the first and the second) at each time.
         """
@@ -181,21 +214,31 @@ class Plots:
             if len(numbers) < 2:
                 raise ValueError("a phase plot is of two connections, and the log has fewer")
             conns = numbers[0], numbers[1]
-        windows = [self._view(conn, None).tcb.set_index("time")["cwnd"] for conn in conns]
-        both = pd.concat([one.groupby(level=0).last() for one in windows], axis=1).ffill().dropna()
+        views = [self._view(conn, options.get("direction")) for conn in conns]
+        windows = [view.tcb.groupby("time")["cwnd"].last() for view in views]
+        both = pd.concat(windows, axis=1, keys=["low", "high"]).sort_index().ffill().dropna()
         if both.empty:
             raise ValueError(f"nothing to plot: connections {conns} were never open at once")
-        ax = ax or new_axes(6.5, 5)
-        data = draw_phase(ax, both.set_axis(["low", "high"], axis=1).reset_index(), conns)
+        both = both.reset_index()
+        data = phase_table(_cut(both.assign(until=both["time"]), options.get("between")))
+        ax = options.get("ax") or new_axes(6.5, 5)
+        draw_phase(ax, data, conns)
         title = f"Connections {conns[0]} and {conns[1]}"
         ax.set_title(title, loc="left")
-        return Picture(ax, data, f"phase plot of connections {conns[0]} and {conns[1]}", title)
+        text = f"phase plot of connections {conns[0]} and {conns[1]}"
+        turned = data.assign(time=data["low"], until=data["low"], low=data["high"])
+        axes = [f"cwnd of connection {conn} (B)" for conn in conns]
+        return Picture(ax, data, text, title, lambda: xplot(classes(turned), title, *axes))
 
     def compare(
-        self, others: Mapping[str, Log], kind: str = "window", name: str = "this"
+        self,
+        others: Mapping[str, Log],
+        kind: str = "window",
+        name: str = "this",
+        **options: Unpack[Options],
     ) -> Picture:
         """This log, under `name`, and others in one picture; see `nbtcp.compare`."""
-        return compared({name: self._log, **others}, kind)
+        return compared({name: self._log, **others}, kind, **options)
 
     # --- inside ---
 
@@ -212,12 +255,16 @@ class Plots:
         between: tuple[float, float] | None = None,
     ) -> tuple[View, pd.DataFrame]:
         view = self._view(conn, direction)
-        glyphs = table_of(KINDS[name], view)
-        if glyphs[glyphs["glyph"] != "recovery"].empty:
+        glyphs = _some(KINDS[name], view)
+        if glyphs is None and direction is None:  # of a download, what its receiver sent
+            other = View(self._log, view.ways, view.flow ^ 1)
+            glyphs = _some(KINDS[name], other)
+            view = view if glyphs is None else other
+        if glyphs is None:
             raise ValueError(
                 f"nothing to plot: no {KINDS[name].needs} {view.way.direction} in the log"
             )
-        return view, _cut(glyphs, between)
+        return view, _uncrowded(_cut(glyphs, between))
 
     def _draw(self, name: str, ax: Axes | None = None, **options: Any) -> Picture:
         kind = KINDS[name]
@@ -227,34 +274,46 @@ class Plots:
         if not kind.unit:  # names of lanes, from the top
             numbers, names = pd.factorize(glyphs["low"])
             glyphs, lanes = glyphs.assign(low=-numbers, high=-numbers), list(names)
-        ax = ax or new_axes()
+        ax = ax or new_axes(height=min(5, 1.2 + 0.4 * len(lanes)) if lanes else 5)
         draw(ax, glyphs, kind.label, kind.unit, lanes)
         title = _title(view)
         ax.set_title(title, loc="left")
         text = f"{kind.name} of connection {view.way.conn}: {_census(glyphs, name)}"
-        for_xplot = partial(xplot, glyphs, title, kind.label, kind.unit)
+
+        def for_xplot() -> str:
+            return xplot(classes(glyphs), title, _TIME, _upright(name), lanes)
+
         return Picture(ax, public, text, title, for_xplot)
 
 
-def compared(logs: Mapping[str, Log], kind: str = "window") -> Picture:
+def compared(
+    logs: Mapping[str, Log], kind: str = "window", ax: Axes | None = None, **choice: Unpack[Choice]
+) -> Picture:
     """One line of each log, the one that matters most in pictures of that `kind`, in one picture.
 
-    Each log's largest direction is drawn. `data` has run, time and value.
+    By default each log's largest direction is drawn. `data` has run, time and value.
     """
     comparable = [name for name, one in KINDS.items() if one.main]
     if kind not in comparable:
         raise ValueError(f"no comparison of kind {kind!r}: there are {', '.join(comparable)}")
     main, tables = KINDS[kind].main, []
     for run, log in logs.items():
-        glyphs = Plots(log)._glyphs(kind)[1]
+        glyphs = Plots(log)._glyphs(kind, **choice)[1]
         tables.append(glyphs[glyphs["glyph"] == main].assign(run=run))
     data = pd.concat(tables, ignore_index=True)
-    ax = new_axes()
+    ax = ax or new_axes()
     draw_runs(ax, data, KINDS[kind].label, KINDS[kind].unit)
-    title = f"{glyph_of(main).label}: {', '.join(logs)}"
+    title = f"{', '.join(logs)}: {glyph_of(main).label}"
     ax.set_title(title, loc="left")
     shown = data[["run", "time", "low"]].rename(columns={"low": "value"})
-    return Picture(ax, shown, f"comparison of {len(logs)} logs by {kind}", title)
+    text = f"comparison of {len(logs)} logs by {kind}"
+    return Picture(ax, shown, text, title, lambda: xplot(runs(data), title, _TIME, _upright(kind)))
+
+
+def _upright(name: str) -> str:
+    """What the upright axis of that kind of picture shows, in the unit of the data."""
+    kind = KINDS[name]
+    return f"{kind.label} ({kind.unit})" if kind.unit else ""
 
 
 def _title(view: View) -> str:
@@ -266,6 +325,12 @@ def _public(name: str, glyphs: pd.DataFrame) -> pd.DataFrame:
     """The table as `Picture.data`: only what that kind has, under its own names."""
     columns = KINDS[name].columns
     return glyphs[["glyph", "time", *columns, "label"]].rename(columns=columns)
+
+
+def _some(kind: Kind, view: View) -> pd.DataFrame | None:
+    """The glyphs of a picture, if there are any."""
+    glyphs = table_of(kind, view)
+    return None if glyphs[glyphs["glyph"] != "recovery"].empty else glyphs
 
 
 def _choose(segments: pd.DataFrame, ways: Flows, conn: int | None, direction: str | None) -> int:
@@ -303,20 +368,34 @@ def _side(pair: pd.DataFrame, direction: str) -> int:
     )
 
 
-def _cut(data: pd.DataFrame, between: tuple[float, float] | None) -> pd.DataFrame:
-    """What happened, or went on, between two times."""
+def _cut(
+    data: pd.DataFrame, between: tuple[float, float] | None, whole: bool = False
+) -> pd.DataFrame:
+    """What happened, or went on, between two times; or what began then, `whole`."""
     if between is None:
         return data
     low, high = between
-    cut = data[(data["until"] >= low) & (data["time"] <= high)]
+    cut = data[(data["time" if whole else "until"] >= low) & (data["time"] <= high)]
     if cut.empty:
         raise ValueError(
             f"nothing to plot between {low:g} and {high:g} s: the segments of this direction "
             f"lie between {data['time'].min():.6g} and {data['time'].max():.6g} s"
         )
+    if whole:
+        return cut.reset_index(drop=True)
     return cut.assign(time=cut["time"].clip(low), until=cut["until"].clip(upper=high)).reset_index(
         drop=True
     )
+
+
+def _uncrowded(glyphs: pd.DataFrame) -> pd.DataFrame:
+    """Without the quiet marks of which there are too many."""
+    counts = glyphs["glyph"].value_counts()
+    crowds = [kind for kind, n in counts.items() if glyph_of(str(kind)).quiet and n > FEW]
+    return glyphs[~glyphs["glyph"].isin(crowds)].reset_index(drop=True) if crowds else glyphs
+
+
+_NOT_SENT = {"sack", "sack-again", "d-sack", "duplicated"}
 
 
 def _census(glyphs: pd.DataFrame, name: str = "") -> str:
@@ -325,8 +404,8 @@ def _census(glyphs: pd.DataFrame, name: str = "") -> str:
         str(kind): int(n) for kind, n in glyphs["glyph"].value_counts(sort=False).items() if n
     }
     if name != "sequence":
-        return ", ".join(f"{n:,} {glyph_of(kind).label}" for kind, n in counts.items())
-    bars = [kind for kind in counts if glyph_of(kind).shape == "bar" and kind != "sack"]
+        return ", ".join(_many(glyph_of(kind), n) for kind, n in counts.items())
+    bars = {kind for kind in counts if glyph_of(kind).shape == "bar"} - _NOT_SENT
     carrying = glyphs["glyph"].isin(bars) & (glyphs["high"] > glyphs["low"])
     drops = sum(number for kind, number in counts.items() if kind.startswith("drop-"))
     text = [
@@ -335,6 +414,15 @@ def _census(glyphs: pd.DataFrame, name: str = "") -> str:
         _counted(counts.get("ack", 0), "acknowledgment"),
     ]
     return ", ".join([*text, _counted(drops, "drop")] if drops else text)
+
+
+def _many(glyph: Glyph, number: int) -> str:
+    """So many of a class; of lines and areas it means nothing how many points they have."""
+    if glyph.shape not in ("bar", "mark", "span", "slope"):
+        return glyph.label
+    first, *rest = glyph.label.split(" ", 1)
+    noun = first + "s" * (number != 1 and first in ("segment", "sample", "state"))
+    return " ".join([f"{number:,}", noun, *rest])
 
 
 def _counted(number: int, noun: str) -> str:

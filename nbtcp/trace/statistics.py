@@ -1,18 +1,32 @@
 """The statistics of Ostermann's tcptrace, each with its unit and definition.
 
-DataFrames in, DataFrames out, as in metrics.py. What needs only sums is taken from whole columns;
-what depends on what came before (`_Ledger`) is counted segment by segment, by the rules that
-tcptrace has, which knows cumulative ACKs alone.
+DataFrames in, DataFrames out, as in metrics.py: whole columns, all directions at once. The rules
+are those of tcptrace, which knows cumulative ACKs alone.
 """
 
-from dataclasses import dataclass, field
-from math import sqrt
-from typing import Any
+from collections.abc import Hashable
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .metrics import Flows, flows, has_flag, payload
+from .metrics import (
+    Bools,
+    Floats,
+    Flows,
+    Ints,
+    first_seen,
+    flows,
+    has_flag,
+    indices,
+    least,
+    payload,
+    positions,
+    total,
+)
+
+Values = dict[str, Floats | Ints]
+"""By name of a statistic: one number for each direction."""
 
 DEFINITIONS = {
     "total_packets": ("segments", "all segments"),
@@ -52,8 +66,11 @@ DEFINITIONS = {
     "min_non-zero_owin": ("B", "the least of it above 0, after each segment with payload"),
     "avg_owin": ("B", "its mean over the segments"),
     "wavg_owin": ("B", "its mean over time"),
-    "initial_window_bytes": ("B", "of payload before the first ACK of payload"),
-    "initial_window_pkts": ("segments", "with payload before the first ACK of payload"),
+    "initial_window_bytes": (
+        "B",
+        "of payload, repeated octets not counted, before the first ACK of payload",
+    ),
+    "initial_window_pkts": ("segments", "with payload, as in initial_window_bytes"),
     "ttl_stream_length": ("B", "from SYN to FIN, without them"),
     "missed_data": ("B", "of the stream that no segment here had"),
     "data_xmit_time": ("s", "from the first to the last segment with payload"),
@@ -93,276 +110,363 @@ def statistics(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.DataFram
     definition. Each direction is seen at its vantage point; a value that is not known is NaN.
     """
     ways = flows(segments, connections)
-    values = _counts(segments, ways)
-    for way, more in _in_order(segments, ways).items():
-        mine = values[way] = values[way] | more
-        mine["missed_data"] = mine["ttl_stream_length"] - mine["unique_bytes_sent"]
-        mine["throughput"] = _rate(mine["unique_bytes_sent"], segments, ways, way)
-    rows = [
-        (line.conn, line.direction, name, values[number].get(name, np.nan), unit, text)
-        for number, line in enumerate(ways.table.itertuples())
-        for name, (unit, text) in DEFINITIONS.items()
-    ]
-    columns = ["conn", "direction", "name", "value", "unit", "definition"]
-    table = pd.DataFrame(rows, columns=columns).astype({"value": float})
-    table.attrs = dict(segments.attrs)
-    return table
+    n = len(ways.table)
+    lines = _lines(segments, ways)
+    own = segments[ways.own]
+    values = {
+        **_counts(own, ways.flow[ways.own], n),
+        **_asked(own, ways.flow[ways.own], n),
+        **_windows(own, ways.flow[ways.own], n),
+        **_outstanding(lines, n),
+        **_sendings(lines, n),
+        **_measured(lines, n),
+    }
+    values["missed_data"] = values["ttl_stream_length"] - values["unique_bytes_sent"]
+    known = ways.flow >= 0
+    time, pair = segments["time"].to_numpy(np.float64)[known], ways.flow[known] // 2
+    whole = np.repeat(-least(pair, -time, n // 2) - least(pair, time, n // 2), 2)
+    values["throughput"] = _ratio(values["unique_bytes_sent"], whole)
+    return _long(ways.table, values, segments.attrs)
 
 
-# --- sums ---
+def _long(table: pd.DataFrame, values: Values, attrs: dict[Hashable, Any]) -> pd.DataFrame:
+    """One row per direction and statistic, in the order of DEFINITIONS."""
+    n, names = len(table), list(DEFINITIONS)
+    units, definitions = zip(*DEFINITIONS.values(), strict=True)
+    columns = {
+        **{name: table[name].repeat(len(names)).to_numpy() for name in ("conn", "direction")},
+        "name": names * n,
+        "value": np.column_stack([values[name] for name in names]).ravel().astype(np.float64),
+        "unit": units * n,
+        "definition": definitions * n,
+    }
+    long = pd.DataFrame(columns)
+    long.attrs = dict(attrs)
+    return long
 
 
-def _counts(segments: pd.DataFrame, ways: Flows) -> list[dict[str, float]]:
-    """The statistics that are sums, for each direction."""
-    mine = [segments[ways.own & (ways.flow == way)] for way in range(len(ways.table))]
-    scaled = [bool(rows["wscale"].notna().any()) for rows in mine]
-    return [_count(rows, scaled[way] and scaled[way ^ 1]) for way, rows in enumerate(mine)]
+# --- what each segment says by itself ---
 
 
-def _count(rows: pd.DataFrame, scaled: bool) -> dict[str, float]:
+def _counts(rows: pd.DataFrame, flow: Ints, n: int) -> Values:
     syn, fin, rst, ack = (has_flag(rows, letter) for letter in "SFRA")
     size = rows["len"].to_numpy(np.int64)
     data = size > 0
     urgent = data & has_flag(rows, "U")
-    blocks = rows["sack"].map(len).to_numpy(np.int64)
+    blocks = np.fromiter(map(len, rows["sack"]), np.int64, len(rows))
+    sacks, twice = blocks > 0, _duplicates_reported(rows, blocks)
     time = rows["time"].to_numpy(np.float64)
-    asked = rows[syn].iloc[:1]
-    return {
-        "total_packets": len(rows),
-        "resets_sent": rst.sum(),
-        "ack_pkts_sent": ack.sum(),
-        "pure_acks_sent": (ack & ~data & ~syn & ~fin & ~rst).sum(),
-        "sack_pkts_sent": (blocks > 0).sum(),
-        "sacks_sent": (blocks > 0).sum(),
-        "dsack_pkts_sent": _duplicates_reported(rows[blocks > 0]),
-        "max_sack_blks/ack": blocks.max(initial=0),
-        "actual_data_pkts": data.sum(),
-        "actual_data_bytes": size.sum(),
-        "pushed_data_pkts": (data & has_flag(rows, "P")).sum(),
-        "SYN_pkts_sent": syn.sum(),
-        "FIN_pkts_sent": fin.sum(),
-        "req_1323_ws": float(asked["wscale"].notna().any()),
-        "req_1323_ts": float(asked["tsval"].notna().any()),
-        "req_sack": float(asked["sack_permitted"].any()),
-        "adv_wind_scale": _only(asked["wscale"]),
-        "mss_requested": _only(asked["mss"]),
-        "urgent_data_pkts": urgent.sum(),
-        "urgent_data_bytes": rows["urgent"].to_numpy()[urgent].sum(),
-        "max_segm_size": size.max(initial=0),
-        "min_segm_size": size[data].min(initial=size.max(initial=0)),
-        "avg_segm_size": size.sum() / data.sum() if data.any() else 0,
-        **_windows(rows, ack, syn, scaled),
-        "ttl_stream_length": _length(rows, syn, fin),
-        "data_xmit_time": np.ptp(time[data]) if data.any() else 0.0,
-        "idletime_max": np.diff(time).max(initial=0.0),
+    masks = {
+        **{"total_packets": flow >= 0, "resets_sent": rst, "ack_pkts_sent": ack},
+        **{"pure_acks_sent": ack & ~data & ~syn & ~fin & ~rst, "actual_data_pkts": data},
+        **{"sack_pkts_sent": sacks, "sacks_sent": sacks, "dsack_pkts_sent": twice},
+        **{"pushed_data_pkts": data & has_flag(rows, "P"), "urgent_data_pkts": urgent},
+        **{"SYN_pkts_sent": syn, "FIN_pkts_sent": fin},
+    }
+    counts: Values = {name: total(flow[mask], n) for name, mask in masks.items()}
+    octets = total(flow, n, size)
+    by_flow = np.argsort(flow, kind="stable")
+    pause, same = np.diff(time[by_flow]), np.diff(flow[by_flow]) == 0
+    return counts | {
+        "max_sack_blks/ack": _most(flow, blocks, n),
+        "actual_data_bytes": octets,
+        "urgent_data_bytes": total(flow[urgent], n, rows["urgent"].to_numpy(np.int64)[urgent]),
+        "max_segm_size": _most(flow, size, n),
+        "min_segm_size": _fewest(flow[data], size[data], n),
+        "avg_segm_size": _ratio(octets, counts["actual_data_pkts"]),
+        "data_xmit_time": _most(flow[data], time[data], n) - _fewest(flow[data], time[data], n),
+        "idletime_max": np.maximum(_most(flow[by_flow][1:][same], pause[same], n), 0),
     }
 
 
-def _rate(octets: float, segments: pd.DataFrame, ways: Flows, way: int) -> float:
-    time = segments["time"].to_numpy(np.float64)[ways.flow // 2 == way // 2]
-    whole = float(np.ptp(time)) if len(time) else 0.0
-    return octets / whole if whole else 0.0
-
-
-def _windows(rows: pd.DataFrame, ack: Any, syn: Any, scaled: bool) -> dict[str, float]:
-    opening = scaled & (np.cumsum(~syn) == 0)  # a SYN that comes later counts
-    counted = rows["window"].to_numpy(np.int64)[ack & ~opening]
-    open_ = counted[counted > 0]
-    return {
-        "max_win_adv": counted.max(initial=0),
-        "min_win_adv": open_.min() if len(open_) else 0,
-        "zero_win_adv": (counted == 0).sum(),
-        "avg_win_adv": counted.sum() / len(counted) if len(counted) else 0,
-    }
-
-
-def _duplicates_reported(rows: pd.DataFrame) -> int:
+def _duplicates_reported(rows: pd.DataFrame, blocks: Ints) -> Bools:
     """RFC 2883 4: the first block lies below the ACK, or inside the second one."""
-    found = 0
-    for ack, blocks in zip(rows["ack"], rows["sack"], strict=True):
-        left, right = blocks[0]
-        inside = len(blocks) > 1 and blocks[1][0] <= left and right <= blocks[1][1]
-        found += right <= ack or inside
+    found = np.zeros(len(rows), bool)
+    some = rows[["ack", "sack"]][blocks > 0]
+    found[blocks > 0] = [
+        right <= ack or (len(more) > 0 and more[0][0] <= left and right <= more[0][1])
+        for ack, ((left, right), *more) in zip(some["ack"], some["sack"], strict=True)
+    ]
     return found
 
 
-def _length(rows: pd.DataFrame, syn: Any, fin: Any) -> float:
-    """Of the stream; NaN when its beginning or its end is not there."""
-    if not (syn.any() and fin.any()):
-        return np.nan
-    return float(payload(rows[fin])[1][0]) - 1
+def _asked(rows: pd.DataFrame, flow: Ints, n: int) -> Values:
+    """What the first SYN asks for, and how far the first FIN is from it."""
+    syn, fin = (np.flatnonzero(has_flag(rows, letter)) for letter in "SF")
+    opens, first = np.unique(flow[syn], return_index=True)
+    asked = rows.iloc[syn[first]]
+    length, begins = np.full(n, np.nan), np.zeros(n, bool)
+    closes, first = np.unique(flow[fin], return_index=True)
+    length[closes] = payload(rows.iloc[fin[first]])[1] - 1
+    begins[opens] = True
+
+    def each(column: pd.Series) -> Floats:
+        values = np.zeros(n)
+        values[opens] = column.to_numpy(np.float64, na_value=0)
+        return values
+
+    return {
+        "req_1323_ws": each(asked["wscale"].notna()),
+        "req_1323_ts": each(asked["tsval"].notna()),
+        "req_sack": each(asked["sack_permitted"]),
+        "adv_wind_scale": each(asked["wscale"]),
+        "mss_requested": each(asked["mss"]),
+        "ttl_stream_length": np.where(begins, length, np.nan),
+    }
 
 
-def _only(column: pd.Series) -> float:
-    return float(column.iloc[0]) if column.notna().any() else 0.0
+def _windows(rows: pd.DataFrame, flow: Ints, n: int) -> Values:
+    """The windows advertised; that of an opening SYN is not scaled, and not counted with those that
+    are.
+    """
+    asks = total(flow[rows["wscale"].notna().to_numpy(bool)], n) > 0
+    scaled = asks & asks[np.arange(n) ^ 1]
+    place, syn = np.arange(len(rows)), has_flag(rows, "S")
+    open_from = np.nan_to_num(least(flow[~syn], place[~syn], n), nan=np.inf)
+    opening = scaled[flow] & (place < open_from[flow])  # a SYN that comes later counts
+    counted = has_flag(rows, "A") & ~opening
+    window, flow = rows["window"].to_numpy(np.int64)[counted], flow[counted]
+    return {
+        "max_win_adv": _most(flow, window, n),
+        "min_win_adv": _fewest(flow[window > 0], window[window > 0], n),
+        "zero_win_adv": total(flow[window == 0], n),
+        "avg_win_adv": _ratio(total(flow, n, window), total(flow, n)),
+    }
 
 
 # --- what depends on what came before ---
 
 
-_COUNTED = (
-    *("unique_bytes_sent", "rexmt_data_pkts", "rexmt_data_bytes", "zwnd_probe_pkts"),
-    *("zwnd_probe_bytes", "outoforder_pkts", "initial_window_bytes", "initial_window_pkts"),
-    *("post-loss_acks", "ambiguous_acks", "segs_cum_acked", "duplicate_acks", "triple_dupacks"),
-    *("max_#_retrans",),
-)
+class _Lines(NamedTuple):
+    """What each direction sent and what it heard from the other end, in order of direction and
+    time. Positions of all directions lie on one axis, one direction after the other, so that a
+    running maximum or a search serves them all.
+
+    flow, time, size    the direction whose data this is about; of the segment
+    zero                where position 0 of the direction lies
+    start, end          the positions of the segment, SYN and FIN included
+    sent, probe, heard  it is of this direction, and has positions; it has payload, but the window
+                        was closed, and it does not count as sent; it carries an ACK
+    said, ack           the ACK heard, and the highest one before it; zero - 1: none
+    repeats             heard, with the window that the one before had
+    top, old_top        where all that was sent ends, with this line and without it
+    unseen              how many of the positions had not been sent before
+    """
+
+    flow: Ints
+    time: Floats
+    size: Ints
+    zero: Ints
+    start: Ints
+    end: Ints
+    sent: Bools
+    probe: Bools
+    heard: Bools
+    said: Ints
+    ack: Ints
+    repeats: Bools
+    top: Ints
+    old_top: Ints
+    unseen: Ints
 
 
-@dataclass(slots=True)
-class _Sent:
-    """A range of positions that was sent as one segment."""
+def _lines(segments: pd.DataFrame, ways: Flows) -> _Lines:
+    own, answer = np.flatnonzero(ways.own), np.flatnonzero(ways.answer)
+    flow, row = np.append(ways.flow[own], ways.flow[answer] ^ 1), np.append(own, answer)
+    order = np.argsort(flow * len(segments) + row)
+    flow, row, mine = flow[order], row[order], order < len(own)
+    heard = ~mine & has_flag(segments, "A")[row]
+    said = np.where(heard, segments["ack"].to_numpy(np.int64)[row], -1)
+    start, end = (ends[row] for ends in positions(segments))
+    low = min(start.min(initial=0), said.min(initial=-1))
+    zero = flow * (max(end.max(initial=0), said.max(initial=0)) - low + 1) - low
+    start, end, said, bottom = start + zero, end + zero, said + zero, zero + low
 
-    start: int
-    end: int
-    time: float
-    again: int = 0  # how often it was sent again
-    acks: int = 0  # that ended here
-
-
-@dataclass(slots=True)
-class _Ledger:
-    """One direction, segment by segment and ACK by ACK."""
-
-    sent: list[_Sent] = field(default_factory=list)  # in order of sequence
-    first: int = 0  # in `sent`: all before it are acknowledged, and not the last such
-    latest: float = 0.0  # when any of those before `first` was sent
-    ack: int = -1
-    window: int = -1
-    values: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_COUNTED, 0))
-    rtts: list[float] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)  # of the segments that `rtts` are of
-    last: list[float] = field(default_factory=list)  # since the last transmission of several
-    waits: list[float] = field(default_factory=list)
-    open: list[tuple[float, int]] = field(default_factory=list)  # (time, octets outstanding)
-    handshake: float = 0.0
+    size, window = (segments[name].to_numpy(np.int64)[row] for name in ("len", "window"))
+    last = _before(np.maximum.accumulate(np.where(heard, np.arange(len(row)), -1)), -1)
+    known = (last >= 0) & (flow[last] == flow)
+    probe = mine & (size > 0) & known & (window[last] == 0)
+    sent = mine & (end > start) & ~probe
+    top = np.maximum.accumulate(np.where(sent, end, bottom))
+    unseen = np.zeros(len(row), np.int64)
+    unseen[sent] = first_seen(np.zeros(sent.sum(), np.int64), start[sent], end[sent])
+    return _Lines(
+        *(flow, segments["time"].to_numpy(np.float64)[row], size, zero, start, end),
+        *(sent, probe, heard, said, _before(np.maximum.accumulate(said), zero - 1)),
+        *(heard & known & (window == window[last]), top, _before(top, bottom), unseen),
+    )
 
 
-def _in_order(segments: pd.DataFrame, ways: Flows) -> dict[int, dict[str, float]]:
-    """The statistics for which order matters, by direction."""
-    start, size = segments["seq"].to_numpy(np.int64), segments["len"].to_numpy(np.int64)
-    syn, fin, ack = (has_flag(segments, letter) for letter in "SFA")
-    columns = {
-        "time": segments["time"].to_numpy(np.float64),
-        "start": start,
-        "size": size,
-        "end": start + size + syn + fin,
-        "ack": np.where(ack, segments["ack"].to_numpy(np.int64), -1),
-        "window": segments["window"].to_numpy(np.int64),
-        "control": syn.astype(np.int64) + fin,
-    }
-    found = {}
-    for way in range(len(ways.table)):
-        own = ways.own & (ways.flow == way)
-        rows = np.flatnonzero(own | (ways.answer & (ways.flow == way ^ 1)))
-        ledger = _Ledger()
-        taken = {name: column[rows].tolist() for name, column in columns.items()}
-        for mine, time, at, length, end, said, window, control in zip(
-            own[rows].tolist(), *taken.values(), strict=True
-        ):
-            if mine and end > at:
-                _sends(ledger, time, at, length, end, control)
-            elif not mine and said >= 0:
-                _hears(ledger, time, said, length, window)
-            if ledger.sent:
-                ledger.open.append((time, ledger.sent[-1].end - max(ledger.ack, 0)))
-        found[way] = _results(ledger)
-    return found
+def _before(risen: Ints, lowest: Ints | int) -> Ints:
+    """A running maximum without the line itself; `lowest` before the first line of a direction."""
+    before: Ints = np.maximum(np.append(-1, risen)[:-1], lowest)
+    return before
 
 
-def _sends(ledger: _Ledger, time: float, start: int, size: int, end: int, control: int) -> None:
-    values, sent = ledger.values, ledger.sent
-    if size and ledger.window == 0:
-        values["zwnd_probe_pkts"] += 1
-        values["zwnd_probe_bytes"] += size
-        return
-    if size and ledger.ack <= 1:
-        values["initial_window_bytes"] += size
-        values["initial_window_pkts"] += 1
-    if not sent or start >= sent[-1].end:
-        sent.append(_Sent(start, end, time))
-        values["unique_bytes_sent"] += size
-        return
-    repeated = 0
-    place = len(sent)
-    while place and sent[place - 1].end > start:
-        place -= 1
-        one = sent[place]
-        overlap = min(end, one.end) - max(start, one.start)
-        if overlap > 0:
-            repeated += overlap
-            if not one.acks:  # else it is of no interest any more
-                ledger.waits.append(time - one.time)
-                one.again, one.time = one.again + 1, time
-                values["max_#_retrans"] = max(values["max_#_retrans"], one.again)
-    if not repeated:
-        values["outoforder_pkts"] += 1
-        sent.insert(place, _Sent(start, end, time))
-    elif end > sent[-1].end:
-        sent.append(_Sent(sent[-1].end, end, time))
-    values["rexmt_data_bytes"] += repeated
-    values["rexmt_data_pkts"] += repeated > 0
-    values["unique_bytes_sent"] += size - max(0, repeated - control)
-
-
-def _hears(ledger: _Ledger, time: float, ack: int, size: int, window: int) -> None:
-    values, sent = ledger.values, ledger.sent
-    place, latest = ledger.first, ledger.latest
-    while place < len(sent) and sent[place].start < ack:
-        one = sent[place]
-        if one.end > ack:
-            break
-        if one.acks == 0:
-            one.acks = 1
-            if one.end < ack:
-                values["segs_cum_acked"] += 1
-            elif latest > one.time:
-                values["post-loss_acks"] += 1
-            elif one.again:
-                values["ambiguous_acks"] += 1
-                ledger.last.append(time - one.time)
-            else:
-                ledger.rtts.append(time - one.time)
-                ledger.sizes.append(one.end - one.start)
-                if one.start == 0:
-                    ledger.handshake = time - one.time
-        elif one.end == ack == ledger.ack and not size:
-            repeated = window == ledger.window
-            one.acks = one.acks + 1 if repeated else 1  # a new window is news
-            values["duplicate_acks"] += repeated
-            values["triple_dupacks"] += one.acks == 4
-        latest = max(latest, one.time)
-        place += 1
-    for one in sent[ledger.first : place - 1]:
-        ledger.latest = max(ledger.latest, one.time)
-    ledger.first = max(ledger.first, place - 1)
-    ledger.ack, ledger.window = max(ledger.ack, ack), window
-
-
-def _results(ledger: _Ledger) -> dict[str, float]:
-    most = max(ledger.sizes, default=0)
-    full = [rtt for rtt, size in zip(ledger.rtts, ledger.sizes, strict=True) if size == most]
-    times, amounts = zip(*ledger.open, strict=True) if ledger.open else ((0.0,), (0,))
-    lasted = np.diff(times, append=times[-1])
+def _outstanding(lines: _Lines, n: int) -> Values:
+    """What was sent and not acknowledged, after each line from the first one sent."""
+    began = np.maximum.accumulate(np.where(lines.sent, lines.flow, -1)) == lines.flow
+    flow, time = lines.flow[began], lines.time[began]
+    acked = np.maximum(np.maximum(lines.ack, lines.said), lines.zero)
+    amount = (lines.top - acked)[began]
+    lasted = np.append(np.where(np.diff(flow) == 0, np.diff(time), 0.0), 0.0)[: len(flow)]
+    some = amount != 0
     return {
-        **ledger.values,
-        **_spread(ledger.rtts, "RTT_min", "RTT_max", "RTT_avg", "RTT_stdev"),
-        **_spread(full, *(f"RTT_full_sz_{name}" for name in ("min", "max", "avg", "stdev"))),
-        **_spread(ledger.last, *(f"RTT_{name}_(last)" for name in ("min", "max", "avg", "sdv"))),
-        **_spread(ledger.waits, *(f"{name}_retr_time" for name in ("min", "max", "avg", "sdv"))),
-        "RTT_samples": len(ledger.rtts),
-        "RTT_full_sz_smpls": len(full),
-        "RTT_from_3WHS": ledger.handshake,
-        "max_owin": max(amounts),
-        "min_non-zero_owin": min(filter(None, amounts), default=0),
-        "avg_owin": sum(amounts) / len(amounts),
-        "wavg_owin": float(np.dot(amounts, lasted)) / (float(lasted.sum()) or 1.0),
+        "max_owin": _most(flow, amount, n),
+        "min_non-zero_owin": _fewest(flow[some], amount[some], n),
+        "avg_owin": _ratio(total(flow, n, amount), total(flow, n)),
+        "wavg_owin": _ratio(np.bincount(flow, amount * lasted, n), np.bincount(flow, lasted, n)),
     }
 
 
-def _spread(numbers: list[float], *names: str) -> dict[str, float]:
-    """The least, the largest, the mean and the standard deviation, under their names."""
-    if not numbers:
-        return dict.fromkeys(names, 0.0)
-    mean, count = sum(numbers) / len(numbers), len(numbers)
-    deviation = sqrt(sum((number - mean) ** 2 for number in numbers) / max(1, count - 1))
-    return dict(zip(names, (min(numbers), max(numbers), mean, deviation), strict=True))
+def _sendings(lines: _Lines, n: int) -> Values:
+    """What was sent for the first time, again, and into closed windows."""
+    flow, size = lines.flow, lines.size
+    again = np.where(lines.sent, lines.end - lines.start - lines.unseen, 0)
+    control = lines.end - lines.start - size
+    fresh = np.where(lines.sent, size - np.maximum(again - control, 0), 0)
+    late = lines.sent & (again == 0) & (lines.start < lines.old_top)
+    first = lines.sent & (size > 0) & (again == 0) & (lines.ack <= lines.zero + 1)
+    return {
+        "unique_bytes_sent": total(flow, n, fresh),
+        "rexmt_data_pkts": total(flow[again > 0], n),
+        "rexmt_data_bytes": total(flow, n, again),
+        "outoforder_pkts": total(flow[late], n),
+        "zwnd_probe_pkts": total(flow[lines.probe], n),
+        "zwnd_probe_bytes": total(flow[lines.probe], n, size[lines.probe]),
+        "initial_window_pkts": total(flow[first], n),
+        "initial_window_bytes": total(flow[first], n, size[first]),
+    }
+
+
+class _Ranges(NamedTuple):
+    """Positions that were sent as one segment first, in their order on the axis.
+
+    start, end
+    born, acked  the lines that sent them first and that acknowledged them; -1: none did
+    again, sent  how often any of them was sent again until then, and when for the last time
+    newest       when any up to them was sent for the last time, before they were acknowledged
+    waits        for each time that a range was sent again: since when it had been underway
+    resent       the lines of `waits`
+    """
+
+    start: Ints
+    end: Ints
+    born: Ints
+    acked: Ints
+    again: Ints
+    sent: Floats
+    newest: Floats
+    waits: Floats
+    resent: Ints
+
+
+def _ranges(lines: _Lines) -> _Ranges:
+    new = lines.end > lines.old_top
+    fills = lines.unseen == lines.end - lines.start
+    born = np.flatnonzero(lines.sent & (new | fills))
+    start = np.where(new, np.maximum(lines.start, lines.old_top), lines.start)[born]
+    order = np.argsort(start, kind="stable")
+    born, start = born[order], start[order]
+    end, sent = lines.end[born], lines.time[born]
+
+    heard = np.flatnonzero(lines.heard)
+    passed = np.searchsorted(np.maximum.accumulate(lines.said[heard]), end)
+    acked = np.append(heard, -1)[np.maximum(passed, np.searchsorted(heard, born))]
+    acked[(lines.flow[acked] != lines.flow[born]) | (lines.said[acked] < end)] = -1
+
+    again = np.flatnonzero(lines.sent & (lines.start < lines.old_top) & ~fills)
+    low = np.searchsorted(end, lines.start[again], "right")
+    which, of = indices(low, np.searchsorted(start, lines.end[again]))
+    line = again[which]
+    line, of = line[born[of] < line], of[born[of] < line]
+    vain = (acked[of] >= 0) & (acked[of] < line)  # all of the range had been acknowledged
+    # What came too late tells nothing of its own range, but makes what is acknowledged after it
+    # ambiguous: whole ranges too, in a log that lacks their first transmission.
+    passed = np.append(heard, len(lines.flow))[passed]
+    late = np.append(line[vain], born[born > passed])
+    line, of = line[~vain], of[~vain]
+    order = np.lexsort((line, of))
+    line, of = line[order], of[order]
+    time = lines.time[line]
+    since = np.where(np.diff(of, prepend=-1) == 0, np.append(0.0, time)[:-1], sent[of])
+    sent[of] = time  # of several the last one
+
+    newest = np.where(born > passed, -np.inf, sent)
+    place = np.searchsorted(passed, late)
+    same = np.append(lines.flow[born], -1)[place] == lines.flow[late]
+    np.maximum.at(newest, place[same], lines.time[late[same]])
+    newest = np.asarray(pd.Series(newest).groupby(lines.flow[born]).cummax(), np.float64)
+    counts = np.bincount(of, minlength=len(born))
+    return _Ranges(start, end, born, acked, counts, sent, newest, time - since, line)
+
+
+def _measured(lines: _Lines, n: int) -> Values:
+    """What became of the ACKs; a round trip is measured by one that ends where a range ends."""
+    ranges = _ranges(lines)
+    acked = ranges.acked >= 0
+    exact = acked & (lines.said[ranges.acked] == ranges.end)
+    flow, size = lines.flow[ranges.born], ranges.end - ranges.start
+    late = exact & (ranges.newest > ranges.sent)
+    twice = exact & ~late & (ranges.again > 0)
+    once = exact & ~late & ~twice
+    rtt = lines.time[ranges.acked] - ranges.sent
+    full = once & (size == _most(flow[once], size[once], n)[flow])
+    opens = once & (ranges.start == lines.zero[ranges.born])
+    return {
+        **_spread(flow[once], rtt[once], n, "RTT_samples", "RTT_{}", "stdev"),
+        **_spread(flow[full], rtt[full], n, "RTT_full_sz_smpls", "RTT_full_sz_{}", "stdev"),
+        **_spread(flow[twice], rtt[twice], n, "ambiguous_acks", "RTT_{}_(last)", "sdv"),
+        **_spread(lines.flow[ranges.resent], ranges.waits, n, "", "{}_retr_time", "sdv"),
+        "RTT_from_3WHS": _most(flow[opens], rtt[opens], n),
+        "post-loss_acks": total(flow[late], n),
+        "segs_cum_acked": total(flow[acked & ~exact], n),
+        "max_#_retrans": _most(flow, ranges.again, n),
+        **_duplicates(lines, ranges, n),
+    }
+
+
+def _duplicates(lines: _Lines, ranges: _Ranges, n: int) -> Values:
+    """ACKs heard again; a new window is news, and payload is no ACK alone."""
+    same = np.flatnonzero(lines.heard & (lines.said == lines.ack) & (lines.size == 0))
+    place = np.searchsorted(ranges.end, lines.said[same], "right") - 1
+    acked = np.append(ranges.acked, -1)[place]
+    ends = np.append(ranges.end, -1)[place] == lines.said[same]
+    same = same[ends & (acked >= 0) & (acked < same)]
+    repeats, said = lines.repeats[same], lines.said[same]
+    series = np.cumsum(~repeats | (np.diff(said, prepend=-1) != 0))
+    number = pd.Series(repeats).groupby(series).cumsum().to_numpy()
+    return {
+        "duplicate_acks": total(lines.flow[same][repeats], n),
+        "triple_dupacks": total(lines.flow[same][repeats & (number == 3)], n),
+    }
+
+
+# --- figures of each direction ---
+
+
+def _most(flow: Ints, values: Ints | Floats, n: int) -> Floats:
+    return np.nan_to_num(0.0 - least(flow, -values, n))
+
+
+def _fewest(flow: Ints, values: Ints | Floats, n: int) -> Floats:
+    return np.nan_to_num(least(flow, values, n))
+
+
+def _ratio(values: Floats | Ints, by: Floats | Ints) -> Floats:
+    """0 where there is nothing to divide by."""
+    return np.divide(values, by, out=np.zeros(len(by)), where=by != 0)
+
+
+def _spread(flow: Ints, values: Floats, n: int, count: str, name: str, deviation: str) -> Values:
+    """How many there are, the least, the largest, the mean and the standard deviation."""
+    number = total(flow, n)
+    mean = _ratio(np.bincount(flow, values, n), number)
+    square = np.bincount(flow, (values - mean[flow]) ** 2, n)
+    return {
+        count: number,
+        name.format("min"): _fewest(flow, values, n),
+        name.format("max"): _most(flow, values, n),
+        name.format("avg"): mean,
+        name.format(deviation): np.sqrt(_ratio(square, np.maximum(number - 1, 1))),
+    }

@@ -7,7 +7,18 @@ since the log began, positions those of `log.segments`. Nothing is done row by r
 import numpy as np
 import pandas as pd
 
-from .metrics import Bools, Floats, Ints, flows, payload, pieces, positions, resent, transmissions
+from .metrics import (
+    Bools,
+    Floats,
+    Ints,
+    flows,
+    least,
+    payload,
+    pieces,
+    positions,
+    resent,
+    transmissions,
+)
 
 ARRIVED = "arrived"
 BINS = 100  # of a throughput table whose window is not given
@@ -70,14 +81,24 @@ def _when_acknowledged(
 ) -> Floats:
     """When the ACK for all up to `end` came, after each of these rows; NaN when none did."""
     time, ack = segments["time"].to_numpy(np.float64), segments["ack"].to_numpy(np.int64)
-    when = np.full(len(rows), np.nan)
-    for way in np.unique(flow[rows]):
-        mine = flow[rows] == way
-        heard = np.flatnonzero(answer & (flow == way ^ 1))
-        reached = np.searchsorted(np.maximum.accumulate(ack[heard]), end[mine])
-        after = np.maximum(reached, np.searchsorted(heard, rows[mine]))
-        when[mine] = np.append(time[heard], np.nan)[after]
-    return when
+    heard, about = _answers(answer, flow)
+    # All flows on one axis, one after the other: a running maximum and a search serve them all.
+    size = max(ack.max(initial=0), end.max(initial=0)) + 1
+    reached = np.searchsorted(
+        np.maximum.accumulate(about * size + ack[heard]), flow[rows] * size + end
+    )
+    later = np.searchsorted(about * len(time) + heard, flow[rows] * len(time) + rows)
+    place = np.maximum(reached, later)
+    known = np.append(about, -1)[place] == flow[rows]
+    return np.where(known, np.append(time[heard], np.nan)[place], np.nan)
+
+
+def _answers(answer: Bools, flow: Ints) -> tuple[Ints, Ints]:
+    """The rows that carry ACKs, in order of the flow that these are about, and that flow."""
+    heard = np.flatnonzero(answer)
+    about = flow[heard] ^ 1
+    order = np.argsort(about, kind="stable")
+    return heard[order], about[order]
 
 
 def throughput(
@@ -99,15 +120,15 @@ def throughput(
     slot = np.minimum((time / step).astype(np.int64), slots - 1)
     start, end = payload(segments)
     carried = np.bincount((ways.flow * slots + slot)[ways.own], (end - start)[ways.own], n * slots)
-    acked = np.zeros(n * slots)
-    for way in range(n):
-        data = ways.own & (ways.flow == way) & (end > start)
-        heard = ways.answer & (ways.flow == way ^ 1)
-        if data.any() and heard.any():
-            low, high = start[data].min(), end[data].max()  # no SYN, no FIN
-            reached = np.maximum.accumulate(segments["ack"].to_numpy(np.int64)[heard])
-            gain = np.diff(np.clip(reached, low, high), prepend=low)
-            acked += np.bincount(way * slots + slot[heard], gain, n * slots)
+    data = ways.own & (end > start)
+    low = least(ways.flow[data], start[data], n)  # no SYN, no FIN
+    high = -least(ways.flow[data], -end[data], n)
+    heard, about = _answers(ways.answer, ways.flow)
+    heard, about = heard[low[about] < high[about]], about[low[about] < high[about]]
+    ack = segments["ack"].to_numpy(np.float64)[heard].clip(low[about], high[about])
+    reached = pd.Series(ack).groupby(about).cummax()
+    gain = reached - reached.groupby(about).shift(1).fillna(pd.Series(low[about]))
+    acked = np.bincount(about * slots + slot[heard], gain, n * slots)
     table = ways.table.loc[np.repeat(np.arange(n), slots), ["conn", "direction"]]
     table = table.reset_index(drop=True)
     table.insert(0, "time", np.tile(np.arange(slots) * step, n))

@@ -1,11 +1,12 @@
 """A table of glyphs in the language of Shepard's xplot, as tcptrace writes it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-import pandas as pd
+from matplotlib.markers import TICKDOWN, TICKUP
 
-from .glyphs import Glyph, glyph_of
+from .glyphs import Glyph
+from .picture import Classes
 
 # Colours by what the same glyph has in a picture; xplot's ground is black.
 _COLORS = {
@@ -14,18 +15,23 @@ _COLORS = {
 }
 
 
-def xplot(glyphs: pd.DataFrame, title: str, label: str, unit: str) -> str:
-    """The picture as text; bands and shades have no likeness there and are left out."""
-    out = ["double double", "title", title, "xlabel", "time (s)", "ylabel", f"{label} ({unit})"]
-    for kind, rows in glyphs.groupby("glyph", observed=True):
-        glyph = glyph_of(str(kind))
+def xplot(parts: Classes, title: str, across: str, up: str, lanes: Sequence[str] = ()) -> str:
+    """The picture as text: its classes of glyphs, what its axes show, the names of its lanes.
+
+    Areas, bands and shades have no likeness there and are left out.
+    """
+    out = ["double double", "title", title, "xlabel", across, "ylabel", up]
+    for kind, glyph, rows in parts:
         corners = rows[["time", "until", "low", "high"]].to_numpy(np.float64)
-        out += [_COLORS[glyph.color], *_commands(str(kind), glyph, corners)]
+        out += [_COLORS[glyph.color], *_commands(kind, glyph, corners)]
+    out += [f"rtext 0 {-number}\n{name}" for number, name in enumerate(lanes)]
     return "\n".join([*out, "go", ""])
 
 
 def _commands(kind: str, glyph: Glyph, corners: np.ndarray) -> Iterator[str]:
-    named = glyph.shape in ("bar", "mark") and glyph.marker not in ("_", ".", "|")
+    mark = {TICKDOWN: "dtick", TICKUP: "utick", ".": "dot"}.get(glyph.marker, "diamond")
+    named = glyph.shape == "bar" or (glyph.shape == "mark" and mark == "diamond")
+    named = named and not glyph.quiet and glyph.marker not in ("", "_", "|")
     for number, (time, until, low, high) in enumerate(corners):
         middle = (low + high) / 2
         if glyph.shape in ("steps", "line") and number:
@@ -39,7 +45,7 @@ def _commands(kind: str, glyph: Glyph, corners: np.ndarray) -> Iterator[str]:
             yield f"dtick {time:.9f} {low:.12g}"
             yield f"utick {time:.9f} {high:.12g}"
         elif glyph.shape == "mark":
-            yield f"diamond {time:.9f} {middle:.12g}"
+            yield f"{mark} {time:.9f} {middle:.12g}"
         elif glyph.shape == "span":
             yield _line(time, middle, until, middle)
         elif glyph.shape == "slope":

@@ -1,0 +1,85 @@
+"""How fast the tables of a log are, and its pictures: one simulated transfer over a bad path.
+
+    python benchmarks/tables.py [--segments N] [--drawn N]
+
+Tables are made of a log with a million segments, pictures of one with a hundred thousand: data is
+lost, reordered, reported by SACK and sent again. Times are CPU seconds of this process, for a
+table when it is asked for the first time, for a picture until its PNG is there (its tables are).
+Absolute figures are those of one machine on one day.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import nbtcp
+from nbtcp.trace.log import LAYOUTS
+
+PATH = nbtcp.Path(rate=100e6, delay=0.01, queue=170, loss=0.002, reorder=0.001)
+OCTETS = 465  # of payload for each segment that the log holds: both ends are in it
+TABLES = """
+    segments events connections rtt queue retransmissions throughput states timers summary
+    statistics""".split()
+PICTURES = """
+    sequence stevens window rtt throughput queue states timers scoreboard overview""".split()
+
+
+def simulated(segments: int) -> nbtcp.EventLog:
+    """A log with about that many segments."""
+    return nbtcp.Simulation(PATH, seed=1).transfer(OCTETS * segments).log
+
+
+def size(log: nbtcp.EventLog) -> int:
+    """Segments in the log, without making a table of them."""
+    return len(log.rows["segments"]) // LAYOUTS["segments"].size
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """CPU seconds of this process."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def tables(log: nbtcp.EventLog) -> dict[str, Callable[[], object]]:
+    """What makes each of the tables of a log, and those of two logs compared."""
+
+    def make(name: str) -> object:
+        table = getattr(log, name)
+        return table() if callable(table) else table
+
+    both = nbtcp.compare({"one": log, "other": log})
+    compared = ("summary", "retransmissions", "rtt")
+    return {
+        **{name: lambda name=name: make(name) for name in TABLES},
+        **{f"compare, {name}": getattr(both, name) for name in compared},
+    }
+
+
+def main() -> None:
+    """Simulate, measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--segments", type=int, default=1_000_000, help="for the tables")
+    parser.add_argument("--drawn", type=int, default=100_000, help="for the pictures")
+    options = parser.parse_args()
+    nbtcp.Simulation(PATH).transfer(100_000).log.plot.sequence().png()  # imports, fonts
+    log = simulated(options.segments)
+    print(f"{f'tables of {size(log):,} segments':34} {'CPU s':>7}")
+    for name, make in tables(log).items():
+        print(f"{name:34} {seconds(make):7.2f}")
+    log = simulated(options.drawn)
+    for make in tables(log).values():
+        make()
+    print(f"{f'pictures of {size(log):,} segments':34} {'CPU s':>7} {'SVG, kB':>8}")
+    with TemporaryDirectory() as place:
+        for name in PICTURES:
+            shown = getattr(log.plot, name)
+            took = seconds(lambda shown=shown: shown().png())
+            octets = shown().save(Path(place) / "picture.svg").stat().st_size
+            print(f"{name:34} {took:7.2f} {octets / 1000:8.0f}")
+
+
+if __name__ == "__main__":
+    main()
