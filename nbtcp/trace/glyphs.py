@@ -82,7 +82,7 @@ GLYPHS = {
     "fin": _flag("FIN", marker="s", size=9, hollow=True),
     "rst": _flag("RST", marker="8", size=9),
     "rst-back": _flag("RST from the other end", marker="8", size=9, hollow=True),
-    "urgent": _flag("urgent data", marker="$U$", color=PURPLE, rise=-9),
+    "urgent": _flag("urgent data", marker="$U$", color=PURPLE, rise=9),
     "ce": _flag("marked by a router (CE)", marker="$M$", color=ORANGE, rise=9),
     "cwr": _flag("CWR: has slowed down", marker="$C$", color=ORANGE, rise=9),
     # What the other end said.
