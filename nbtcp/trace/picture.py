@@ -23,6 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import offset_copy
+from PIL import Image
 
 from .glyphs import OKABE_ITO, Glyph, glyph_of
 from .metrics import Floats
@@ -57,6 +58,7 @@ _UNITS: dict[str, tuple[tuple[float, str, float], ...]] = {
 _VECTORS = 1500
 _BITMAP_DPI = (150, 100, 72, 54)
 _SVG_SIZE = 200_000
+_COLORS = 96  # in a notebook: those of the glyphs, and what lies between them and white
 
 # Above this many bars of one class they have no caps, which would run together.
 _CAPPED = 250
@@ -123,9 +125,14 @@ class Picture:
 
     def _repr_html_(self) -> str:
         # JupyterLab gives an image/png output no alternative text; an <img> can carry it. So there
-        # is no _repr_png_: a notebook would hold each picture twice.
-        alt = html.escape(f"{self._text.capitalize()}. {self._title}.")
-        image = base64.b64encode(self.png()).decode()
+        # is no _repr_png_: a notebook would hold each picture twice. With a palette it is a third
+        # as large, and looks the same.
+        text = self._text[:1].upper() + self._text[1:]
+        alt = html.escape(f"{text}. {self._title}.")
+        png = io.BytesIO()
+        with Image.open(io.BytesIO(self.png())) as picture:
+            picture.convert("RGB").quantize(_COLORS).save(png, "PNG", optimize=True)
+        image = base64.b64encode(png.getvalue()).decode()
         return f'<img alt="{alt}" src="data:image/png;base64,{image}">'
 
     def _bytes(self, kind: str) -> bytes:
@@ -134,15 +141,14 @@ class Picture:
             if (place := ax.get_subplotspec()) is not None:
                 ax.set_subplotspec(place)
         about = {"Title": self._title, **_UNDATED[f".{kind}"]}
-        content = b""
-        for dpi in ("figure",) if kind == "png" else _BITMAP_DPI:
+        for dpi in _BITMAP_DPI:
             file = io.BytesIO()
             with mpl.rc_context({"svg.hashsalt": "nbtcp"}):
-                self.figure.savefig(file, format=kind, dpi=dpi, metadata=about)
-            content = file.getvalue()
-            if kind != "svg" or len(content) < _SVG_SIZE:
+                whole = "figure" if kind == "png" else dpi
+                self.figure.savefig(file, format=kind, dpi=whole, metadata=about)
+            if kind != "svg" or file.tell() < _SVG_SIZE:
                 break
-        return content
+        return file.getvalue()
 
 
 def new_axes(width: float = 9, height: float = 5) -> Axes:
@@ -364,7 +370,7 @@ def _limit(ax: Axes, glyphs: pd.DataFrame) -> float:
         if (edges <= reach).all():
             high = max(high, float(edges.max())) if len(edges) else high
     first, last = glyphs["time"].min(), max(glyphs["time"].max(), rest["until"].max())
-    side, margin = 0.02 * (last - first) or 5e-4, 0.04 * (high - low) or 1.0
+    side, margin = 0.02 * (last - first) or 5e-4, 0.05 * (high - low) or 1.0
     if high <= 0:  # lanes
         margin = 0.5
     x, y = (first - side, last + side), (low - margin, high + margin)
