@@ -48,7 +48,7 @@ def capture() -> None:
     down = nbtcp.Path(delay=0.02, rate=10e6, queue=40, loss=0.01, reorder=0.02, held=0.006, seed=2)
     with nbtcp.Lab(up=nbtcp.Path(delay=0.02, loss=0.02, seed=2), down=down, seed=1) as lab:
         with Tcpdump(lab) as kernel:
-            page = lab.fetch("/bytes/400000")
+            page = lab.fetch(f"/bytes/{400_000}")
         both = kernel.join(page.log)
         both.meta["kernel"] = lab.counters()["TcpExt"]
     both.save(HERE / "11-both.parquet")
