@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FAILED, WRONG = 1, 2
 Command = Callable[..., Any]
 PICTURES = (
-    *("sequence", "stevens", "window", "rtt", "throughput", "queue", "states", "timers"),
+    *("sequence", "stevens", "window", "rtt", "waits", "throughput", "queue", "states", "timers"),
     *("scoreboard", "ladder", "overview"),
 )
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"

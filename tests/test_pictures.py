@@ -2,6 +2,7 @@
 
 import base64
 import importlib
+import io
 import json
 import re
 import sys
@@ -13,14 +14,18 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 from test_metrics import A, B, Tape
 from test_plot import MSS, Large, artist, glyphs, legend, picture
 
 from nbtcp import Path, Simulation, compare
 from nbtcp.runtime.http import Page
 from nbtcp.runtime.sockets import Socket
+from nbtcp.tcp.state import TRANSITIONS, State
+from nbtcp.trace.diagram import state_diagram
 from nbtcp.trace.glyphs import CAUSES, FEW, GLYPHS
 from nbtcp.trace.plot import SUFFIXES, Plots
+from nbtcp.trace.tables import rto_of_jacobson, rto_of_rfc793
 
 
 @pytest.fixture(scope="module")
@@ -439,6 +444,16 @@ def test_ladder_says_when_the_window_is_closed():
     assert Plots(tape).ladder().data["text"].tolist() == ["A ack 1001 win 0"]
 
 
+def test_ladder_has_what_an_end_without_the_connection_got_and_said():
+    client, _ = Simulation(Path(delay=0.05), seed=1).hosts()
+    with pytest.raises(ConnectionRefusedError):
+        client.connect(("10.0.0.2", 81))  # where nobody listens
+    shown = client.log.plot.ladder()
+    assert set(shown.data["glyph"]) == {"arrow"}
+    assert shown.data["text"].tolist() == ["S 0:0", "RA 0:0 ack 1"]
+    assert shown.data[["time", "until"]].to_numpy().tolist() == [[0.0, 0.05], [0.05, 0.1]]
+
+
 def test_the_texts_of_a_ladder_do_not_overlap():
     log = Simulation(Path(delay=0.04, loss=0.05), seed=3).transfer(60_000).log
     shown = log.plot.ladder()
@@ -455,6 +470,64 @@ def test_the_texts_of_a_ladder_do_not_overlap():
         )
         gaps = [later[0] - earlier[1] for earlier, later in pairwise(edges)]
         assert min(gaps) > -1
+
+
+def opened_and_closed():
+    pair = Simulation(Path(delay=0.05), seed=1).pair(time_wait=2)
+    pair.client.close()
+    pair.wait(0.2)
+    pair.server.close()
+    pair.wait(3)
+    return pair.log
+
+
+def test_the_states_stand_beside_the_ladder():
+    shown = opened_and_closed().plot.ladder()
+    texts = shown.figure.axes[0].texts
+    notes = [text for text in texts if text.get_ha() == "center"]
+    left = [note for note in notes if note.get_position()[0] < 0]
+    of_client = "SYN-SENT ESTABLISHED FIN-WAIT-1 FIN-WAIT-2 TIME-WAIT CLOSED"
+    assert [note.get_text() for note in left] == of_client.split()
+    places = {text.get_text(): text.get_position()[1] for text in [*texts, *left]}
+    assert places["SYN-SENT"] == places["0 s   S 0:0"]  # at the segment that leaves with it
+    assert places["ESTABLISHED"] < places["0.1 s   A ack 1"]  # at the arrival before
+
+
+# --- the state diagram ---
+
+
+def test_the_diagram_has_all_transitions_of_the_table():
+    shown = state_diagram()
+    edges = {(row.old, row.cause, row.new) for row in shown.data.itertuples()}
+    table = TRANSITIONS.items()
+    assert edges == {(old.label, cause.label, new.label) for (old, cause), new in table}
+    texts = [text.get_text() for text in shown.figure.axes[0].texts]
+    assert {state.label for state in State} <= set(texts)
+    assert {"active OPEN", "passive OPEN", "rcv SYN", "rcv ACK of FIN"} <= set(texts)
+    everywhere = ("rcv-rst", "abort", "timeout")
+    drawn = {(old, new) for (old, cause), new in table if cause.label not in everywhere}
+    assert len(shown.figure.axes[0].patches) == len(drawn)
+
+
+def test_the_diagram_has_the_ways_of_both_ends():
+    shown = opened_and_closed().plot.diagram()
+    ways = {host: rows["new"].tolist() for host, rows in shown.data.groupby("host", observed=True)}
+    active = "SYN-SENT ESTABLISHED FIN-WAIT-1 FIN-WAIT-2 TIME-WAIT CLOSED"
+    passive = "LISTEN SYN-RECEIVED ESTABLISHED CLOSE-WAIT LAST-ACK CLOSED"
+    assert ways == {"10.0.0.1": active.split(), "10.0.0.2": passive.split()}
+    assert legend(shown) == ["path of 10.0.0.1", "path of 10.0.0.2"]
+    assert repr(shown).startswith("<state diagram of connection 1: 10.0.0.1: SYN-SENT, EST")
+
+
+def test_the_diagram_shows_a_reset_where_there_was_one():
+    pair = Simulation(Path(delay=0.05), seed=1).pair()
+    arrows = [len(pair.log.plot.diagram().figure.axes[0].patches)]
+    pair.client.abort()
+    pair.wait(1)
+    shown = pair.log.plot.diagram()
+    arrows.append(len(shown.figure.axes[0].patches))
+    assert shown.data["cause"].tolist()[-1:] == ["rcv-rst"]
+    assert arrows[1] == arrows[0] + 3  # the edge, and each end's way
 
 
 def test_a_ladder_that_nobody_could_read_is_refused():
@@ -491,6 +564,10 @@ def test_phase_plot_sets_one_window_against_the_other():
     for conn, column in ((1, "low"), (2, "high")):
         mine = rows[(rows["conn"] == conn) & (rows["host"] == "10.0.0.1")]
         assert set(data[column]) <= set(mine["cwnd"].dropna())
+        until = [
+            mine[mine["time"] <= time]["cwnd"].dropna().iloc[-1] for time in data["time"][::50]
+        ]
+        assert data[column][::50].to_list() == until
     assert shown.figure.axes[0].get_xlabel() == "cwnd of connection 1 (kB)"
     assert {line.get_gid() for line in shown.figure.axes[0].lines} == {
         *("flows", "fair", "start", "stop")
@@ -502,9 +579,33 @@ def test_phase_plot_needs_two_connections(log):
         log.plot.phase()
 
 
+# --- waits ---
+
+
+def test_the_rto_by_two_formulas_is_what_one_computes_by_hand():
+    rtt = pd.Series([1.0, 1.0, 5.0])
+    assert rto_of_rfc793(rtt).to_list() == pytest.approx([2.0, 2.0, 2.8])
+    assert rto_of_jacobson(rtt).to_list() == [3.0, 2.5, 6.625]
+
+
+def test_waits_marks_the_samples_that_came_later_than_a_formula_waits():
+    path = Path(delay=0.025, reorder=0.3, held=0.1, seed=1)
+    one = {"congestion": "fixed", "initial_window": 1448, "ack_every": 1, "recovery": "newreno"}
+    log = Simulation(path).transfer(200 * 1448, min_rto=1.0, **one).log
+    shown = log.plot.waits().data.set_index("time")
+    samples = log.rtt().query("host == '10.0.0.1'").set_index("time")
+    assert shown.query("glyph == 'sample'")["value"].to_list() == samples["rtt"].to_list()
+    # One segment is in flight at a time, so the sample before is the last one known.
+    for name in ("rfc793", "jacobson"):
+        waited = shown[shown["glyph"] == f"rto-{name}"]["value"].shift()
+        late = samples.index[samples["rtt"] > waited]
+        assert shown.index[shown["glyph"] == f"late-{name}"].to_list() == late.to_list()
+    assert (shown["glyph"] == "late-rfc793").sum() > 5 * (shown["glyph"] == "late-jacobson").sum()
+
+
 # --- what all take, and give ---
 
-KINDS = "sequence stevens rtt window throughput ladder states timers scoreboard queue".split()
+KINDS = "sequence stevens rtt waits window throughput ladder states timers scoreboard queue".split()
 ALL = [*KINDS, "overview", "compare", "phase"]
 
 
@@ -518,7 +619,7 @@ def show(kind, log, flows, **options):
         return flows.plot.phase((1, 2), **options)
     conn = {"conn": 1, **options}
     if kind == "compare":
-        return log.plot.compare({"other": log}, **conn)
+        return compare({"one": log, "other": log}).plot(**conn)
     return getattr(log.plot, kind)(**conn)
 
 
@@ -560,7 +661,9 @@ def test_every_kind_is_the_same_each_time(log, flows, kind, tmp_path):
         assert content.startswith(MAGIC[suffix]) and len(content) > 200
         if suffix not in (".pdf", ".png"):  # test_plot.py saves one of those twice
             assert content == other.save(tmp_path / f"b{suffix}").read_bytes()
-    assert base64.b64decode(page.split("base64,")[1].split('"')[0]) == files[".png"]
+    shown = base64.b64decode(page.split("base64,")[1].split('"')[0])
+    assert page == other._repr_html_() and len(shown) < len(files[".png"])
+    assert Image.open(io.BytesIO(shown)).size == Image.open(io.BytesIO(files[".png"])).size
     table = pd.read_csv(tmp_path / "a.csv")
     assert (list(table.columns), len(table)) == (list(one.data.columns), len(one.data))
 
@@ -606,8 +709,8 @@ def test_by_default_of_a_download_is_drawn_what_the_log_knows():
 
 def test_the_plots_of_a_log_name_themselves(log):
     assert repr(log.plot) == (
-        "<plots of a log: compare, ladder, overview, phase, queue, rtt, scoreboard, sequence, "
-        "states, stevens, throughput, timers, window>"
+        "<plots of a log: compare, diagram, ladder, overview, phase, queue, rtt, scoreboard, "
+        "sequence, states, stevens, throughput, timers, waits, window>"
     )
 
 

@@ -23,6 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import offset_copy
+from PIL import Image
 
 from .glyphs import OKABE_ITO, Glyph, glyph_of
 from .metrics import Floats
@@ -57,6 +58,7 @@ _UNITS: dict[str, tuple[tuple[float, str, float], ...]] = {
 _VECTORS = 1500
 _BITMAP_DPI = (150, 100, 72, 54)
 _SVG_SIZE = 200_000
+_COLORS = 96  # in a notebook: those of the glyphs, and what lies between them and white
 
 # Above this many bars of one class they have no caps, which would run together.
 _CAPPED = 250
@@ -68,8 +70,8 @@ _LINES = 20
 # Limits that may lie so high that the rest would be flat: shown up to so many times its height.
 _FAR = {"window": 1.5, "window-same": 1.5, "limit": 1.5, "rwnd": 1.5, "rto": 5.0}
 
-# What tells several logs apart.
-_RUNS = list(zip(OKABE_ITO, ("-", "--", "-.", ":", "-", "--", "-."), "os^DvPX", strict=True))
+# What tells several lines apart.
+RUNS = list(zip(OKABE_ITO, ("-", "--", "-.", ":", "-", "--", "-."), "os^DvPX", strict=True))
 
 
 class Picture:
@@ -123,9 +125,14 @@ class Picture:
 
     def _repr_html_(self) -> str:
         # JupyterLab gives an image/png output no alternative text; an <img> can carry it. So there
-        # is no _repr_png_: a notebook would hold each picture twice.
-        alt = html.escape(f"{self._text.capitalize()}. {self._title}.")
-        image = base64.b64encode(self.png()).decode()
+        # is no _repr_png_: a notebook would hold each picture twice. With a palette it is a third
+        # as large, and looks the same.
+        text = self._text[:1].upper() + self._text[1:]
+        alt = html.escape(f"{text}. {self._title}.")
+        png = io.BytesIO()
+        with Image.open(io.BytesIO(self.png())) as picture:
+            picture.convert("RGB").quantize(_COLORS).save(png, "PNG", optimize=True)
+        image = base64.b64encode(png.getvalue()).decode()
         return f'<img alt="{alt}" src="data:image/png;base64,{image}">'
 
     def _bytes(self, kind: str) -> bytes:
@@ -212,7 +219,7 @@ def draw_runs(ax: Axes, glyphs: pd.DataFrame, label: str, unit: str) -> None:
 def runs(glyphs: pd.DataFrame) -> Classes:
     """The table by runs: the name of each, its glyph, its rows."""
     for number, (run, rows) in enumerate(glyphs.groupby("run", sort=False)):
-        color, dashes, marker = _RUNS[number % len(_RUNS)]
+        color, dashes, marker = RUNS[number % len(RUNS)]
         glyph = replace(glyph_of(str(rows["glyph"].iloc[0])), color=color, dashes=dashes)
         if glyph.shape == "mark":
             glyph = replace(glyph, marker=marker, size=6, hollow=True)
@@ -234,10 +241,15 @@ def draw_phase(ax: Axes, table: pd.DataFrame, conns: tuple[int, int]) -> None:
 
 
 def _finish(ax: Axes, label: str, unit: str) -> None:
-    """Axes in units that suit their limits, a faint grid and a legend."""
+    """Axes in units that suit their limits, and the rest."""
     if unit:
         _label_axis(ax, "y", label, unit)
     _label_axis(ax, "x", "time", "s")
+    finish(ax)
+
+
+def finish(ax: Axes) -> None:
+    """A faint grid and a legend."""
     ax.grid(color="0.92", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
@@ -358,7 +370,7 @@ def _limit(ax: Axes, glyphs: pd.DataFrame) -> float:
         if (edges <= reach).all():
             high = max(high, float(edges.max())) if len(edges) else high
     first, last = glyphs["time"].min(), max(glyphs["time"].max(), rest["until"].max())
-    side, margin = 0.02 * (last - first) or 5e-4, 0.04 * (high - low) or 1.0
+    side, margin = 0.02 * (last - first) or 5e-4, 0.05 * (high - low) or 1.0
     if high <= 0:  # lanes
         margin = 0.5
     x, y = (first - side, last + side), (low - margin, high + margin)

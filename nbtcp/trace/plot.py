@@ -110,6 +110,12 @@ class Plots:
         """RTT samples, SRTT, RTTVAR and RTO over time; `data` has value and high (s)."""
         return self._draw("rtt", **options)
 
+    def waits(self, **options: Unpack[Options]) -> Picture:
+        """How long the RTO of RFC 793 and that of Jacobson (1988) would have waited for the same
+        samples, and which came later: timeouts for nothing. `data` has value (s).
+        """
+        return self._draw("waits", **options)
+
     def throughput(self, **options: Unpack[Options]) -> Picture:
         """How fast octets were sent and acknowledged, in hundredths of the time; `data` has value
         (bit/s).
@@ -136,17 +142,34 @@ class Plots:
         """
         return self._draw("scoreboard", **options)
 
-    def ladder(self, **options: Unpack[Options]) -> Picture:
-        """Both ends, and the segments between them, time downwards; for up to some 200 segments.
+    def diagram(
+        self, conn: int | None = None, direction: str | None = None, *, ax: Axes | None = None
+    ) -> Picture:
+        """The state diagram, with the way that each end of the connection took through it.
 
-        `direction` puts its sender on the left. `data` has until (s, the arrival), low and high (0
+        `data` has host, old, new (states) and cause. `nbtcp.trace.diagram.state_diagram()` is the
+        diagram without a log.
+        """
+        from .diagram import path_diagram
+
+        return path_diagram(self._view(conn, direction), ax)
+
+    def ladder(self, **options: Unpack[Options]) -> Picture:
+        """Both ends and their states, the segments between them, time downwards; for up to some 200
+        segments.
+
+        `direction` puts its sender on the left, by default the host that the table of connections
+        names first. `data` has until (s, the arrival), low and high (0
         at the left, 1 at the right) and text. Time is stretched where much happens. What one end
         alone has seen is dashed, and taken to be underway for half the shortest RTT.
         """
         view = self._view(options.get("conn"), options.get("direction"))
         data = _cut(ladder.table_of(view), options.get("between"), whole=True)
-        ax = options.get("ax") or new_axes(9, ladder.height(data))
-        ladder.draw(ax, data, view.way)
+        changes = ladder.states_of(view)
+        if (between := options.get("between")) is not None:
+            changes = changes[changes["time"].between(*between)].reset_index(drop=True)
+        ax = options.get("ax") or new_axes(9, ladder.height(data, changes))
+        ladder.draw(ax, data, changes, view.way)
         title = f"Connection {view.way.conn}: {view.way.sender} and {view.way.receiver}"
         ax.set_title(title, loc="left")
         ends = f"from 0: {view.way.sender} to 1: {view.way.receiver}"

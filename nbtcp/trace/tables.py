@@ -90,6 +90,19 @@ def _answers(answer: Bools, flow: Ints) -> tuple[Ints, Ints]:
     return heard[order], about[order]
 
 
+def rto_of_rfc793(rtt: pd.Series) -> pd.Series:
+    """The RTO after each RTT (s), without its bounds (RFC 793 3.7)."""
+    # SRTT = (ALPHA * SRTT) + ((1-ALPHA) * RTT), RTO = BETA * SRTT; ALPHA = 0.9, BETA = 2
+    return 2 * rtt.ewm(alpha=0.1, adjust=False).mean()
+
+
+def rto_of_jacobson(rtt: pd.Series) -> pd.Series:
+    """The RTO after each RTT (s), without its bounds (Jacobson 1988; RFC 6298 2)."""
+    srtt = rtt.ewm(alpha=1 / 8, adjust=False).mean()
+    deviation = (srtt.shift() - rtt).abs().fillna(rtt / 2)  # RTTVAR <- R/2 at first
+    return srtt + 4 * deviation.ewm(alpha=1 / 4, adjust=False).mean()
+
+
 def throughput(
     segments: pd.DataFrame, connections: pd.DataFrame, window: float | None = None
 ) -> pd.DataFrame:
