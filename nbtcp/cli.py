@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FAILED, WRONG = 1, 2
 Command = Callable[..., Any]
 PICTURES = (
-    *("sequence", "stevens", "window", "rtt", "throughput", "queue", "states", "timers"),
+    *("sequence", "stevens", "window", "rtt", "waits", "throughput", "queue", "states", "timers"),
     *("scoreboard", "ladder", "overview"),
 )
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -218,19 +218,13 @@ def convert(file: Path, output: Path) -> None:
       nbtcp convert dump.pcap -o segments.csv
     """  # noqa: D301
     _check_writable(output)
-    writers: dict[str, Callable[[EventLog], object]] = {
-        ".parquet": lambda log: log.save(output),
-        ".pcapng": lambda log: log.to_pcapng(output),
-        ".csv": lambda log: log.segments.to_csv(output, index=False, lineterminator="\n"),
-    }
-    suffix = output.suffix.lower()
-    if suffix not in writers:
-        raise click.UsageError(
-            f"{output}: the name of what is written ends in {', '.join(writers)}"
-        )
-    log = _load(file)
+    _check_suffix(output, ".parquet", ".pcapng", ".csv")
+    log, suffix = _load(file), output.suffix.lower()
     with _names_its_file(output):
-        writers[suffix](log)
+        if suffix == ".csv":
+            log.segments.to_csv(output, index=False, lineterminator="\n")
+        else:
+            (log.save if suffix == ".parquet" else log.to_pcapng)(output)
     click.echo(f"saved {output}")
 
 
@@ -476,11 +470,8 @@ def _check_outputs(options: dict[str, Any]) -> None:
         _check_writable(path)
     if len(set(outputs)) < len(outputs):
         raise click.UsageError("-o, --plot, --log and --pcap need a file each")
-    if options["log"] and options["log"].suffix != ".parquet":
-        raise click.UsageError(f"{options['log']}: a log's name ends in .parquet")
-    if options["pcap"] and options["pcap"].suffix != ".pcapng":
-        why = "pcap has no place for the reasons"
-        raise click.UsageError(f"{options['pcap']}: a capture's name ends in .pcapng, as {why}")
+    _check_suffix(options["log"], ".parquet")
+    _check_suffix(options["pcap"], ".pcapng", why=", as pcap has no place for the reasons")
     _check_plot_kind(options["plot"])
 
 
@@ -506,13 +497,16 @@ def _names_its_file(path: Path) -> Iterator[None]:
 
 
 def _check_plot_kind(path: Path | None) -> None:
-    if path is None:
-        return
-    from .trace.plot import SUFFIXES
+    if path is not None:
+        from .trace.plot import SUFFIXES
 
-    if path.suffix.lower() not in SUFFIXES:
-        known = ", ".join(SUFFIXES)
-        raise click.UsageError(f"{path}: a picture's name ends in one of {known}")
+        _check_suffix(path, *SUFFIXES)
+
+
+def _check_suffix(path: Path | None, *known: str, why: str = "") -> None:
+    """UsageError unless the name ends in one of these; None is a file that nobody asked for."""
+    if path is not None and path.suffix.lower() not in known:
+        raise click.UsageError(f"{path}: its name must end in {' or '.join(known)}{why}")
 
 
 if __name__ == "__main__":

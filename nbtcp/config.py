@@ -29,8 +29,8 @@ class Config:
                        5681), "bbr" (version 3, draft-ietf-ccwg-bbr), or "fixed": none, cwnd stays
                        at the initial window
     recovery           how losses are found: "rack" (RFC 8985), "sack" (RFC 6675), "newreno" (RFC
-                       6582), "reno", "tahoe"; where the peer has no SACK the first two become
-                       "newreno"
+                       6582), "reno", "tahoe", "timeout": by the retransmission timer alone; where
+                       the peer has no SACK the first two become "newreno"
     initial_window     the first window, of use from one MSS on; None for RFC 6928's
                        min(10 MSS, max(2 MSS, 14600))
     nagle              hold small segments back while one is unacknowledged (RFC 9293 MUST-17,
@@ -121,7 +121,7 @@ class Config:
 
 _CHOICES = {
     "congestion": ("cubic", "reno", "bbr", "fixed"),
-    "recovery": ("rack", "sack", "newreno", "reno", "tahoe"),
+    "recovery": ("rack", "sack", "newreno", "reno", "tahoe", "timeout"),
     "ecn": ("ask", "accept", "off"),
     "codec": ("struct", "scapy"),
 }

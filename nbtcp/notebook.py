@@ -5,12 +5,19 @@ from nbtcp.notebook import predict, recorded, sliders
 
 import html
 import math
+import subprocess
+import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
 
 from .errors import MachineError
-from .trace.log import EventLog
+from .lab import Lab
+from .trace.capture import read_capture
+from .trace.log import FIELDS, LAYOUTS, RECEIVED, SENT, EventLog
 
 
 class Prediction:
@@ -84,9 +91,8 @@ def sliders(function: Callable[..., Any], **ranges: tuple[float, ...]) -> Any:
         import ipywidgets
     except ImportError:
         return function(**first)
-    return ipywidgets.interactive(
-        function, **{name: _slider(ipywidgets, *values) for name, values in ranges.items()}
-    )
+    boxes = {name: _slider(ipywidgets, *values) for name, values in ranges.items()}
+    return ipywidgets.interactive(function, {"auto_display": True}, **boxes)
 
 
 def recorded(file: str, fetch: Callable[[], EventLog]) -> EventLog:
@@ -96,9 +102,70 @@ def recorded(file: str, fetch: Callable[[], EventLog]) -> EventLog:
     """
     try:
         return fetch()
-    except MachineError as problem:
-        print(f"A recording instead: {problem}")
+    except (MachineError, OSError) as problem:
+        print(f"A recording instead: {getattr(problem, 'strerror', None) or problem}")
         return EventLog.load(file)
+
+
+class Tcpdump:
+    """`with Tcpdump(lab) as kernel:` records what crosses the kernel's end of the lab meanwhile.
+
+    Then `kernel.capture` holds the octets of the pcap file, without data, and `kernel.join(log)`
+    is a log of both ends. Raises MachineError where there is no tcpdump.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self.capture = b""
+
+    def __enter__(self) -> Self:
+        self._folder = TemporaryDirectory()
+        self._file = Path(self._folder.name) / "kernel.pcap"
+        how = ["-i", "tun0", "-s", "100", "-U", "--immediate-mode", "-Z", "root"]
+        command = ["tcpdump", *how, "--time-stamp-precision=nano", "-w", str(self._file)]
+        self._program = self._lab.popen(command, stderr=subprocess.PIPE)
+        said = self._program.stderr
+        assert said is not None
+        while b"listening on" not in (line := said.readline()):
+            if not line:
+                raise MachineError("tcpdump ended at once; try it as root in the lab's network")
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._lab.wait(0.1)  # for tcpdump to see the last packets
+        self._program.terminate()
+        self._program.communicate(timeout=10)
+        self.capture = self._file.read_bytes()
+        self._log = read_capture(self._file)
+        self._behind = time.time_ns() - time.monotonic_ns()  # a capture's times are times of day
+        self._folder.cleanup()
+
+    def join(self, ours: EventLog) -> EventLog:
+        """`ours`, with what the kernel sent and received; the first connection of each."""
+        kernel, both = self._log, EventLog.from_bytes(bytes(ours))
+        address = self._lab.kernel_address
+        both.hosts += [address] * (address not in both.hosts)
+        host = both.hosts.index(address)
+        both.records += [
+            replace(record, host=host, began=record.began - self._behind, ended=None)
+            for record in kernel.records
+            if kernel.hosts[record.host] == address
+        ]
+        names = [name for name, _ in FIELDS["segments"]]
+        rows: list[tuple[int, int, dict[str, int], Any]] = []
+        for log in kernel, ours:
+            for number, packed in enumerate(LAYOUTS["segments"].iter_unpack(log.rows["segments"])):
+                row = dict(zip(names, packed, strict=True))
+                if log is kernel:
+                    row["event"] = SENT if kernel.hosts[row["host"]] == address else RECEIVED
+                    row |= {"host": host, "time": row["time"] - self._behind}
+                rows.append((row["time"], len(rows), row, log.sack.get(number)))
+        rows.sort(key=lambda one: one[:2])
+        both.rows["segments"][:] = b"".join(
+            LAYOUTS["segments"].pack(*row.values()) for _, _, row, _ in rows
+        )
+        both.sack = {number: blocks for number, (*_, blocks) in enumerate(rows) if blocks}
+        return both
 
 
 def _slider(ipywidgets: Any, low: float, high: float, step: float, value: float) -> Any:

@@ -5,7 +5,7 @@ One seed gives one log, byte for byte.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .config import Config
@@ -56,7 +56,7 @@ class Pair:
     client: Socket
     server: Socket
     log: EventLog
-    host: Host
+    host: Host = field(repr=False)
 
     def wait(self, seconds: float) -> None:
         """Let so much virtual time pass."""
@@ -88,6 +88,9 @@ class Simulation:
         self.down = down or path or Path()
         self.seed = seed
         self.config = config or Config()
+
+    def __repr__(self) -> str:
+        return f"<Simulation of {self.client} and {self.server}, seed {self.seed}>"
 
     def hosts(
         self, *, server: Mapping[str, Any] | None = None, **settings: Any

@@ -125,7 +125,7 @@ def test_the_code_can_be_read_in_an_evening(room: str) -> None:
 
 @pytest.mark.slow
 def test_importing_nbtcp_is_quick() -> None:
-    program = "import time; t = time.perf_counter(); import nbtcp; print(time.perf_counter() - t)"
+    program = "import time; t = time.process_time(); import nbtcp; print(time.process_time() - t)"
     took = [float(fresh_python(program)) for _ in range(5)]
     assert min(took) < SECONDS_TO_IMPORT, f"import nbtcp took {sorted(took)} s"
 

@@ -1,17 +1,21 @@
 """The command line as a shell sees it: outputs, exit codes, one clear line for what is wrong."""
 
 import fcntl
+import gzip
 import os
 import select
 import struct
 import subprocess
 import sys
 import termios
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from nbtcp import EventLog, read_capture
+from nbtcp.cli import main
 
 ROOT = Path(__file__).parent.parent
 root = pytest.mark.root
@@ -23,6 +27,23 @@ def nbtcp(*arguments: str, cwd: Path | None = None, **env: str) -> subprocess.Co
     return subprocess.run(
         command, capture_output=True, text=True, timeout=60, cwd=cwd or ROOT, env=variables
     )
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command line in this process: quicker, and the same but for the interpreter's start."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main sets another
+
+    def run(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        monkeypatch.chdir(cwd)
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        return subprocess.CompletedProcess(arguments, ended.value.code, *capsys.readouterr())
+
+    return run
 
 
 def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
@@ -85,9 +106,9 @@ def test_a_host_that_does_not_answer_fails_with_the_count_of_syns(tmp_path: Path
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf", "csv"])
-def test_plot_draws_a_saved_log(saved_log: Path, tmp_path: Path, suffix: str) -> None:
+def test_plot_draws_a_saved_log(here: Run, saved_log: Path, tmp_path: Path, suffix: str) -> None:
     picture = tmp_path / f"seq.{suffix}"
-    done = nbtcp("plot", str(saved_log), "-o", str(picture))
+    done = here("plot", str(saved_log), "-o", str(picture))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"saved {picture}\n"
     assert picture.stat().st_size > 500
@@ -100,17 +121,19 @@ def capture(saved_log: Path) -> Path:
     return EventLog.load(saved_log).to_pcapng(saved_log.with_name("sim.pcapng"))
 
 
-def test_plot_and_rtt_take_a_capture_whatever_its_name(capture: Path, tmp_path: Path) -> None:
+def test_plot_and_rtt_take_a_capture_whatever_its_name(
+    here: Run, capture: Path, tmp_path: Path
+) -> None:
     other = tmp_path / "dump.parquet"
     other.write_bytes(capture.read_bytes())
-    done = nbtcp("plot", str(other), "-o", f"{tmp_path}/seq.png")
+    done = here("plot", str(other), "-o", f"{tmp_path}/seq.png")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "first-transmission" in nbtcp("rtt", str(other)).stdout
+    assert "first-transmission" in here("rtt", str(other)).stdout
 
 
-def test_stats_are_of_a_log_or_a_capture(saved_log: Path, capture: Path) -> None:
+def test_stats_are_of_a_log_or_a_capture(here: Run, saved_log: Path, capture: Path) -> None:
     for path in (saved_log, capture):
-        done = nbtcp("stats", str(path))
+        done = here("stats", str(path))
         assert (done.returncode, done.stderr) == (0, "")
         assert "connection 1\n" in done.stdout
         lines = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()[1:] if line}
@@ -118,10 +141,10 @@ def test_stats_are_of_a_log_or_a_capture(saved_log: Path, capture: Path) -> None
         assert lines["throughput"][2] == "-"
 
 
-def test_a_capture_cut_off_is_read_and_said(capture: Path, tmp_path: Path) -> None:
+def test_a_capture_cut_off_is_read_and_said(here: Run, capture: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.pcapng"
     cut.write_bytes(capture.read_bytes()[:5000])
-    done = nbtcp("stats", str(cut))
+    done = here("stats", str(cut))
     assert "unique_bytes" in done.stdout
     assert_one_line(done, 0, "cut.pcapng: cut off in mid-packet, at octet 5000")
 
@@ -156,8 +179,10 @@ def test_a_capture_cut_off_is_read_and_said(capture: Path, tmp_path: Path) -> No
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_a_wrong_call_is_one_line_and_code_2(arguments: list[str], words: list[str]) -> None:
-    assert_one_line(nbtcp(*arguments), 2, *words)
+def test_a_wrong_call_is_one_line_and_code_2(
+    here: Run, arguments: list[str], words: list[str]
+) -> None:
+    assert_one_line(here(*arguments), 2, *words)
 
 
 @root
@@ -166,13 +191,17 @@ def test_an_unknown_congestion_control_of_the_kernel_is_one_line_and_code_2() ->
     assert_one_line(done, 2, "warp", "reno")
 
 
-def test_an_unknown_picture_lists_those_there_are(saved_log: Path, tmp_path: Path) -> None:
-    done = nbtcp("plot", str(saved_log), "--kind", "nothing", "-o", f"{tmp_path}/a.png")
+def test_an_unknown_picture_lists_those_there_are(
+    here: Run, saved_log: Path, tmp_path: Path
+) -> None:
+    done = here("plot", str(saved_log), "--kind", "nothing", "-o", f"{tmp_path}/a.png")
     assert_one_line(done, 2, "nothing", "sequence")
 
 
-def test_an_unknown_connection_lists_those_there_are(saved_log: Path, tmp_path: Path) -> None:
-    done = nbtcp("plot", str(saved_log), "--conn", "9", "-o", f"{tmp_path}/a.png")
+def test_an_unknown_connection_lists_those_there_are(
+    here: Run, saved_log: Path, tmp_path: Path
+) -> None:
+    done = here("plot", str(saved_log), "--conn", "9", "-o", f"{tmp_path}/a.png")
     assert_one_line(done, 2, "9", "1")
 
 
@@ -208,6 +237,36 @@ def test_without_root_and_tun_the_lab_says_which_is_missing() -> None:
         env={"PYTHONPATH": ":".join([str(ROOT), *places]), "PATH": os.environ["PATH"]},
     )
     assert_one_line(done, 2, "/dev/net/tun")
+
+
+@root
+def test_in_a_container_without_tun_the_simulation_and_the_recordings_work(tmp_path: Path) -> None:
+    """As root in a mount namespace whose /dev/net is empty."""
+    done = subprocess.run(
+        ["unshare", "--mount", "--", "sh", "-c", CONTAINER, "sh", sys.executable, RECORDING],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    *refused, octets, rtt = done.stdout.splitlines()
+    assert refused == ["2"] * 3 and octets == "100000"
+    assert rtt.endswith(" samples; times in seconds, start and end are octets of the stream.")
+    missing = "nbtcp: /dev/net/tun is missing, so there can be no TUN device; load it with "
+    hint = "`modprobe tun`, or start the container with `--device /dev/net/tun`"
+    assert done.stderr.splitlines() == [missing + hint] * 3
+
+
+RECORDING = str(ROOT / "notebooks" / "recordings" / "start-here.parquet")
+CONTAINER = """
+mount -t tmpfs none /dev/net
+for call in "fetch --lab /" "fetch http://192.0.2.1/" "serve --lab ."; do
+    $1 -m nbtcp.cli $call; echo $?
+done
+$1 -c "import nbtcp; print(nbtcp.Simulation(seed=1).transfer(100_000).octets)"
+$1 -m nbtcp.cli rtt $2 | tail -n 1
+"""
 
 
 def test_help_teaches() -> None:
@@ -274,9 +333,11 @@ def test_a_lan_is_of_ipv4() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".pcapng", ".csv"])
-def test_convert_keeps_the_segments(saved_log: Path, tmp_path: Path, suffix: str) -> None:
+def test_convert_keeps_the_segments(
+    here: Run, saved_log: Path, tmp_path: Path, suffix: str
+) -> None:
     output = tmp_path / f"again{suffix}"
-    done = nbtcp("convert", str(saved_log), "-o", str(output))
+    done = here("convert", str(saved_log), "-o", str(output))
     assert (done.returncode, done.stdout) == (0, f"saved {output}\n"), done.stderr
     there = EventLog.load(saved_log).segments
     if suffix == ".csv":
@@ -287,16 +348,58 @@ def test_convert_keeps_the_segments(saved_log: Path, tmp_path: Path, suffix: str
         assert len(read_capture(output).segments) == (there["event"] != "drop").sum()
 
 
-def test_convert_refuses_what_it_cannot_write(saved_log: Path, tmp_path: Path) -> None:
-    done = nbtcp("convert", str(saved_log), "-o", str(tmp_path / "again.txt"))
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "ends in .parquet, .pcapng, .csv" in done.stderr
+def test_convert_refuses_what_it_cannot_write(here: Run, saved_log: Path, tmp_path: Path) -> None:
+    done = here("convert", str(saved_log), "-o", str(tmp_path / "again.txt"))
+    assert_one_line(done, 2, "again.txt", ".parquet or .pcapng or .csv")
+
+
+@pytest.mark.slow
+def test_help_has_examples_that_work(here: Run, saved_log: Path, tmp_path: Path) -> None:
+    """Of a log, and of a capture of two connections as a program of others would have made it."""
+    log = EventLog.load(saved_log)
+    log.save(tmp_path / "page.parquet")
+    files = [log.to_pcapng(tmp_path / "one.pcapng", host="10.0.0.1")]
+    for record in log.records:
+        ports = b"\0\1\0\2" if record.flow[:4] < record.flow[4:8] else b"\0\2\0\1"
+        record.flow = record.flow[:-4] + ports
+    files.append(log.to_pcapng(tmp_path / "two.pcapng", host="10.0.0.1"))
+    both = b"".join(file.read_bytes() for file in files).replace(b"nbtcp ", b"other ")
+    (tmp_path / "dump.pcap").write_bytes(both)
+    (tmp_path / "dump.pcap.gz").write_bytes(gzip.compress(both))
+    for name in "plot", "rtt", "stats", "convert":
+        text = here(name, "--help").stdout
+        examples = [line.split() for line in text.splitlines() if line.startswith("    nbtcp ")]
+        assert len(examples) >= 2
+        for _, *arguments in examples:
+            done = here(*arguments, cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout
+
+
+def test_plot_between_two_times(here: Run, saved_log: Path, tmp_path: Path) -> None:
+    output = tmp_path / "a.CSV"
+    done = here("plot", str(saved_log), "--between", "0.1", "0.15", "-o", str(output))
+    assert done.returncode == 0, done.stderr
+    times = [float(line.split(",")[1]) for line in output.read_text().splitlines()[1:]]
+    assert times and all(0.1 <= time <= 0.15 for time in times)
+
+
+def test_what_there_is_to_know_of_a_capture_is_said_whatever_is_done_with_it(
+    here: Run, saved_log: Path, tmp_path: Path
+) -> None:
+    """And still of what was made of it."""
+    cut, parquet = tmp_path / "cut.pcapng", tmp_path / "cut.parquet"
+    EventLog.load(saved_log).to_pcapng(cut)
+    cut.write_bytes(cut.read_bytes()[:-7])
+    assert_one_line(here("convert", str(cut), "-o", str(parquet)), 0, "cut off in mid-packet")
+    again = here("convert", str(parquet), "-o", str(tmp_path / "again.pcapng"))
+    assert_one_line(again, 0, "cut.parquet: cut off in mid-packet")
+    assert_one_line(here("rtt", str(tmp_path / "again.pcapng")), 0, "cut off in mid-packet")
 
 
 @pytest.mark.parametrize("kind", ["window", "ladder", "overview"])
-def test_plot_draws_other_kinds(saved_log: Path, tmp_path: Path, kind: str) -> None:
+def test_plot_draws_other_kinds(here: Run, saved_log: Path, tmp_path: Path, kind: str) -> None:
     output = tmp_path / "plot.png"
-    done = nbtcp("plot", str(saved_log), "--kind", kind, "-o", str(output))
+    done = here("plot", str(saved_log), "--kind", kind, "-o", str(output))
     assert done.returncode == 0, done.stderr
     assert output.read_bytes().startswith(b"\x89PNG")

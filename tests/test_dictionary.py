@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import nbtcp
@@ -28,11 +29,37 @@ def log() -> nbtcp.EventLog:
     return nbtcp.Simulation(path, seed=1).transfer(300_000).log
 
 
+def table_of(log: nbtcp.EventLog, name: str) -> pd.DataFrame:
+    table = getattr(log, name)
+    found: pd.DataFrame = table() if callable(table) else table
+    return found
+
+
+def test_the_page_has_every_table() -> None:
+    members = {name: getattr(one, "fget", one) for name, one in vars(nbtcp.EventLog).items()}
+    made = [
+        name
+        for name, one in members.items()
+        if getattr(one, "__annotations__", {}).get("return") == "pd.DataFrame"
+    ]
+    assert {name for name in made if not name.startswith("_")} == set(NAMES)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_page_has_the_columns_and_dtypes_of_the_table(log: nbtcp.EventLog, name: str) -> None:
-    table = getattr(log, name)
-    table = table() if callable(table) else table
-    assert documented(name) == {column: str(dtype) for column, dtype in table.dtypes.items()}
+    for one in (log, nbtcp.EventLog()):
+        dtypes = table_of(one, name).dtypes
+        assert documented(name) == {column: str(dtype) for column, dtype in dtypes.items()}
+
+
+def test_the_page_has_the_units_and_definitions_of_the_summary(log: nbtcp.EventLog) -> None:
+    attrs = log.summary().attrs
+    for name, unit in attrs["units"].items():
+        assert re.search(
+            rf"^\| {name} \| \w+ \| {unit} \| {re.escape(attrs['definitions'][name])} \|$",
+            PAGE,
+            re.M,
+        )
 
 
 def test_the_page_has_every_event(log: nbtcp.EventLog) -> None:

@@ -109,7 +109,7 @@ class Internet:
 
 @pytest.fixture
 def internet(network: Network, authority: Path, tmp_path: Path) -> Iterator[Internet]:
-    for program in "dnsmasq", "iperf3", "wget", "ab", "ss", "nft", "iptables":
+    for program in "dnsmasq", "iperf3", "wget", "ab", "ss", "nft", "iptables", "chromium":
         if shutil.which(program, path=PATH) is None:
             pytest.skip(f"needs the program {program}")
     (tmp_path / "user" / "hosts").write_text("127.0.0.1 localhost\n")  # else nobody asks dnsmasq
@@ -296,7 +296,14 @@ def icmp_count(holder: subprocess.Popen[bytes], name: str) -> int:
 
 SERVE = """
 from nbtcp import cli
-cli.main(["serve", *sys.argv[1:]])
+os.chdir(sys.argv[1])
+cli.main(["serve", *sys.argv[2:]])
+"""
+APPLICATION = """
+def app(environ, start_response):
+    body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"] or 0))
+    start_response("200 OK", [("Content-Type", "text/html")])
+    return [environ["REQUEST_METHOD"].encode(), b" hello ", body]
 """
 SERVE_OPTIONS = {"lan": ("--lan", "eth0", "--address", ADDRESS), "live": ("--public",)}
 
@@ -304,13 +311,13 @@ SERVE_OPTIONS = {"lan": ("--lan", "eth0", "--address", ADDRESS), "live": ("--pub
 @needs_root
 @either
 def test_a_directory_is_served(internet: Internet, way: str) -> None:
-    """To wget, and to a hundred clients at once, a thousand in all."""
+    """To wget, to Chromium, and to a hundred clients at once, a thousand in all."""
     (internet.site / "small").write_bytes(MEGABYTE[:1000])
-    program = internet.start(SERVE, str(internet.site), *SERVE_OPTIONS[way])
-    assert program.stdout is not None
-    lines = [program.stdout.readline() for _ in range(1 + (way == "live"))]
-    url = f"http://{SERVERS[way]}:8000"
-    assert lines[-1].split()[-1] == url + "/"
+    (internet.site / "page.html").write_text("<p id='p'></p><script src='name.js'></script>")
+    (internet.site / "name.js").write_text("p.textContent = 'nb' + 'tcp'")
+    program, url = serve(internet, way, ".")
+    shown = chromium(internet, f"{url}/page.html")
+    assert '<p id="p">nbtcp</p>' in shown
     assert internet.neighbour_runs("wget", "-qO-", "-T10", f"{url}/megabyte") == MEGABYTE
     said = internet.neighbour_runs("ab", "-q", "-n", 1000, "-c", 100, f"{url}/small").decode()
     counts = [line.split()[-1] for line in said.splitlines() if "requests: " in line]
@@ -318,6 +325,36 @@ def test_a_directory_is_served(internet: Internet, way: str) -> None:
     assert "Non-2xx" not in said and "HTML transferred:       1000000 bytes" in said
     program.terminate()
     assert program.communicate(timeout=10) == ("", "")
+
+
+@needs_root
+def test_an_application_is_served(internet: Internet) -> None:
+    """To curl, with a body of two megabytes, and to wget."""
+    (internet.site / "hello.py").write_text(APPLICATION)
+    program, url = serve(internet, "live", "--wsgi", "hello:app")
+    body = b"b" * 2_000_000
+    said = internet.neighbour_runs("curl", "-sS", "--data-binary", "@-", f"{url}/up", input=body)
+    assert said == b"POST hello " + body
+    assert internet.neighbour_runs("wget", "-qO-", "-T10", f"{url}/") == b"GET hello "
+    program.terminate()
+    assert program.communicate(timeout=10) == ("", "")
+
+
+def serve(internet: Internet, way: str, *what: str) -> tuple[subprocess.Popen[str], str]:
+    """`nbtcp serve`, started where the site is, and its URL for others."""
+    program = internet.start(SERVE, str(internet.site), *what, *SERVE_OPTIONS[way])
+    assert program.stdout is not None
+    lines = [program.stdout.readline() for _ in range(1 + (way == "live"))]
+    url = f"http://{SERVERS[way]}:8000"
+    assert lines[-1].split()[-1] == url + "/"
+    return program, url
+
+
+def chromium(internet: Internet, url: str) -> str:
+    """The page as the browser of the neighbour has built it."""
+    profile = f"--user-data-dir={internet.folder}/profile"
+    options = "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", profile
+    return internet.neighbour_runs("chromium", *options, url).decode()
 
 
 SECURE = """
@@ -491,6 +528,37 @@ table inet firewalld {{
 }}
 END
 """
+# As NetworkManager 1.42 makes them for a connection that it shares with others.
+NETWORK_MANAGER = """
+ip link add wlan0 type bridge; ip addr add 10.42.0.1/24 dev wlan0; ip link set wlan0 up
+nft -f - <<END
+table ip nm-shared-wlan0 {
+  chain nat_postrouting {
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr 10.42.0.0/24 ip daddr != 10.42.0.0/24 masquerade
+  }
+  chain filter_forward {
+    type filter hook forward priority filter; policy accept;
+    ip daddr 10.42.0.0/24 oifname "wlan0" ct state { established, related } accept
+    ip saddr 10.42.0.0/24 iifname "wlan0" accept
+    iifname "wlan0" oifname "wlan0" accept
+    iifname "wlan0" reject
+    oifname "wlan0" reject
+  }
+}
+END
+"""
+
+
+@needs_root
+def test_rules_for_others_stand_in_nobodys_way(internet: Internet) -> None:
+    """NetworkManager's, and Docker's and firewalld's where they let pass: see the next test."""
+    internet.user.sh(NETWORK_MANAGER)
+    ruleset = "nft --stateless list ruleset"
+    before = output(internet.user.holder, ruleset)
+    assert internet.says("say(sha256(fetch('http://www.example/megabyte')))") == SHA256
+    assert output(internet.user.holder, ruleset) == before
+    internet.user.sh("nft flush ruleset; ip link del wlan0")
 
 
 @needs_root

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nbtcp.trace.metrics import RTT_COLUMNS, SUMMARY_UNITS, first_seen, flows, resent, summary
+from nbtcp.trace.metrics import RTT_COLUMNS, SUMMARY, first_seen, flows, resent, summary
 
 A, B = "10.0.0.2", "10.0.0.1"  # the host that opens the connection, its peer
 CATEGORIES = ["host", "event", "why", "state", "flags"]
@@ -229,8 +229,9 @@ def test_summary_of_a_lost_syn_counts_it_as_retransmitted():
 def test_summary_tells_units_and_keeps_the_attributes_of_the_log():
     attrs = upload().summary().attrs
     assert attrs["seed"] == 1
-    assert attrs["units"] == SUMMARY_UNITS
     assert attrs["units"]["throughput"] == "bit/s"
+    assert attrs["definitions"]["duration"] == "last - first"
+    assert attrs["units"].keys() == attrs["definitions"].keys() == SUMMARY.keys()
 
 
 def test_summary_of_ipv6_writes_addresses_in_brackets():

@@ -931,6 +931,15 @@ def lowest_window(recovery: str, count: int) -> int:
     return int(table[table["host"] == "10.0.0.1"]["cwnd"].min())
 
 
+def test_the_timer_alone_waits_one_rto_whatever_duplicates_say() -> None:
+    timeouts, causes, _ = drops("timeout", 1)
+    assert timeouts == 1
+    assert set(causes) == {"timeout"}
+    table = transfer_with_drops("timeout", 1).log.segments
+    sent = table[(table["event"] == "send") & (table["len"] > 0)]
+    assert sent["time"].diff().max() == pytest.approx(0.2, abs=0.01), "silent for an RTO"
+
+
 @pytest.mark.parametrize(("count", "timeouts"), [(1, 0), (3, 1), (4, 1)])
 def test_reno_needs_a_timeout_for_three_losses(count: int, timeouts: int) -> None:
     assert drops("reno", count)[0] >= timeouts

@@ -128,14 +128,6 @@ def test_wget_fetches_all_of_a_directory_and_goes_on_where_it_was_stopped(
 
 
 @pytest.mark.slow
-def test_chromium_shows_a_page(lab: nbtcp.Lab, tmp_path: Path) -> None:
-    program = "chromium" if shutil.which("chromium") else "chromium-browser"
-    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}")
-    shown = run(lab, program, *options, "--dump-dom", f"{URL}/page/")
-    assert b'<p id="p">nbtcp</p>' in shown
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("clients", [1, 100])
 @pytest.mark.parametrize("keep_alive", [[], ["-k"]], ids=["", "keep-alive"])
 def test_ab_loses_nothing(

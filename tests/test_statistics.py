@@ -3,6 +3,7 @@ ends of bad networks.
 """
 
 import csv
+import random
 import shutil
 import subprocess
 import threading
@@ -32,6 +33,10 @@ DIFFERENT = {
     "sdv": "0 for two samples",
     "stdev": "0 for two samples",
 }
+
+# A RST without an ACK, as the answer to an ACK that came twice when all was over, is counted with
+# the stream and with the windows, of which it has none.
+AFTER_RESET = ("avg_win_adv", "ttl_stream_length", "missed_data")
 
 # --- kernel to kernel ---
 
@@ -116,6 +121,8 @@ def test_every_statistic_is_that_of_tcptrace(case: str, tmp_path: File) -> None:
     for direction, expected in theirs.items():
         mine = ours[ours["direction"].str.startswith(direction)].set_index("name")
         for name, text in expected.items():
+            if name in AFTER_RESET and expected["resets_sent"] != "0":
+                continue
             compared += agree(name, float(mine.loc[name, "value"]), mine.loc[name, "unit"], text)
     assert compared > 90
     sizes = ours[ours["name"] == "unique_bytes_sent"]["value"]
@@ -161,6 +168,57 @@ def tcptraces(capture: File) -> dict[str, dict[str, str]]:
     return found
 
 
+# --- conversations that no kernel holds ---
+
+
+def conversation(seed: int) -> list[Any]:
+    """Packets of a sender that repeats, forgets and leaps ahead, and of one that acknowledges."""
+    from scapy.layers.inet import IP, TCP
+    from scapy.layers.l2 import Ether
+    from scapy.packet import Raw
+
+    chance, packets = random.Random(seed), []
+
+    def add(sender: bool, flags: str, seq: int, ack: int, data: bytes = b"") -> None:
+        ports = {"sport": 1234, "dport": 80} if sender else {"sport": 80, "dport": 1234}
+        ends = {"src": A, "dst": B} if sender else {"src": B, "dst": A}
+        segment = TCP(flags=flags, seq=seq, ack=ack, window=1000, **ports)
+        packets.append(Ether() / IP(**ends) / segment / Raw(data))
+        before = packets[-2].time if len(packets) > 1 else 1e9
+        packets[-1].time = before + chance.choice([0.01, 0.1, 0.2])
+
+    add(True, "S", 0, 0)
+    add(False, "SA", 0, 1)
+    add(True, "A", 1, 1)
+    sent, acked = 0, 0  # segments of ten octets
+    for _ in range(60):
+        if chance.random() < 0.5:
+            one = sent if chance.random() < 0.7 else chance.randrange(sent + 3)
+            add(True, "PA", 1 + 10 * one, 1, bytes(10))
+            sent = max(sent, one + 1)
+        else:
+            acked = max(acked, chance.choice([acked, min(sent, acked + 1), sent]))
+            add(False, "A", 1, 1 + 10 * acked)
+    return packets
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("tcptrace"), reason="needs tcptrace")
+@pytest.mark.parametrize("seed", range(4))
+def test_strange_conversations_have_the_statistics_of_tcptrace(seed: int, tmp_path: File) -> None:
+    """Repeated before and after the ACK, late, never seen: what a capture with holes looks like."""
+    from scapy.utils import wrpcap
+
+    capture = tmp_path / "strange.pcap"
+    wrpcap(str(capture), conversation(seed))
+    ours = nbtcp.read_capture(capture).statistics()
+    expected = next(values for end, values in tcptraces(capture).items() if end.startswith(A))
+    mine = ours[ours["direction"].str.startswith(A)].set_index("name")
+    for name, text in expected.items():
+        agree(name, float(mine.loc[name, "value"]), mine.loc[name, "unit"], text)
+    assert mine.loc["rexmt_data_pkts", "value"] > 0
+
+
 # --- without tcptrace ---
 
 
@@ -196,13 +254,3 @@ def test_a_duplicate_of_the_receiver_is_reported() -> None:
     assert mine["dsack_pkts_sent"] == 2
     assert mine["sack_pkts_sent"] == 3
     assert mine["max_sack_blks/ack"] == 2
-
-
-@pytest.mark.slow
-def test_many_segments_take_seconds_and_not_minutes() -> None:
-    """A million in some two seconds on a quiet machine; the rest of them are those of a scan."""
-    log = nbtcp.Simulation(Path(delay=0.001)).transfer(20_000_000).log
-    began = time.process_time()
-    table = log.statistics()
-    assert time.process_time() - began < 2
-    assert table[table["name"] == "unique_bytes_sent"]["value"].max() == 20_000_000

@@ -1,5 +1,6 @@
 """The tables made of a log: retransmissions, throughput, states, timers, queue, comparisons."""
 
+import sys
 import time
 
 import numpy as np
@@ -9,7 +10,8 @@ from test_metrics import A, B, Tape
 
 import nbtcp
 from nbtcp import Path, Simulation
-from nbtcp.trace import tables
+from nbtcp.trace import picture, tables
+from nbtcp.trace.statistics import statistics
 
 MSS = 1000
 
@@ -249,27 +251,73 @@ def test_comparison_of_nothing_and_by_nothing(runs):
 
 # --- speed ---
 
+LOSSY = Path(rate=100e6, delay=0.01, queue=170, loss=0.002, reorder=0.001)
+TABLES = (
+    *("segments", "events", "connections", "rtt", "queue", "retransmissions", "throughput"),
+    *("states", "timers", "summary", "statistics"),
+)
+
+
+def table_of(log, name):
+    """Made anew: the log keeps tables until it grows."""
+    log._frames.clear()
+    table = getattr(log, name)
+    return table() if callable(table) else table
+
+
+def calls(make, *arguments):
+    """How many functions of Python are called meanwhile."""
+    count = 0
+
+    def called(frame, event, argument):
+        nonlocal count
+        count += event == "call"
+
+    make(*arguments)  # what is imported or cached is there
+    sys.setprofile(called)
+    try:
+        make(*arguments)
+    finally:
+        sys.setprofile(None)
+    return count
+
 
 @pytest.mark.slow
-def test_a_million_segments_take_less_than_two_seconds_each():
-    """Against the columns alone: reading the packed rows is measured elsewhere."""
-    count = 1_000_000
-    sent = np.arange(count // 2)
-    start = 1 + MSS * sent
-    lost = sent % 100 == 0
-    out = pd.DataFrame({"time": 1e-5 * sent, "seq": start, "why": "data", "event": "send"})
-    drops = out[lost].assign(event="drop", why="loss")
-    repeats = out[lost].assign(time=1e-5 * (sent[lost] + 150.5), why="rack")
-    back = pd.DataFrame({"time": 1e-5 * (sent + 200), "seq": 1, "why": "ack-new", "event": "recv"})
-    table = pd.concat([out.assign(len=MSS, ack=1), drops.assign(len=MSS, ack=1)])
-    table = pd.concat([table, repeats.assign(len=MSS, ack=1), back.assign(len=0, ack=start + MSS)])
-    table = table.sort_values("time", kind="stable", ignore_index=True)
-    table = table.assign(host=A, conn=1, flags="A", window=1 << 20)
-    table = table.astype(dict.fromkeys(["host", "event", "why", "flags"], "category"))
-    ends = Tape(A).connections
-    for make in (tables.retransmissions, tables.throughput):
+def test_no_table_takes_segments_one_by_one():
+    few, many = (Simulation(LOSSY, seed=1).transfer(size).log for size in (200_000, 3_000_000))
+    more = len(many.segments) - len(few.segments)
+    for name in TABLES:
+        less, most = (calls(table_of, log, name) for log in (few, many))
+        assert most - less < 0.3 * more, name
+
+
+def test_no_table_takes_connections_one_by_one():
+    """But for their names: each has a text for either direction."""
+    counts = []
+    for connections in (10, 110):
+        tape = Tape(A)
+        tape.ends = [tape.end(1 + number, A, 1024 + number) for number in range(connections)]
+        for number in range(connections):
+            tape.row(number, A, "send", "data", conn=1 + number, seq=1, length=MSS)
+            tape.row(number + 0.1, A, "recv", "ack-new", conn=1 + number, ack=1001)
+            tape.row(number + 0.2, A, "send", "timeout", conn=1 + number, seq=1, length=MSS)
+        frames = tape.segments.assign(wscale=pd.NA), tape.connections
+        makes = tables.retransmissions, tables.throughput, statistics
+        counts.append([calls(make, *frames) for make in makes])
+    assert (np.diff(counts, axis=0) < 100 * 10).all()
+
+
+@pytest.mark.slow
+def test_tables_and_pictures_of_many_segments(tmp_path, monkeypatch):
+    """`make bench` has the times of a million; here only so much that a bad algorithm shows."""
+    log = Simulation(LOSSY, seed=1).transfer(5_000_000).log
+    assert len(log.segments) > 10_000
+    for name in TABLES:
         began = time.process_time()
-        found = make(table, ends)
-        assert time.process_time() - began < 2
-    assert len(tables.retransmissions(table, ends)) == lost.sum()
-    assert found["goodput"].sum() > 0
+        table_of(log, name)
+        assert time.process_time() - began < 0.5, name
+    shown = log.plot.window()
+    size = shown.save(tmp_path / "fine.svg").stat().st_size
+    assert 50_000 < size < 200_000
+    monkeypatch.setattr(picture, "_SVG_SIZE", size - 1)  # else the bitmap becomes coarser
+    assert shown.save(tmp_path / "coarse.svg").stat().st_size < size

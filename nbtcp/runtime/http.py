@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import httpcore
@@ -35,6 +36,9 @@ class Page:
 
     def __repr__(self) -> str:
         return f"<Page {self.status} {self.url}: {len(self.content)} octets>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(repr(self))}</p>{self.log._repr_html_()}"
 
     @property
     def ok(self) -> bool:

@@ -77,6 +77,9 @@ class Socket:
         what = next((str(end) for end in ends if end is not None), "unconnected")
         return f"<Socket {'closed ' if self._closed else ''}{what}>"
 
+    def _repr_html_(self) -> str | None:
+        return None if self.connection is None else self.connection._repr_html_()
+
     # --- opening ---
 
     def bind(self, address: Address) -> None:

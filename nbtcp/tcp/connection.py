@@ -8,6 +8,7 @@ segment once.
 
 import errno
 from collections.abc import Callable
+from html import escape
 from typing import Any, Protocol
 
 from ..config import Config
@@ -128,6 +129,14 @@ class Connection:
     def __repr__(self) -> str:
         names = f"{format_endpoint(*self.local)} > {format_endpoint(*self.remote)}"
         return f"<Connection {names} {self.state.label}>"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the variables of RFC 9293 3.3.1, and cwnd."""
+        snd, rcv = self.tcb.snd, self.tcb.rcv
+        shown = {"SND.UNA": snd.una, "SND.NXT": snd.nxt, "SND.WND": snd.wnd, "cwnd": self.cc.cwnd}
+        shown |= {"RCV.NXT": rcv.nxt, "RCV.WND": rcv.wnd}
+        head, cells = ("".join(f"<td>{x}</td>" for x in row) for row in (shown, shown.values()))
+        return f"<p>{escape(repr(self))}</p><table><tr>{head}</tr><tr>{cells}</tr></table>"
 
     # --- the application's calls (RFC 9293 3.10.1 to 3.10.5) ---
 

@@ -40,7 +40,7 @@ def restore(ack: Segment, secret: bytes, now: int) -> Segment | None:
     mss = isn >> _HASH_BITS & (1 << _MSS_BITS) - 1
     age = (now // PERIOD - (isn >> _HASH_BITS + _MSS_BITS)) % (1 << _TIME_BITS)
     made = now // PERIOD - age
-    if age >= LIFETIME or isn != _cookie(ack.flow, irs, made, mss, secret):
+    if made < 0 or age >= LIFETIME or isn != _cookie(ack.flow, irs, made, mss, secret):
         return None
     syn = Segment(ack.flow, SYN, irs, 0, ack.raw_window, mss=MSS_VALUES[mss])
     if ack.tsval is not None and ack.tsecr is not None:

@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import make_dataclass
 from datetime import datetime
 from itertools import pairwise
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from .inference import Tracker
 from .log import DROPPED, FIELDS, LAYOUTS, NO_SAMPLE, SENT, EventLog, Has, LogFileError, plain
 
 _APPLICATION = "nbtcp"
+_OPTIONS = {"tsval": Has.TIMESTAMPS, "tsecr": Has.TIMESTAMPS, "mss": Has.MSS, "wscale": Has.WSCALE}
 _WHYS = {why.label: why for why in Why}
 _ELSE = (pcap.NOT_IP, Why.NOT_TCP.label)  # what else there is on a network
 _LAST_TIME = 1 << 62  # ns; later ones are damage, and would not fit into a row
@@ -58,8 +58,8 @@ def write_pcapng(log: EventLog, path: Path, host: str | None = None) -> Path:
     rows = [_Row(*row) for row in LAYOUTS["segments"].iter_unpack(log.rows["segments"])]
     shift = _shift(log, rows)
     with path.open("wb") as file:
-        about = json.dumps(log.meta, default=plain)
-        file.write(pcap.header(f"{_APPLICATION} {__version__}", about, interfaces))
+        application, about = f"{_APPLICATION} {__version__}", json.dumps(log.meta, default=plain)
+        file.write(pcap.header(application, about, interfaces))
         for number, row in enumerate(rows):
             end, name, sent = ends.get(row.conn), log.hosts[row.host], row.event == SENT
             if end is None or row.event == DROPPED or host not in (None, name):
@@ -88,15 +88,10 @@ def _shift(log: EventLog, rows: list[Any]) -> int:
 def _segment(row: Any, flow: bytes, blocks: tuple[tuple[int, int], ...]) -> Segment:
     """The segment of a row, with zeros for data."""
     segment = Segment(flow, row.flags, row.raw_seq, row.raw_ack, row.raw_window, bytes(row.len))
-    segment.urgent, segment.tos = row.urgent, row.tos
     segment.sack_permitted = row.present & Has.SACK_PERMITTED != 0
     segment.sack = wrap_blocks(blocks, row.raw_ack - row.ack)
-    if row.present & Has.TIMESTAMPS:
-        segment.tsval, segment.tsecr = row.tsval, row.tsecr
-    if row.present & Has.MSS:
-        segment.mss = row.mss
-    if row.present & Has.WSCALE:
-        segment.wscale = row.wscale
+    for name in ("urgent", "tos", *(name for name, bit in _OPTIONS.items() if row.present & bit)):
+        setattr(segment, name, getattr(row, name))
     return segment
 
 
@@ -143,22 +138,23 @@ def read_capture(path: str | Path) -> EventLog:
     with suppress(ValueError, TypeError, RecursionError):  # of a run, when nbtcp wrote the file
         log = EventLog(**json.loads(reader.comment))
     tracker = Tracker(log)
-    for sighting in sorted(found, key=itemgetter(0)):
+    for sighting in sorted(found, key=lambda each: each[0]):
         tracker.take(*sighting)
     log.hosts += tracker.hosts
+    twice = sum(segment.why is Why.DUPLICATE and way is None for _, segment, way in found)
     problems = {
         **dict.fromkeys(log.meta.get("problems", []), True),  # of a capture that nbtcp wrote anew
         reader.damage: reader.damage != "",
         **{f"{n} packets left out: {what}": what not in _ELSE for what, n in left_out.items()},
         f"times go backwards at {backwards} packets: sorted by time": backwards > 0,
-        f"{tracker.copies} segments seen twice: copied, or captured at two places": tracker.copies,
+        f"{twice} segments seen twice: copied, or captured at two places": twice > 0,
         f"{tracker.missed} octets were acknowledged but not captured": tracker.missed > 0,
         "no TCP segment in it": not found,
     }
     own = found and all(outbound is not None for _, _, outbound in found)
-    packets = len(found) + left_out.total()
     log.meta["inferred"] = "rtt" if own else True
-    log.meta["capture"] = {"file": path.name, "packets": packets, "left out": dict(left_out)}
+    number = len(found) + left_out.total()
+    log.meta["capture"] = {"file": path.name, "packets": number, "left out": dict(left_out)}
     log.meta["problems"] = [text for text, applies in problems.items() if applies]
     return log
 

@@ -1,13 +1,13 @@
 """Several logs side by side, as `nbtcp.compare({"reno": log, "cubic": other})` has them."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from .log import EventLog
-    from .plot import Picture
+    from .plot import Options, Picture
 
 
 class Comparison:
@@ -33,13 +33,14 @@ class Comparison:
         """`EventLog.rtt` of each."""
         return self._table(lambda log: log.rtt())
 
-    def plot(self, kind: str = "window") -> "Picture":
+    def plot(self, kind: str = "window", **options: "Unpack[Options]") -> "Picture":
         """One line of each log in one picture: cwnd of "window", the ACK of "sequence", SRTT of
-        "rtt", goodput of "throughput", packets of "queue". ValueError names the kinds there are.
+        "rtt", goodput of "throughput", packets of "queue". ValueError names the kinds there are;
+        `options` are those of every picture (`log.plot`).
         """
         from .plot import compared
 
-        return compared(self.logs, kind)
+        return compared(self.logs, kind, **options)
 
     def _table(self, make: "Callable[[EventLog], pd.DataFrame]") -> "pd.DataFrame":
         import pandas as pd

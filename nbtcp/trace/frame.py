@@ -4,6 +4,7 @@
 `describe` is the log in one line. Times are seconds since the log's first entry, sizes octets.
 """
 
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,17 +92,14 @@ def events(log: "EventLog") -> pd.DataFrame:
     }
     order = np.argsort(np.append(rows["time"], taken["time"]), kind="stable")
     both = {name: np.append(rows[name], column)[order] for name, column in measured.items()}
-    columns = {
+    told = {
         "time": _seconds(log, both["time"]),
         "host": _hosts(log, both["host"]),
         "conn": both["conn"].astype(np.int64),
         "event": _labels(both["event"], EVENT_LABELS),
-        "old": _texts(names, both["old"]),
-        "new": _texts(names, both["new"]),
-        "value": both["value"],
-        "why": _texts(names, both["why"]),
     }
-    return _finish(log, columns)
+    texts = {name: _texts(names, both[name]) for name in ("old", "new", "why")}
+    return _finish(log, both | told | texts)
 
 
 def samples(log: "EventLog") -> pd.DataFrame:
@@ -132,22 +130,12 @@ def connections(log: "EventLog") -> pd.DataFrame:
     for record in log.records:
         (local, local_port), (remote, remote_port) = endpoints(record.flow)
         ended = np.nan if record.ended is None else (record.ended - start) / SECOND
+        began = (record.began - start) / SECOND
         rows.append(
-            {
-                "conn": record.number,
-                "host": log.hosts[record.host],
-                "local": local,
-                "local_port": local_port,
-                "remote": remote,
-                "remote_port": remote_port,
-                "iss": record.iss,
-                "irs": record.irs,
-                "opened": record.opened,
-                "began": (record.began - start) / SECOND,
-                "ended": ended,
-                "state": record.state,
-                "end": record.end,
-            }
+            (
+                *(record.number, log.hosts[record.host], local, local_port, remote, remote_port),
+                *(record.iss, record.irs, record.opened, began, ended, record.state, record.end),
+            )
         )
     table = pd.DataFrame(rows, columns=CONNECTION_COLUMNS).astype(CONNECTION_TYPES)
     return _finish(log, {name: table[name] for name in CONNECTION_COLUMNS})
@@ -200,6 +188,13 @@ def describe(log: "EventLog") -> str:
         f"<EventLog: {count} connection{plural}; segments: {sent} sent, {received} received, "
         f"{dropped} dropped; {len(log.events)} events{_reservations(log)}>"
     )
+
+
+def describe_in_html(log: "EventLog") -> str:
+    """The same for a notebook, with the connections, but without what differs from run to run."""
+    names = ["conn", "host", "local", "local_port", "remote", "remote_port", "opened", "end"]
+    table = log.connections[names].to_html(index=False, border=0, max_rows=10)
+    return f"<p>{escape(describe(log))}</p>{table}"
 
 
 def _reservations(log: "EventLog") -> str:

@@ -82,7 +82,7 @@ GLYPHS = {
     "fin": _flag("FIN", marker="s", size=9, hollow=True),
     "rst": _flag("RST", marker="8", size=9),
     "rst-back": _flag("RST from the other end", marker="8", size=9, hollow=True),
-    "urgent": _flag("urgent data", marker="$U$", color=PURPLE, rise=-9),
+    "urgent": _flag("urgent data", marker="$U$", color=PURPLE, rise=9),
     "ce": _flag("marked by a router (CE)", marker="$M$", color=ORANGE, rise=9),
     "cwr": _flag("CWR: has slowed down", marker="$C$", color=ORANGE, rise=9),
     # What the other end said.
@@ -115,6 +115,13 @@ GLYPHS = {
     "srtt": Glyph("SRTT", "steps", BLACK, width=1.4, zorder=4),
     "rttvar": Glyph("SRTT ± RTTVAR", "band", SKY, zorder=1),
     "rto": Glyph("RTO", "steps", ORANGE, dashes="--", zorder=2),
+    # --- waits
+    "rto-rfc793": Glyph("RTO of RFC 793", "steps", ORANGE, dashes="--", zorder=2),
+    "late-rfc793": Glyph("later than RFC 793 waits", "mark", VERMILION, "x", size=7, zorder=5),
+    "rto-jacobson": Glyph("RTO of Jacobson", "steps", BLACK, width=1.2, zorder=2.5),
+    "late-jacobson": Glyph(
+        "later than Jacobson waits", "mark", BLACK, "o", size=9, hollow=True, zorder=6
+    ),
     # --- throughput
     "throughput": Glyph("throughput (all that was sent)", "steps", GREY, dashes="--", width=1.2),
     "goodput": Glyph("goodput (newly acknowledged)", "steps", BLUE, width=1.8, zorder=4),

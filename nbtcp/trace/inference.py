@@ -27,7 +27,7 @@ from .log import NO_STATE, RECEIVED, SENT, ConnectionRecord, EventLog, place
 
 _MIN_RTO, _MAX_RTO = SECOND // 5, 60 * SECOND  # as in Config
 _PROBES = (Why.WINDOW_PROBE, Why.KEEPALIVE)
-_BY_THE_NETWORK = (Why.OUT_OF_ORDER, Why.DUPLICATE)
+_SYNS = {SYN: Why.SYN, SYN | ACK: Why.SYN_ACK}
 _OPENED = {SYN: "active", SYN | ACK: "passive"}
 
 
@@ -40,7 +40,6 @@ class Tracker:
         self._numbers: dict[tuple[bytes, int], int] = {}  # by ports and the first SYN's number
         self.hosts: dict[str, int] = {}
         self.missed = 0  # octets that were acknowledged but not captured
-        self.copies = 0  # segments with octets that came twice
 
     def take(self, now: int, segment: Segment, outbound: bool | None) -> None:
         """Log one segment; `outbound` is its direction, if nbtcp wrote the capture."""
@@ -67,7 +66,6 @@ class Tracker:
             rule = Why.FIRST_TRANSMISSION if kept else Why.KARN
             self._log.rtt_sample(opposite, span, rtt, kept, rule, now)
         inferred = way.why(segment, now)
-        self.copies += inferred is Why.DUPLICATE
         if segment.why is Why.NO_CONNECTION:  # the capture did not say
             segment.why = inferred
         event, host = (SENT, record.host) if sent else (RECEIVED, opposite.log_entry.host)
@@ -77,9 +75,10 @@ class Tracker:
     def _open(self, segment: Segment, place_seen: bytes) -> "Way":
         flow, back, initial = segment.flow, wire.reverse_flow(segment.flow), -1
         if segment.flags & SYN:
-            acks = segment.flags & ACK
-            initial = (segment.raw_ack - 1) % MODULUS if acks else segment.raw_seq
-        number = self._numbers.setdefault((min(flow, back), initial), len(self._numbers) + 1)
+            initial = segment.raw_ack - 1 if segment.flags & ACK else segment.raw_seq
+        number = self._numbers.setdefault(
+            (min(flow, back), initial % MODULUS), len(self._numbers) + 1
+        )
         (source, port), (destination, other_port) = wire.endpoints(flow)
         if source == destination:  # on a loopback device; the tables tell the ends apart by name
             source, destination = f"{source}:{port}", f"{destination}:{other_port}"
@@ -103,15 +102,15 @@ class Way:
         self.initial: int | None = None
         self.wscale = -1  # of its SYN
         self.nxt = self.una = 0
-        self.window = self.said = -1  # the window (raw) and the ACK of the last segment
-        self.sack: tuple[tuple[int, int], ...] = ()  # and its SACK blocks
+        self.last = Segment(flow, 0, 0, 0, -1, ack=-1)  # of this way
         self.answers: Why | None = None  # what came from the other end since
         self.newest: int | None = None  # the timestamp of the segment that ends at `nxt`
         self.spans: list[Span] = []  # in flight, in order of sequence
         self.duplicates = 0  # ACKs since the last new one
-        self.sacked = 0  # the highest octet that SACK blocks told of, and when the first signs of
-        self.told_at = 0  # a loss since the last new ACK were seen
-        self.timer_set = 0  # when the retransmission timer began anew (RFC 6298 5.3, 5.6)
+        self.sacked = 0  # the highest octet that SACK blocks told of
+        # When the retransmission timer began anew (RFC 6298 5.3, 5.6), and when the first sign of a
+        # loss since the last new ACK was seen.
+        self.timer_set = self.told_at = 0
         self.rtt = RoundTripTime(SECOND, _MIN_RTO, _MAX_RTO)
         self.shortest = 0  # RTT sample: from the capture to the receiver and back
         self.finished = False
@@ -158,10 +157,10 @@ class Way:
         if segment.flags & RST:
             return Why.RST
         opposite, answers = self.opposite, self.answers
-        same, news = segment.raw_window == self.window, segment.sack not in ((), self.sack)
-        again = segment.ack == self.said == opposite.una
-        self.window, self.said, self.sack = segment.raw_window, segment.ack, segment.sack
-        self.answers, why = None, self._probe(segment)
+        same = segment.raw_window == self.last.raw_window
+        news = segment.sack not in ((), self.last.sack)
+        again = segment.ack == self.last.ack == opposite.una
+        self.last, self.answers, why = segment, None, self._probe(segment)
         if segment.len:
             why = self._transmit(segment, now, why)
         elif again and (news or (same and (opposite.spans or answers) and answers not in _PROBES)):
@@ -176,7 +175,7 @@ class Way:
 
     def _probe(self, segment: Segment) -> Why | None:
         """Of a closed window, or of a silent host (RFC 9293 3.8.6.1, 3.8.4)."""
-        closed = self.opposite.window == 0
+        closed = self.opposite.last.raw_window == 0
         old = segment.seq == self.una - 1 == self.nxt - 1 and segment.len < 2
         if segment.flags & (SYN | FIN) or not (old or (closed and len(segment.data) == 1)):
             return None
@@ -184,9 +183,7 @@ class Way:
 
     def _transmit(self, segment: Segment, now: int, probe: Why | None) -> Why:
         start, end, spans = segment.seq, segment.seq + segment.len, self.spans
-        why = Why.DATA if segment.data else Why.FIN
-        if segment.flags & SYN:
-            why = Why.SYN_ACK if segment.flags & ACK else Why.SYN
+        why = _SYNS.get(segment.flags & (SYN | ACK), Why.DATA if segment.data else Why.FIN)
         if start < self.nxt:
             low = bisect_right(spans, start, key=_end)
             again = spans[low : bisect_left(spans, end, key=_start)]
@@ -199,9 +196,8 @@ class Way:
             if hole:
                 again = [Span(start, min(end, self.nxt), now)]
                 spans[low:low] = again
-            for span in again:
-                if why not in _BY_THE_NETWORK:
-                    span.times, span.sent = span.times + 1, now
+            for span in () if why in (Why.OUT_OF_ORDER, Why.DUPLICATE) else again:
+                span.times, span.sent = span.times + 1, now
         if end > self.nxt:
             spans.append(Span(max(start, self.nxt), end, now))
             self.nxt, self.newest = end, segment.tsval

@@ -89,9 +89,7 @@ class View:
 
     @cached_property
     def segments(self) -> pd.DataFrame:
-        segments = self.log.segments
-        segments.attrs = {}  # else every selection of rows copies them
-        return segments
+        return self.log.segments
 
     @cached_property
     def events(self) -> pd.DataFrame:
@@ -314,6 +312,22 @@ def rtt(view: View) -> Iterator[Piece]:
     yield piece("rto", tcb, tcb["rto"].to_numpy())
 
 
+def waits(view: View) -> Iterator[Piece]:
+    """How long two formulas for the RTO would have waited, and which samples came later than that.
+
+    As if each segment had a timer of its own, set to the RTO of what was acknowledged before it.
+    """
+    rows = view.samples[view.samples["kept"].astype(bool)]
+    rtt = rows["rtt"].to_numpy(np.float64)
+    before = np.searchsorted(rows["acked"], rows["sent"], "right") - 1
+    yield piece("sample", rows, rtt)
+    for name, formula in (("rfc793", tables.rto_of_rfc793), ("jacobson", tables.rto_of_jacobson)):
+        rto = formula(rows["rtt"]).to_numpy(np.float64)
+        late = (before >= 0) & (rtt > rto[before])
+        yield piece(f"rto-{name}", rows, rto)
+        yield piece(f"late-{name}", rows[late], rtt[late])
+
+
 def throughput(view: View) -> Iterator[Piece]:
     """How fast octets left, and how fast they were acknowledged."""
     span = float(view.segments["time"].max() - view.segments["time"].min())
@@ -424,6 +438,7 @@ KINDS = {
         *("RTT plot", rtt, "round-trip time", "s"),
         *({"low": "value", "high": "high"}, "RTT samples of", "srtt"),
     ),
+    "waits": Kind(*("plot of waits", waits, "time", "s", {"low": "value"}, "RTT samples of")),
     "throughput": Kind(
         "throughput plot", throughput, "rate", "bit/s", {"low": "value"}, main="goodput"
     ),

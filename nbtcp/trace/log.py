@@ -117,6 +117,11 @@ class EventLog:
 
         return describe(self)
 
+    def _repr_html_(self) -> str:
+        from .frame import describe_in_html
+
+        return describe_in_html(self)
+
     def __bytes__(self) -> bytes:
         """All that was recorded; equal for equal runs. `from_bytes` reads it."""
         records = [{**asdict(record), "flow": record.flow.hex()} for record in self.records]

@@ -22,19 +22,27 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-_UNITS = {
-    "segments": "segments data_segments retransmitted dropped duplicate_acks out_of_order",
-    "B": "bytes unique_bytes retransmitted_bytes",
-    "s": "first last duration rtt_min rtt_mean rtt_max",
-    "bit/s": "throughput goodput",
-    "samples": "rtt_samples",
+SUMMARY = {
+    "segments": ("segments", "of this direction, pure ACKs included"),
+    "data_segments": ("segments", "with payload"),
+    "bytes": ("B", "of payload, repeated octets included"),
+    "unique_bytes": ("B", "of payload, each position counted once"),
+    "retransmitted": ("segments", "of which some part had been sent before, SYN and FIN included"),
+    "retransmitted_bytes": ("B", "bytes - unique_bytes"),
+    "dropped": ("segments", "lost on the way, or thrown away for a bad checksum"),
+    "duplicate_acks": ("segments", "duplicate ACKs for the data of this direction"),
+    "out_of_order": ("segments", "that arrived ahead of a hole; NA: the log has no arrivals"),
+    "first": ("s", "time of the first segment with payload"),
+    "last": ("s", "time of the last one"),
+    "duration": ("s", "last - first"),
+    "throughput": ("bit/s", "unique_bytes over duration; NaN: that is 0"),
+    "goodput": ("bit/s", "acknowledged octets over the time from `first` until their ACK"),
+    "rtt_samples": ("samples", "of the round-trip time that were used, not rejected (Karn)"),
+    "rtt_min": ("s", "the shortest of them"),
+    "rtt_mean": ("s", "their mean"),
+    "rtt_max": ("s", "the longest"),
 }
-_ORDER = """
-    segments data_segments bytes unique_bytes retransmitted retransmitted_bytes dropped
-    duplicate_acks out_of_order first last duration throughput goodput rtt_samples rtt_min rtt_mean
-    rtt_max""".split()
-_UNIT_OF = {name: unit for unit, names in _UNITS.items() for name in names.split()}
-SUMMARY_UNITS = {name: _UNIT_OF[name] for name in _ORDER}
+"""What a summary counts at the vantage point of each direction: name -> (unit, definition)."""
 
 SEGMENT_COLUMNS = ("time", "host", "conn", "event", "why", "flags", "seq", "ack", "len", "window")
 
@@ -59,28 +67,13 @@ UNHEARD = (*DAMAGED, "unacceptable", "ack-unsent", "paws", "options-missing", "n
 def summary(
     segments: pd.DataFrame, samples: pd.DataFrame, connections: pd.DataFrame
 ) -> pd.DataFrame:
-    """Statistics, one row per connection and direction; the units are also in `.attrs["units"]`.
+    """Statistics, one row per connection and direction: conn, direction ("sender:port >
+    receiver:port"), vantage ("sender" or "receiver": the end whose view the row gives; or
+    "capture") and those of SUMMARY, which is in `.attrs` too, as "units" and "definitions".
 
-    conn, direction      the connection, and "sender:port > receiver:port"
-    vantage              "sender" or "receiver": the end whose view the row gives; or "capture"
-    segments             segments of this direction seen there, pure ACKs included
-    data_segments        those with payload
-    bytes                B of payload, repeated bytes included
-    unique_bytes         B of payload, each position counted once
-    retransmitted        segments of which some part (payload, SYN or FIN) had been seen before, or
-                         was known to be dropped on the way; in a capture also those that fill a
-                         hole for one of the reasons to send again
-    retransmitted_bytes  B, bytes - unique_bytes
-    dropped              segments lost on the way, or discarded for a bad checksum
-    duplicate_acks       duplicate ACKs for this direction's data, seen at the vantage point
-    out_of_order         segments that arrived ahead of a hole; NA when no arrival is in the log
-    first, last          s, times of the first and the last segment with payload
-    duration             s, last - first
-    throughput           bit/s, unique_bytes over duration; NaN when the duration is 0
-    goodput              bit/s, acknowledged bytes over the time from `first` until their ACK; seen
-                         by a sender it is never above the rate of the link, unlike throughput
-    rtt_samples          samples that were used (Karn's algorithm rejects some)
-    rtt_min, rtt_mean, rtt_max  s, over the samples used
+    To a receiver what is known to be dropped on the way was sent; in a capture what fills a hole
+    for one of the reasons to send again was sent before. Seen by a sender, goodput is never above
+    the rate of the link, unlike throughput.
     """
     segments = _complete(segments, SEGMENT_COLUMNS)[[*SEGMENT_COLUMNS]]
     samples = _complete(samples, RTT_COLUMNS)
@@ -96,8 +89,9 @@ def summary(
     table["retransmitted_bytes"] = table["bytes"] - table["unique_bytes"]
     table["duration"] = table["last"] - table["first"]
     table["throughput"] = _rate(table["unique_bytes"], table["duration"])
-    table = table[["conn", "direction", "vantage", *SUMMARY_UNITS]]
-    table.attrs = {**segments.attrs, "units": dict(SUMMARY_UNITS)}
+    table = table[["conn", "direction", "vantage", *SUMMARY]]
+    units, definitions = ({name: told[n] for name, told in SUMMARY.items()} for n in (0, 1))
+    table.attrs = {**segments.attrs, "units": units, "definitions": definitions}
     return table
 
 
@@ -254,8 +248,9 @@ def _directions(ends: pd.DataFrame, by_sender: Bools) -> pd.DataFrame:
         here, there = format_endpoint(local, local_port), format_endpoint(remote, remote_port)
         rows.append((conn, local, remote, f"{here} > {there}"))
         rows.append((conn, remote, local, f"{there} > {here}"))
-    table = pd.DataFrame(rows, columns=["conn", "sender", "receiver", "direction"])
-    table["conn"] = table["conn"].astype(np.int64)
+    texts = ["sender", "receiver", "direction"]
+    table = pd.DataFrame(rows, columns=["conn", *texts])
+    table = table.astype({"conn": np.int64, **dict.fromkeys(texts, "str")})
     table["vantage"] = np.where(by_sender, "sender", "receiver")
     return table
 

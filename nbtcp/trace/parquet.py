@@ -39,8 +39,6 @@ def load(path: Path) -> EventLog:
     """Read a log; OSError when the file cannot be read, LogFileError when it is something else."""
     content = path.read_bytes()
     try:
-        if content[-4:] != b"PAR1" == content[:4]:
-            raise ValueError("it is cut off")
         metadata = pq.read_metadata(io.BytesIO(content)).metadata
         if not metadata or _KEY not in metadata:
             raise ValueError("it is a Parquet file, but not one that nbtcp saved")

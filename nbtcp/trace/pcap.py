@@ -16,8 +16,6 @@ from .log import LogFileError
 SECOND = 1_000_000_000
 LARGEST = 1 << 18  # octets of a packet; a length above that is damage (libpcap's MAXIMUM_SNAPLEN)
 
-_LARGEST_BLOCK = 1 << 24  # as Wireshark's
-
 _PCAP = {  # magic number: (byte order, ns in a unit of its fractions of a second)
     b"\xd4\xc3\xb2\xa1": ("<", 1000),
     b"\xa1\xb2\xc3\xd4": (">", 1000),
@@ -133,7 +131,7 @@ class CaptureReader:
                 order = _ORDERS[head[8:]]
                 interfaces: list[tuple[int, int, int]] = []
             kind, size = unpack_from(order + "LL", head)
-            if not 12 <= size <= _LARGEST_BLOCK or size % 4:
+            if not 12 <= size <= 1 << 24 or size % 4:  # none is larger, says Wireshark
                 raise ValueError
             body = self._octets(self._at, size)[8:-4]
             if kind == _SECTION:
@@ -195,14 +193,12 @@ def _text(options: dict[int, bytes], code: int) -> str:
 
 
 def header(application: str, comment: str, interfaces: Iterable[str]) -> bytes:
-    """The beginning of a pcapng file: all interfaces carry raw IP at times of nanoseconds."""
+    """The beginning of a pcapng file: interfaces of raw IP, nanoseconds, and no snaplen."""
     head = pack("<LHHq", 0x1A2B3C4D, 1, 0, -1)  # the length of the section: not said
-    options = {_COMMENT: comment.encode(), _APPLICATION: application.encode()}
-    blocks = [_block(_SECTION, head, options)]
-    for name in interfaces:
-        options = {_NAME: name.encode(), _RESOLUTION: b"\x09"}
-        blocks.append(_block(_INTERFACE, pack("<HHL", RAW_IP, 0, 0), options))  # no snaplen
-    return b"".join(blocks)
+    about = {_COMMENT: comment.encode(), _APPLICATION: application.encode()}
+    options = [{_NAME: name.encode(), _RESOLUTION: b"\x09"} for name in interfaces]
+    ends = [_block(_INTERFACE, pack("<HHL", RAW_IP, 0, 0), named) for named in options]
+    return b"".join([_block(_SECTION, head, about), *ends])
 
 
 def packet(interface: int, frame: Frame) -> bytes:

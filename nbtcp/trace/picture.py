@@ -70,8 +70,8 @@ _LINES = 20
 # Limits that may lie so high that the rest would be flat: shown up to so many times its height.
 _FAR = {"window": 1.5, "window-same": 1.5, "limit": 1.5, "rwnd": 1.5, "rto": 5.0}
 
-# What tells several logs apart.
-_RUNS = list(zip(OKABE_ITO, ("-", "--", "-.", ":", "-", "--", "-."), "os^DvPX", strict=True))
+# What tells several lines apart.
+RUNS = list(zip(OKABE_ITO, ("-", "--", "-.", ":", "-", "--", "-."), "os^DvPX", strict=True))
 
 
 class Picture:
@@ -141,15 +141,14 @@ class Picture:
             if (place := ax.get_subplotspec()) is not None:
                 ax.set_subplotspec(place)
         about = {"Title": self._title, **_UNDATED[f".{kind}"]}
-        content = b""
-        for dpi in ("figure",) if kind == "png" else _BITMAP_DPI:
+        for dpi in _BITMAP_DPI:
             file = io.BytesIO()
             with mpl.rc_context({"svg.hashsalt": "nbtcp"}):
-                self.figure.savefig(file, format=kind, dpi=dpi, metadata=about)
-            content = file.getvalue()
-            if kind != "svg" or len(content) < _SVG_SIZE:
+                whole = "figure" if kind == "png" else dpi
+                self.figure.savefig(file, format=kind, dpi=whole, metadata=about)
+            if kind != "svg" or file.tell() < _SVG_SIZE:
                 break
-        return content
+        return file.getvalue()
 
 
 def new_axes(width: float = 9, height: float = 5) -> Axes:
@@ -220,7 +219,7 @@ def draw_runs(ax: Axes, glyphs: pd.DataFrame, label: str, unit: str) -> None:
 def runs(glyphs: pd.DataFrame) -> Classes:
     """The table by runs: the name of each, its glyph, its rows."""
     for number, (run, rows) in enumerate(glyphs.groupby("run", sort=False)):
-        color, dashes, marker = _RUNS[number % len(_RUNS)]
+        color, dashes, marker = RUNS[number % len(RUNS)]
         glyph = replace(glyph_of(str(rows["glyph"].iloc[0])), color=color, dashes=dashes)
         if glyph.shape == "mark":
             glyph = replace(glyph, marker=marker, size=6, hollow=True)
@@ -242,10 +241,15 @@ def draw_phase(ax: Axes, table: pd.DataFrame, conns: tuple[int, int]) -> None:
 
 
 def _finish(ax: Axes, label: str, unit: str) -> None:
-    """Axes in units that suit their limits, a faint grid and a legend."""
+    """Axes in units that suit their limits, and the rest."""
     if unit:
         _label_axis(ax, "y", label, unit)
     _label_axis(ax, "x", "time", "s")
+    finish(ax)
+
+
+def finish(ax: Axes) -> None:
+    """A faint grid and a legend."""
     ax.grid(color="0.92", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
@@ -366,7 +370,7 @@ def _limit(ax: Axes, glyphs: pd.DataFrame) -> float:
         if (edges <= reach).all():
             high = max(high, float(edges.max())) if len(edges) else high
     first, last = glyphs["time"].min(), max(glyphs["time"].max(), rest["until"].max())
-    side, margin = 0.02 * (last - first) or 5e-4, 0.04 * (high - low) or 1.0
+    side, margin = 0.02 * (last - first) or 5e-4, 0.05 * (high - low) or 1.0
     if high <= 0:  # lanes
         margin = 0.5
     x, y = (first - side, last + side), (low - margin, high + margin)

@@ -64,14 +64,6 @@ class Options(Choice, total=False):
     ax: Axes | None
 
 
-class PhaseOptions(TypedDict, total=False):
-    """What a phase plot takes; see `Plots`."""
-
-    ax: Axes | None
-    direction: str | None
-    between: tuple[float, float] | None
-
-
 _TIME = "time (s)"
 
 
@@ -117,6 +109,12 @@ class Plots:
     def rtt(self, **options: Unpack[Options]) -> Picture:
         """RTT samples, SRTT, RTTVAR and RTO over time; `data` has value and high (s)."""
         return self._draw("rtt", **options)
+
+    def waits(self, **options: Unpack[Options]) -> Picture:
+        """How long the RTO of RFC 793 and that of Jacobson (1988) would have waited for the same
+        samples, and which came later: timeouts for nothing. `data` has value (s).
+        """
+        return self._draw("waits", **options)
 
     def throughput(self, **options: Unpack[Options]) -> Picture:
         """How fast octets were sent and acknowledged, in hundredths of the time; `data` has value
@@ -165,7 +163,7 @@ class Plots:
         at the left, 1 at the right) and text. Time is stretched where much happens. What one end
         alone has seen is dashed, and taken to be underway for half the shortest RTT.
         """
-        view = self._view(options.get("conn"), options.get("direction", "out"))
+        view = self._view(options.get("conn"), options.get("direction"))
         data = _cut(ladder.table_of(view), options.get("between"), whole=True)
         changes = ladder.states_of(view)
         if (between := options.get("between")) is not None:
@@ -202,7 +200,12 @@ class Plots:
         return Picture(ax, pd.concat(tables, ignore_index=True), text, title, for_xplot)
 
     def phase(
-        self, conns: tuple[int, int] | None = None, **options: Unpack[PhaseOptions]
+        self,
+        conns: tuple[int, int] | None = None,
+        *,
+        ax: Axes | None = None,
+        direction: str | None = None,
+        between: tuple[float, float] | None = None,
     ) -> Picture:
         """cwnd of one connection against that of another, as Chiu and Jain (1989) drew two flows:
         on the dashed line both have the same. `conns` are the two, by default the first two.
@@ -214,14 +217,14 @@ class Plots:
             if len(numbers) < 2:
                 raise ValueError("a phase plot is of two connections, and the log has fewer")
             conns = numbers[0], numbers[1]
-        views = [self._view(conn, options.get("direction")) for conn in conns]
+        views = [self._view(conn, direction) for conn in conns]
         windows = [view.tcb.groupby("time")["cwnd"].last() for view in views]
         both = pd.concat(windows, axis=1, keys=["low", "high"]).sort_index().ffill().dropna()
         if both.empty:
             raise ValueError(f"nothing to plot: connections {conns} were never open at once")
         both = both.reset_index()
-        data = phase_table(_cut(both.assign(until=both["time"]), options.get("between")))
-        ax = options.get("ax") or new_axes(6.5, 5)
+        data = phase_table(_cut(both.assign(until=both["time"]), between))
+        ax = ax or new_axes(6.5, 5)
         draw_phase(ax, data, conns)
         title = f"Connections {conns[0]} and {conns[1]}"
         ax.set_title(title, loc="left")

@@ -5,27 +5,17 @@ are those of tcptrace, which knows cumulative ACKs alone.
 """
 
 from collections.abc import Hashable
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from .metrics import (
-    Bools,
-    Floats,
-    Flows,
-    Ints,
-    first_seen,
-    flows,
-    has_flag,
-    indices,
-    least,
-    payload,
-    positions,
-    total,
-)
+from .metrics import Flows, first_seen, flows, has_flag, indices, least, payload, positions, total
 
-Values = dict[str, Floats | Ints]
+Numbers = npt.NDArray[Any]
+Values = dict[str, Numbers]
 """By name of a statistic: one number for each direction."""
 
 DEFINITIONS = {
@@ -112,15 +102,9 @@ def statistics(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.DataFram
     ways = flows(segments, connections)
     n = len(ways.table)
     lines = _lines(segments, ways)
-    own = segments[ways.own]
-    values = {
-        **_counts(own, ways.flow[ways.own], n),
-        **_asked(own, ways.flow[ways.own], n),
-        **_windows(own, ways.flow[ways.own], n),
-        **_outstanding(lines, n),
-        **_sendings(lines, n),
-        **_measured(lines, n),
-    }
+    mine = segments[ways.own], ways.flow[ways.own], n
+    values = _counts(*mine) | _asked(*mine) | _windows(*mine)
+    values |= _outstanding(lines, n) | _sendings(lines, n) | _measured(lines, n)
     values["missed_data"] = values["ttl_stream_length"] - values["unique_bytes_sent"]
     known = ways.flow >= 0
     time, pair = segments["time"].to_numpy(np.float64)[known], ways.flow[known] // 2
@@ -134,13 +118,13 @@ def _long(table: pd.DataFrame, values: Values, attrs: dict[Hashable, Any]) -> pd
     n, names = len(table), list(DEFINITIONS)
     units, definitions = zip(*DEFINITIONS.values(), strict=True)
     columns = {
-        **{name: table[name].repeat(len(names)).to_numpy() for name in ("conn", "direction")},
+        **{name: table[name].repeat(len(names)).array for name in ("conn", "direction")},
         "name": names * n,
         "value": np.column_stack([values[name] for name in names]).ravel().astype(np.float64),
         "unit": units * n,
         "definition": definitions * n,
     }
-    long = pd.DataFrame(columns)
+    long = pd.DataFrame(columns).astype(dict.fromkeys(["name", "unit", "definition"], "str"))
     long.attrs = dict(attrs)
     return long
 
@@ -148,7 +132,7 @@ def _long(table: pd.DataFrame, values: Values, attrs: dict[Hashable, Any]) -> pd
 # --- what each segment says by itself ---
 
 
-def _counts(rows: pd.DataFrame, flow: Ints, n: int) -> Values:
+def _counts(rows: pd.DataFrame, flow: Numbers, n: int) -> Values:
     syn, fin, rst, ack = (has_flag(rows, letter) for letter in "SFRA")
     size = rows["len"].to_numpy(np.int64)
     data = size > 0
@@ -179,7 +163,7 @@ def _counts(rows: pd.DataFrame, flow: Ints, n: int) -> Values:
     }
 
 
-def _duplicates_reported(rows: pd.DataFrame, blocks: Ints) -> Bools:
+def _duplicates_reported(rows: pd.DataFrame, blocks: Numbers) -> Numbers:
     """RFC 2883 4: the first block lies below the ACK, or inside the second one."""
     found = np.zeros(len(rows), bool)
     some = rows[["ack", "sack"]][blocks > 0]
@@ -190,32 +174,22 @@ def _duplicates_reported(rows: pd.DataFrame, blocks: Ints) -> Bools:
     return found
 
 
-def _asked(rows: pd.DataFrame, flow: Ints, n: int) -> Values:
+def _asked(rows: pd.DataFrame, flow: Numbers, n: int) -> Values:
     """What the first SYN asks for, and how far the first FIN is from it."""
-    syn, fin = (np.flatnonzero(has_flag(rows, letter)) for letter in "SF")
-    opens, first = np.unique(flow[syn], return_index=True)
-    asked = rows.iloc[syn[first]]
-    length, begins = np.full(n, np.nan), np.zeros(n, bool)
-    closes, first = np.unique(flow[fin], return_index=True)
-    length[closes] = payload(rows.iloc[fin[first]])[1] - 1
-    begins[opens] = True
-
-    def each(column: pd.Series) -> Floats:
-        values = np.zeros(n)
-        values[opens] = column.to_numpy(np.float64, na_value=0)
-        return values
-
+    rows = rows.assign(end=payload(rows)[1]).set_axis(flow)
+    asked, last = (rows[has_flag(rows, letter)].groupby(level=0).head(1) for letter in "SF")
+    asked, last = asked.reindex(range(n)), last.reindex(range(n))
     return {
-        "req_1323_ws": each(asked["wscale"].notna()),
-        "req_1323_ts": each(asked["tsval"].notna()),
-        "req_sack": each(asked["sack_permitted"]),
-        "adv_wind_scale": each(asked["wscale"]),
-        "mss_requested": each(asked["mss"]),
-        "ttl_stream_length": np.where(begins, length, np.nan),
+        "req_1323_ws": asked["wscale"].notna().to_numpy(),
+        "req_1323_ts": asked["tsval"].notna().to_numpy(),
+        "req_sack": asked["sack_permitted"].eq(True).to_numpy(bool),
+        "adv_wind_scale": asked["wscale"].to_numpy(np.float64, na_value=0),
+        "mss_requested": asked["mss"].to_numpy(np.float64, na_value=0),
+        "ttl_stream_length": (last["end"] - 1).where(asked["end"].notna()).to_numpy(),
     }
 
 
-def _windows(rows: pd.DataFrame, flow: Ints, n: int) -> Values:
+def _windows(rows: pd.DataFrame, flow: Numbers, n: int) -> Values:
     """The windows advertised; that of an opening SYN is not scaled, and not counted with those that
     are.
     """
@@ -237,7 +211,7 @@ def _windows(rows: pd.DataFrame, flow: Ints, n: int) -> Values:
 # --- what depends on what came before ---
 
 
-class _Lines(NamedTuple):
+def _lines(segments: pd.DataFrame, ways: Flows) -> SimpleNamespace:
     """What each direction sent and what it heard from the other end, in order of direction and
     time. Positions of all directions lie on one axis, one direction after the other, so that a
     running maximum or a search serves them all.
@@ -252,25 +226,6 @@ class _Lines(NamedTuple):
     top, old_top        where all that was sent ends, with this line and without it
     unseen              how many of the positions had not been sent before
     """
-
-    flow: Ints
-    time: Floats
-    size: Ints
-    zero: Ints
-    start: Ints
-    end: Ints
-    sent: Bools
-    probe: Bools
-    heard: Bools
-    said: Ints
-    ack: Ints
-    repeats: Bools
-    top: Ints
-    old_top: Ints
-    unseen: Ints
-
-
-def _lines(segments: pd.DataFrame, ways: Flows) -> _Lines:
     own, answer = np.flatnonzero(ways.own), np.flatnonzero(ways.answer)
     flow, row = np.append(ways.flow[own], ways.flow[answer] ^ 1), np.append(own, answer)
     order = np.argsort(flow * len(segments) + row)
@@ -290,20 +245,23 @@ def _lines(segments: pd.DataFrame, ways: Flows) -> _Lines:
     top = np.maximum.accumulate(np.where(sent, end, bottom))
     unseen = np.zeros(len(row), np.int64)
     unseen[sent] = first_seen(np.zeros(sent.sum(), np.int64), start[sent], end[sent])
-    return _Lines(
-        *(flow, segments["time"].to_numpy(np.float64)[row], size, zero, start, end),
-        *(sent, probe, heard, said, _before(np.maximum.accumulate(said), zero - 1)),
-        *(heard & known & (window == window[last]), top, _before(top, bottom), unseen),
+    heard_before = _before(np.maximum.accumulate(said), zero - 1)
+    time = segments["time"].to_numpy(np.float64)[row]
+    return SimpleNamespace(
+        **{"flow": flow, "time": time, "size": size, "zero": zero, "start": start, "end": end},
+        **{"sent": sent, "probe": probe, "heard": heard, "said": said, "ack": heard_before},
+        **{"repeats": heard & known & (window == window[last]), "unseen": unseen},
+        **{"top": top, "old_top": _before(top, bottom)},
     )
 
 
-def _before(risen: Ints, lowest: Ints | int) -> Ints:
+def _before(risen: Numbers, lowest: Numbers | int) -> Numbers:
     """A running maximum without the line itself; `lowest` before the first line of a direction."""
-    before: Ints = np.maximum(np.append(-1, risen)[:-1], lowest)
+    before: Numbers = np.maximum(np.append(-1, risen)[:-1], lowest)
     return before
 
 
-def _outstanding(lines: _Lines, n: int) -> Values:
+def _outstanding(lines: SimpleNamespace, n: int) -> Values:
     """What was sent and not acknowledged, after each line from the first one sent."""
     began = np.maximum.accumulate(np.where(lines.sent, lines.flow, -1)) == lines.flow
     flow, time = lines.flow[began], lines.time[began]
@@ -319,7 +277,7 @@ def _outstanding(lines: _Lines, n: int) -> Values:
     }
 
 
-def _sendings(lines: _Lines, n: int) -> Values:
+def _sendings(lines: SimpleNamespace, n: int) -> Values:
     """What was sent for the first time, again, and into closed windows."""
     flow, size = lines.flow, lines.size
     again = np.where(lines.sent, lines.end - lines.start - lines.unseen, 0)
@@ -339,7 +297,7 @@ def _sendings(lines: _Lines, n: int) -> Values:
     }
 
 
-class _Ranges(NamedTuple):
+def _ranges(lines: SimpleNamespace) -> SimpleNamespace:
     """Positions that were sent as one segment first, in their order on the axis.
 
     start, end
@@ -349,19 +307,6 @@ class _Ranges(NamedTuple):
     waits        for each time that a range was sent again: since when it had been underway
     resent       the lines of `waits`
     """
-
-    start: Ints
-    end: Ints
-    born: Ints
-    acked: Ints
-    again: Ints
-    sent: Floats
-    newest: Floats
-    waits: Floats
-    resent: Ints
-
-
-def _ranges(lines: _Lines) -> _Ranges:
     new = lines.end > lines.old_top
     fills = lines.unseen == lines.end - lines.start
     born = np.flatnonzero(lines.sent & (new | fills))
@@ -397,11 +342,14 @@ def _ranges(lines: _Lines) -> _Ranges:
     same = np.append(lines.flow[born], -1)[place] == lines.flow[late]
     np.maximum.at(newest, place[same], lines.time[late[same]])
     newest = np.asarray(pd.Series(newest).groupby(lines.flow[born]).cummax(), np.float64)
-    counts = np.bincount(of, minlength=len(born))
-    return _Ranges(start, end, born, acked, counts, sent, newest, time - since, line)
+    return SimpleNamespace(
+        **{"start": start, "end": end, "born": born, "acked": acked, "sent": sent},
+        **{"again": np.bincount(of, minlength=len(born)), "newest": newest},
+        **{"waits": time - since, "resent": line},
+    )
 
 
-def _measured(lines: _Lines, n: int) -> Values:
+def _measured(lines: SimpleNamespace, n: int) -> Values:
     """What became of the ACKs; a round trip is measured by one that ends where a range ends."""
     ranges = _ranges(lines)
     acked = ranges.acked >= 0
@@ -426,7 +374,7 @@ def _measured(lines: _Lines, n: int) -> Values:
     }
 
 
-def _duplicates(lines: _Lines, ranges: _Ranges, n: int) -> Values:
+def _duplicates(lines: SimpleNamespace, ranges: SimpleNamespace, n: int) -> Values:
     """ACKs heard again; a new window is news, and payload is no ACK alone."""
     same = np.flatnonzero(lines.heard & (lines.said == lines.ack) & (lines.size == 0))
     place = np.searchsorted(ranges.end, lines.said[same], "right") - 1
@@ -445,20 +393,22 @@ def _duplicates(lines: _Lines, ranges: _Ranges, n: int) -> Values:
 # --- figures of each direction ---
 
 
-def _most(flow: Ints, values: Ints | Floats, n: int) -> Floats:
+def _most(flow: Numbers, values: Numbers, n: int) -> Numbers:
     return np.nan_to_num(0.0 - least(flow, -values, n))
 
 
-def _fewest(flow: Ints, values: Ints | Floats, n: int) -> Floats:
+def _fewest(flow: Numbers, values: Numbers, n: int) -> Numbers:
     return np.nan_to_num(least(flow, values, n))
 
 
-def _ratio(values: Floats | Ints, by: Floats | Ints) -> Floats:
+def _ratio(values: Numbers, by: Numbers) -> Numbers:
     """0 where there is nothing to divide by."""
     return np.divide(values, by, out=np.zeros(len(by)), where=by != 0)
 
 
-def _spread(flow: Ints, values: Floats, n: int, count: str, name: str, deviation: str) -> Values:
+def _spread(
+    flow: Numbers, values: Numbers, n: int, count: str, name: str, deviation: str
+) -> Values:
     """How many there are, the least, the largest, the mean and the standard deviation."""
     number = total(flow, n)
     mean = _ratio(np.bincount(flow, values, n), number)

@@ -7,18 +7,7 @@ since the log began, positions those of `log.segments`. Nothing is done row by r
 import numpy as np
 import pandas as pd
 
-from .metrics import (
-    Bools,
-    Floats,
-    Ints,
-    flows,
-    least,
-    payload,
-    pieces,
-    positions,
-    resent,
-    transmissions,
-)
+from .metrics import Bools, Floats, Ints, flows, payload, pieces, positions, resent, transmissions
 
 ARRIVED = "arrived"
 BINS = 100  # of a throughput table whose window is not given
@@ -62,7 +51,7 @@ def retransmissions(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.Dat
     fate[dropped >= before] = whys[dropped][dropped >= before]
     fate[before < 0] = None
     table = segments.iloc[again][["time", "conn", "why"]].reset_index(drop=True)
-    table.insert(2, "direction", ways.table["direction"].to_numpy()[ways.flow[again]])
+    table.insert(2, "direction", ways.table["direction"].array[ways.flow[again]])
     table = table.assign(
         seq=start[again],
         end=end[again],
@@ -101,6 +90,19 @@ def _answers(answer: Bools, flow: Ints) -> tuple[Ints, Ints]:
     return heard[order], about[order]
 
 
+def rto_of_rfc793(rtt: pd.Series) -> pd.Series:
+    """The RTO after each RTT (s), without its bounds (RFC 793 3.7)."""
+    # SRTT = (ALPHA * SRTT) + ((1-ALPHA) * RTT), RTO = BETA * SRTT; ALPHA = 0.9, BETA = 2
+    return 2 * rtt.ewm(alpha=0.1, adjust=False).mean()
+
+
+def rto_of_jacobson(rtt: pd.Series) -> pd.Series:
+    """The RTO after each RTT (s), without its bounds (Jacobson 1988; RFC 6298 2)."""
+    srtt = rtt.ewm(alpha=1 / 8, adjust=False).mean()
+    deviation = (srtt.shift() - rtt).abs().fillna(rtt / 2)  # RTTVAR <- R/2 at first
+    return srtt + 4 * deviation.ewm(alpha=1 / 4, adjust=False).mean()
+
+
 def throughput(
     segments: pd.DataFrame, connections: pd.DataFrame, window: float | None = None
 ) -> pd.DataFrame:
@@ -121,8 +123,11 @@ def throughput(
     start, end = payload(segments)
     carried = np.bincount((ways.flow * slots + slot)[ways.own], (end - start)[ways.own], n * slots)
     data = ways.own & (end > start)
-    low = least(ways.flow[data], start[data], n)  # no SYN, no FIN
-    high = -least(ways.flow[data], -end[data], n)
+    bounds = pd.DataFrame({"low": start[data], "high": end[data]}).groupby(ways.flow[data])
+    low, high = (  # without SYN and FIN
+        column.reindex(range(n)).to_numpy(np.float64)
+        for column in (bounds["low"].min(), bounds["high"].max())
+    )
     heard, about = _answers(ways.answer, ways.flow)
     heard, about = heard[low[about] < high[about]], about[low[about] < high[about]]
     ack = segments["ack"].to_numpy(np.float64)[heard].clip(low[about], high[about])

@@ -8,12 +8,12 @@ cwnd one plots is the true one.
 """
 
 from .base import Phase, Recovery, Verdict
-from .newreno import NewReno, Reno, Tahoe
+from .newreno import NewReno, Reno, Tahoe, Timeout
 from .rack import Rack
 from .sack import Sack
 
-__all__ = ["Phase", "Recovery", "Verdict", "STRATEGIES", "NewReno", "Rack", "Reno", "Sack", "Tahoe"]
+__all__ = ["Phase", "Recovery", "Verdict", "STRATEGIES", "NewReno", "Rack"]
 
-_ALL: tuple[type[Recovery], ...] = (Tahoe, Reno, NewReno, Sack, Rack)
+_ALL: tuple[type[Recovery], ...] = (Timeout, Tahoe, Reno, NewReno, Sack, Rack)
 STRATEGIES = {strategy.__name__.lower(): strategy for strategy in _ALL}
 """By the name in `Config(recovery=...)`."""

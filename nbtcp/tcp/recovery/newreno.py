@@ -71,3 +71,10 @@ class Tahoe(Reno):
         self.timed_out(snd, queue, 0)  # the same, but for the reason
         queue.mark_lost(queue.head(queue.spans[0], snd.mss), Why.FAST_RETRANSMIT, urgently=True)
         return Verdict.RESTART
+
+
+class Timeout(Tahoe):
+    """Nothing but the retransmission timer, as before Tahoe (RFC 793)."""
+
+    def find_losses(self, ack: Ack, snd: SendVariables, queue: SendQueue) -> None:
+        """Duplicate ACKs say nothing."""

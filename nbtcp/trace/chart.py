@@ -1,0 +1,50 @@
+"""A picture of numbers that are in no log: a formula, a model, a table made of many runs."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
+
+from .picture import RUNS, Picture, finish, new_axes
+
+_DOTTED = 30  # lines of fewer points show each
+
+
+def chart(
+    lines: Mapping[str, pd.Series] | pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    logarithmic: bool = False,
+    square: bool = False,
+) -> Picture:
+    """One line for each Series under its name, over its index; `x` and `y` say what the axes are.
+
+    logarithmic  both axes are: a power of x is a straight line, whose slope is the exponent
+    square       one unit is as long upwards as to the right
+
+    `data` has line, x and y. Raises ValueError when there is nothing to draw.
+    """
+    if not len(lines):
+        raise ValueError("nothing to plot: a chart is of one line or more")
+    ax = new_axes(6.5 if square else 9, 5)
+    for number, (name, line) in enumerate(lines.items()):
+        color, dashes, marker = RUNS[number % len(RUNS)]
+        drawn = Line2D(line.index.to_numpy(), line.to_numpy(), color=color, markersize=5)
+        drawn.set(linestyle=dashes, marker=marker if len(line) < _DOTTED else "", label=str(name))
+        ax.add_line(drawn)
+    if logarithmic:
+        ax.set(xscale="log", yscale="log")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_minor_locator(LogLocator(subs=(2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("{x:g}")
+    ax.autoscale_view()
+    ax.set(xlabel=x, ylabel=y, aspect="equal" if square else "auto")
+    finish(ax)
+    parts = [pd.DataFrame({"line": n, "x": s.index, "y": s.to_numpy()}) for n, s in lines.items()]
+    title = f"{y} over {x}"
+    ax.set_title(title, loc="left")
+    text = f"chart of {', '.join(map(str, lines))}"
+    return Picture(ax, pd.concat(parts, ignore_index=True), text, title)
