@@ -178,11 +178,12 @@ def draw(ax: Axes, table: pd.DataFrame, changes: pd.DataFrame, way: Any) -> None
             there = high == end
             ax.plot(high[there], bottom[there], tip, color=glyph.color, markersize=size)
     longest = 0
-    for row, (top, _) in zip(table.itertuples(), places, strict=True):
+    times = table["time"].round(6).tolist()
+    for row, seconds, (top, _) in zip(table.itertuples(), times, places, strict=True):
         if row.glyph == "arrow-copied":  # sent by nobody
             continue
         where, align = (-0.02, "right") if row.low == 0 else (1.02, "left")
-        time = f"{round(row.time, 6):.6g} s"
+        time = f"{seconds:.6g} s"
         text = f"{row.text}   {time}" if row.low else f"{time}   {row.text}"
         longest = max(longest, len(text))
         note = ax.text(where, top, text, ha=align, va="center", fontsize="x-small")
