@@ -12,12 +12,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from .errors import MachineError
 from .lab import Lab
 from .trace.capture import read_capture
 from .trace.log import FIELDS, LAYOUTS, RECEIVED, SENT, EventLog
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Prediction:
@@ -91,9 +94,8 @@ def sliders(function: Callable[..., Any], **ranges: tuple[float, ...]) -> Any:
         import ipywidgets
     except ImportError:
         return function(**first)
-    return ipywidgets.interactive(
-        function, **{name: _slider(ipywidgets, *values) for name, values in ranges.items()}
-    )
+    boxes = {name: _slider(ipywidgets, *values) for name, values in ranges.items()}
+    return ipywidgets.interactive(function, {"auto_display": True}, **boxes)
 
 
 def recorded(file: str, fetch: Callable[[], EventLog]) -> EventLog:
@@ -106,6 +108,37 @@ def recorded(file: str, fetch: Callable[[], EventLog]) -> EventLog:
     except (MachineError, OSError) as problem:
         print(f"A recording instead: {getattr(problem, 'strerror', None) or problem}")
         return EventLog.load(file)
+
+
+TSHARK_FLAGS = (
+    *("retransmission", "fast_retransmission", "spurious_retransmission", "out_of_order"),
+    *("lost_segment", "duplicate_ack", "window_update"),
+)
+
+
+def tshark_flags(capture: str | Path, stored: str | Path) -> "pd.DataFrame":
+    """What tshark says of a capture: a row for each packet, True where it sets `tcp.analysis.X`.
+
+    `stored` is a file with what one version of tshark said. It is taken where there is no tshark,
+    or one of another version.
+    """
+    import pandas as pd
+
+    version, _, said = Path(stored).read_text().partition("\n")
+    if tshark_says("--version").startswith(version):
+        fields = [part for name in TSHARK_FLAGS for part in ("-e", f"tcp.analysis.{name}")]
+        said = tshark_says("-r", str(capture), "-T", "fields", "-E", "occurrence=f", *fields)
+    rows = [line.split("\t") for line in said.splitlines()]
+    return pd.DataFrame(rows, columns=list(TSHARK_FLAGS)) != ""
+
+
+def tshark_says(*arguments: str) -> str:
+    """What the program tshark prints, or nothing where there is none."""
+    try:
+        done = subprocess.run(["tshark", *arguments], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout
 
 
 class Tcpdump:

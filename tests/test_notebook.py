@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nbtcp
-from nbtcp.notebook import Tcpdump, predict, recorded, sliders
+from nbtcp.notebook import Tcpdump, predict, recorded, sliders, tshark_flags, tshark_says
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,8 @@ def test_sliders_call_the_function_when_they_are_released() -> None:
     n, x = box.children[:2]
     assert (n.value, x.value) == (4, 0.5)
     assert not n.continuous_update and not x.continuous_update
-    box.update()
     n.value = 7
-    assert called[-1] == (7, 0.5)
+    assert called == [(4, 0.5), (7, 0.5)]
     assert isinstance(called[-1][0], int)
 
 
@@ -116,3 +115,19 @@ def test_tcpdump_makes_a_log_one_of_both_ends() -> None:
         assert way.between(0.0099, 0.5).all()
     [again] = both.retransmissions().itertuples()
     assert again.fate == "loss" and again.direction.startswith("10.0.0.1:80 >")
+
+
+RECORDINGS = Path(__file__).parents[1] / "notebooks" / "recordings"
+
+
+@pytest.mark.slow
+def test_tsharks_flags_are_the_stored_ones_where_there_is_no_tshark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    capture, stored = RECORDINGS / "11-kernel.pcap", RECORDINGS / "11-kernel.tsv"
+    asked = tshark_flags(capture, stored)
+    assert asked.shape == (490, 7) and asked["out_of_order"].sum() == 12
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "/nowhere")
+        assert tshark_says("--version") == ""
+        assert tshark_flags(capture, stored).equals(asked)

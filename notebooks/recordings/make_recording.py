@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 
 import nbtcp
+from nbtcp.notebook import Tcpdump, tshark_flags, tshark_says
 
 HERE = Path(__file__).parent
 TARGET = HERE / "start-here.parquet"
@@ -28,7 +29,7 @@ def main() -> None:
 def record(file: Path) -> None:
     """Run a notebook's cells as far as its last `recorded(file, fetch)`; save what they give."""
     cells = [cell.source for cell in nbformat.read(file, 4).cells if cell.cell_type == "code"]
-    last = max((at for at, source in enumerate(cells) if "recorded(" in source), default=-1)
+    last = max((at for at, cell in enumerate(cells) if "recorded(" in cell), default=-1)
     os.chdir(file.parent)
     names: dict[str, object] = {}
     for source in cells[: last + 1]:
@@ -42,8 +43,30 @@ def save(file: str, fetch: Callable[[], nbtcp.EventLog]) -> nbtcp.EventLog:
     return log
 
 
+def capture() -> None:
+    """For 11: a kernel's capture, the log of both ends, and what tshark says at either end."""
+    down = nbtcp.Path(delay=0.02, rate=10e6, queue=40, loss=0.01, reorder=0.02, held=0.006, seed=2)
+    with nbtcp.Lab(up=nbtcp.Path(delay=0.02, loss=0.02, seed=2), down=down, seed=1) as lab:
+        with Tcpdump(lab) as kernel:
+            page = lab.fetch(f"/bytes/{400_000}")
+        both = kernel.join(page.log)
+        both.meta["kernel"] = lab.counters()["TcpExt"]
+    both.save(HERE / "11-both.parquet")
+    (HERE / "11-kernel.pcap").write_bytes(kernel.capture)
+    receiver = both.to_pcapng(HERE.parent / "11-receiver.pcapng", host="10.0.0.2")
+    [version] = tshark_says("--version").splitlines()[:1]
+    for name, file in ("kernel", HERE / "11-kernel.pcap"), ("receiver", receiver):
+        stored = HERE / f"11-{name}.tsv"
+        stored.write_text(f"{version}\n")
+        said = tshark_flags(file, stored)
+        rows = [["1" * flag for flag in row] for row in said.to_numpy().tolist()]
+        stored.write_text("\n".join([version, *map("\t".join, rows), ""]))
+
+
 if __name__ == "__main__":
     for number in sys.argv[1:]:
+        if number == "11":
+            capture()
         for notebook in sorted(HERE.parent.rglob(f"{number}-*.ipynb")):
             record(notebook)
     if not sys.argv[1:]:
