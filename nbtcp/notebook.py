@@ -95,9 +95,8 @@ def sliders(function: Callable[..., Any], **ranges: tuple[float, ...]) -> Any:
         import ipywidgets
     except ImportError:
         return function(**first)
-    return ipywidgets.interactive(
-        function, **{name: _slider(ipywidgets, *values) for name, values in ranges.items()}
-    )
+    boxes = {name: _slider(ipywidgets, *values) for name, values in ranges.items()}
+    return ipywidgets.interactive(function, {"auto_display": True}, **boxes)
 
 
 def recorded(file: str, fetch: Callable[[], EventLog], about: str = "") -> EventLog:

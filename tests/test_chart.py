@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from nbtcp.trace.chart import chart
+from nbtcp.trace.chart import bars, chart
 
 SQUARES = pd.Series([1.0, 4.0, 9.0], index=[1, 2, 3])
 
@@ -39,3 +39,18 @@ def test_axes_may_be_logarithmic_or_alike() -> None:
 def test_a_chart_of_nothing_says_so() -> None:
     with pytest.raises(ValueError, match="nothing to plot: a chart is of one line or more"):
         chart({}, "x", "y")
+
+
+def test_bars_say_their_values() -> None:
+    picture = bars(pd.Series({"struct": 9.5, "scapy": 627.1}), "time (µs)")
+    [ax] = picture.figure.axes
+    assert [bar.get_width() for bar in ax.patches] == [9.5, 627.1]
+    assert [text.get_text() for text in ax.texts] == ["9.5", "627"]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["struct", "scapy"]
+    assert repr(picture) == "<bars: struct 9.5, scapy 627>"
+    assert picture.data["value"].to_list() == [9.5, 627.1]
+
+
+def test_no_bars_without_values() -> None:
+    with pytest.raises(ValueError, match="nothing to plot: there are no bars without values"):
+        bars(pd.Series(dtype=float), "time")

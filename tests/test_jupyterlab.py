@@ -1,4 +1,4 @@
-"""The first notebook as its readers meet it: `nbtcp lab`, a browser, Run All Cells.
+"""Notebooks as their readers meet them: `nbtcp lab`, a browser, Run All Cells, a slider moved.
 
 Real JupyterLab, in Chromium without a window, on a copy of the notebooks. As root the fetch is
 live; another user sees the recording.
@@ -32,13 +32,15 @@ pytestmark = [
 
 ROOT = Path(__file__).resolve().parents[1]
 START = "00-start-here.ipynb"
+WITH_SLIDERS = "07-why-is-it-slow-when-full.ipynb"
 READY = re.compile(rb"http://127\.0\.0\.1:\d+/lab")
 CHROMIUM_OPTIONS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
-WINDOW = {"width": 1280, "height": 4200}  # high enough to have all of the notebook in it
+WINDOW = {"width": 1280, "height": 24000}  # high enough to have all of a notebook in it
 SECONDS = 60_000  # as Playwright counts them
+PIXELS = "image => image.naturalWidth * image.naturalHeight"
 
 
 @pytest.fixture
@@ -47,37 +49,54 @@ def checkout(tmp_path: Path) -> Path:
     for name in ("nbtcp", "notebooks"):
         ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
-    path = tmp_path / "notebooks" / START
-    notebook = nbformat.read(path, as_version=4)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    nbformat.write(notebook, path)
+    for path in (tmp_path / "notebooks" / name for name in (START, WITH_SLIDERS)):
+        notebook = nbformat.read(path, as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        nbformat.write(notebook, path)
     return tmp_path
 
 
-def test_start_here_runs_in_jupyterlab_and_shows_its_picture(
+def test_start_here_runs_in_jupyterlab_and_shows_its_pictures(
     checkout: Path, tmp_path: Path
 ) -> None:
-    cells = nbformat.read(checkout / "notebooks" / START, as_version=4).cells
-    count = sum(cell.cell_type == "code" for cell in cells)
     with jupyterlab(checkout) as address, browser(tmp_path / "browser") as page:
         page.goto(address)
-        page.locator(".jp-Notebook .jp-CodeCell").nth(count - 1).wait_for()
-        run_all_cells(page)
-        last = page.locator(".jp-CodeCell .jp-InputPrompt").last
-        playwright.expect(last).to_have_text(f"[{count}]:", timeout=SECONDS)
-
+        run_to_the_end(page, checkout / "notebooks" / START)
         page.screenshot(path=tmp_path / "jupyterlab.png")
-        assert page.locator("[data-mime-type*=error], [data-mime-type*=stderr]").count() == 0
-        prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
-        assert prompts == [f"[{number}]:" for number in range(1, count + 1)]
-        [picture] = page.locator(".jp-OutputArea-output img").all()
-        assert picture.evaluate("image => image.naturalWidth * image.naturalHeight") > 100_000
-        assert picture.get_attribute("alt")
-        for wide in (picture, page.locator(".jp-OutputArea-output table").first):
+        pictures = page.locator(".jp-OutputArea-output img").all()
+        assert len(pictures) >= 6
+        for picture in pictures:
+            assert picture.evaluate(PIXELS) > 100_000
+            assert picture.get_attribute("alt")
+        for wide in (*pictures, page.locator(".jp-OutputArea-output table").first):
             assert is_whole(wide)
-    assert (checkout / "notebooks" / "sequence.svg").stat().st_size > 10_000
+    assert list((checkout / "notebooks").glob("*.svg"))
+
+
+def test_a_slider_redraws_its_picture_when_it_is_released(checkout: Path, tmp_path: Path) -> None:
+    with jupyterlab(checkout) as address, browser(tmp_path / "browser") as page:
+        page.goto(address.replace(START, WITH_SLIDERS))
+        run_to_the_end(page, checkout / "notebooks" / WITH_SLIDERS)
+        picture = page.locator(".widget-output img, .jupyter-widgets-output-area img")
+        playwright.expect(picture).to_have_count(1)
+        before, size = picture.get_attribute("src"), picture.evaluate(PIXELS)
+        handle = page.locator(".widget-slider .noUi-handle").first
+        handle.scroll_into_view_if_needed()
+        box = handle.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(box["x"] - 100, box["y"] + box["height"] / 2, steps=5)
+        page.wait_for_timeout(500)
+        assert picture.get_attribute("src") == before, "redrawn before it was released"
+        page.mouse.up()
+        playwright.expect(picture).not_to_have_attribute("src", str(before), timeout=SECONDS)
+        playwright.expect(picture).to_have_count(1)
+        page.screenshot(path=tmp_path / "slider.png")
+        assert picture.evaluate(PIXELS) > size / 2 > 50_000
+        assert is_whole(picture)
 
 
 # --- helpers ---
@@ -139,9 +158,18 @@ def browser(profile: Path) -> Iterator["playwright.Page"]:
         context.close()
 
 
-def run_all_cells(page: "playwright.Page") -> None:
+def run_to_the_end(page: "playwright.Page", path: Path) -> None:
+    """Run All Cells, of the notebook at `path` that is open; all run, once, without a complaint."""
+    cells = nbformat.read(path, as_version=4).cells
+    count = sum(cell.cell_type == "code" for cell in cells)
+    page.locator(".jp-Notebook .jp-CodeCell").nth(count - 1).wait_for()
     page.locator("#jp-MainMenu").get_by_text("Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    last = page.locator(".jp-CodeCell .jp-InputPrompt").last
+    playwright.expect(last).to_have_text(f"[{count}]:", timeout=SECONDS)
+    assert page.locator("[data-mime-type*=error], [data-mime-type*=stderr]").count() == 0
+    prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
+    assert prompts == [f"[{number}]:" for number in range(1, count + 1)]
 
 
 def is_whole(element: "playwright.Locator") -> bool:

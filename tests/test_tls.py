@@ -139,6 +139,8 @@ def test_after_unwrap_nothing_is_encrypted(ends: tuple[Any, Any]) -> None:
     assert client.version() is None
     with pytest.raises(ValueError, match="No SSL wrapper"):
         client.unwrap()
+    with pytest.raises(ValueError, match="TLS within TLS"):
+        client.context.wrap_socket(client)
 
 
 def test_a_timeout_leaves_the_connection_usable(ends: tuple[Any, Any]) -> None:

@@ -118,17 +118,19 @@ async def _connect(
     host: Host, remote: tuple[str, int], factory: Factory, config: Config, log: Observer | None
 ) -> "Transport":
     """To the first address that answers, of which each but the last has the host's `patience`."""
-    driver, problems = _Driver.of(host.loop), []
+    problems: list[Exception] = []
     asks = type(host).resolve is not Host.resolve  # this machine's resolver, which takes its time
     addresses = await asyncio.to_thread(host.resolve, remote[0]) if asks else [remote[0]]
-    hurried = config.but(syn_timeout=min(config.syn_timeout, host.patience))
     for number, address in enumerate(addresses, 1):
-        there, settings = (address, remote[1]), config if number == len(addresses) else hurried
+        there, settings = (address, remote[1]), config
+        if number < len(addresses):
+            settings = config.but(syn_timeout=min(config.syn_timeout, host.patience))
         try:
             if asks:
                 await asyncio.to_thread(host.check, there)
-            act = partial(host.stack.connect, there, config=settings, observer=log)
+            driver = _Driver.of(host.loop)
             waiter = driver.event_loop.create_future()
+            act = partial(host.stack.connect, there, config=settings, observer=log)
             transport = Transport(driver, driver.do(act), factory, waiter)
             await _done(waiter, transport)
             return transport

@@ -10,10 +10,11 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from .sockets import NEVER_WAIT, Address, Socket
 
+_Result = TypeVar("_Result")
 _CHUNK = 1 << 16  # octets
 _RECORD, _OVERHEAD = 1 << 14, 64  # octets of a record, and what its header and padding may take
 
@@ -45,6 +46,8 @@ class TlsSocket(Socket, ssl.SSLSocket):  # type: ignore[misc]
         """As by `SSLContext.wrap_socket`: `sock` is closed, and its connection is this one's."""
         if context.check_hostname and not (server_hostname or server_side):
             raise ValueError("check_hostname requires server_hostname")
+        if isinstance(sock, TlsSocket):
+            raise ValueError("it speaks TLS already, and TLS within TLS is not there")
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._context, self._session = context, session  # these and `_sslobj` are SSLSocket's
         self._sslobj: ssl.SSLObject | None = context.wrap_bio(
@@ -100,22 +103,22 @@ class TlsSocket(Socket, ssl.SSLSocket):  # type: ignore[misc]
     def _send(self, data: memoryview, flags: int, until: int | None) -> int:
         if self._sslobj is None or not data:
             return super()._send(data, flags, until)
-        _refuse(flags)
+        if flags:
+            raise ValueError("of send and recv TLS takes no flags")
         if until == NEVER_WAIT:  # what TLS has taken must fit
             room = self._connected().queue.room - len(self._unsent) - _OVERHEAD
             if room <= 0:
                 raise ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, "the send buffer is full")
             data = data[: min(room, _RECORD)]
-        taken: int = self._do(partial(self._sslobj.write, data), until)
-        return taken
+        return self._do(partial(self._sslobj.write, data), until)
 
     def _receive(self, most: int, flags: int, until: int | None) -> bytes:
         if self._sslobj is None or not most:
             return super()._receive(most, flags, until)
-        _refuse(flags)
+        if flags:
+            raise ValueError("of send and recv TLS takes no flags")
         try:
-            data: bytes = self._do(partial(self._sslobj.read, most), until)
-            return data
+            return self._do(partial(self._sslobj.read, most), until)
         except ssl.SSLEOFError:
             if not self.suppress_ragged_eofs:
                 raise
@@ -141,7 +144,7 @@ class TlsSocket(Socket, ssl.SSLSocket):  # type: ignore[misc]
             self.close()
             raise
 
-    def _do(self, step: Callable[[], Any], until: int | None) -> Any:
+    def _do(self, step: Callable[[], _Result], until: int | None) -> _Result:
         """`step`, as often as TLS wants to read more first, and what it wants to have sent."""
         while True:
             try:
@@ -182,8 +185,3 @@ class TlsSocket(Socket, ssl.SSLSocket):  # type: ignore[misc]
                 raise ssl.SSLWantWriteError(ssl.SSL_ERROR_WANT_WRITE, reason) from None
             finally:
                 self._unsent = bytes(view)
-
-
-def _refuse(flags: int) -> None:
-    if flags:
-        raise ValueError("of send and recv TLS takes no flags")

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
+from .glyphs import BLUE
 from .picture import RUNS, Picture, finish, new_axes
 
 _DOTTED = 30  # lines of fewer points show each
@@ -48,3 +49,22 @@ def chart(
     ax.set_title(title, loc="left")
     text = f"chart of {', '.join(map(str, lines))}"
     return Picture(ax, pd.concat(parts, ignore_index=True), text, title)
+
+
+def bars(values: pd.Series, x: str) -> Picture:
+    """One bar to the right for each value under its name, the first on top; `x` says what they are.
+
+    `data` has name and value. Raises ValueError when there is nothing to draw.
+    """
+    if not len(values):
+        raise ValueError("nothing to plot: there are no bars without values")
+    ax = new_axes(9, 0.8 + 0.4 * len(values))
+    drawn = ax.barh([str(name) for name in values.index], values.to_numpy(), color=BLUE, zorder=3)
+    ax.bar_label(drawn, fmt="{:.3g}", padding=3)
+    ax.invert_yaxis()
+    ax.margins(x=0.1)
+    ax.set_xlabel(x)
+    ax.spines[["top", "right"]].set_visible(False)
+    data = pd.DataFrame({"name": values.index, "value": values.to_numpy()})
+    shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+    return Picture(ax, data, f"bars: {shown}", x)

@@ -167,19 +167,23 @@ def draw(ax: Axes, table: pd.DataFrame, changes: pd.DataFrame, way: Any) -> None
     for kind, rows in table.groupby("glyph", observed=True):
         glyph, (top, bottom) = glyph_of(str(kind)), places[rows.index].T
         gap = np.full(len(rows), np.nan)
-        across = np.column_stack([rows["low"], rows["high"], gap]).ravel()
+        low, high = rows["low"].to_numpy(float), rows["high"].to_numpy(float)
+        if kind == "arrow-copied":  # it began somewhere on the way
+            low, top = (low + high) / 2, (top + bottom) / 2
+        across = np.column_stack([low, high, gap]).ravel()
         down = np.column_stack([top, bottom, gap]).ravel()
         look: dict[str, Any] = {"color": glyph.color, "linestyle": glyph.dashes, "linewidth": 1.1}
         ax.add_line(Line2D(across, down, gid=str(kind), label=glyph.label, **look))
         for end, tip, size in ((0.0, "<", 5), (0.5, "x", 6), (1.0, ">", 5)):
-            there = (rows["high"] == end).to_numpy(bool)
-            ax.plot(rows["high"][there], bottom[there], tip, color=glyph.color, markersize=size)
+            there = high == end
+            ax.plot(high[there], bottom[there], tip, color=glyph.color, markersize=size)
     longest = 0
-    for row, (top, _) in zip(table.itertuples(), places, strict=True):
-        if row.low == 0.5:  # sent by nobody
+    times = table["time"].round(6).tolist()
+    for row, seconds, (top, _) in zip(table.itertuples(), times, places, strict=True):
+        if row.glyph == "arrow-copied":  # sent by nobody
             continue
         where, align = (-0.02, "right") if row.low == 0 else (1.02, "left")
-        time = f"{row.time:.6g} s"
+        time = f"{seconds:.6g} s"
         text = f"{row.text}   {time}" if row.low else f"{time}   {row.text}"
         longest = max(longest, len(text))
         note = ax.text(where, top, text, ha=align, va="center", fontsize="x-small")
