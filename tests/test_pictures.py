@@ -714,6 +714,16 @@ def test_by_default_of_a_download_is_drawn_what_the_log_knows():
             getattr(Plots(tape), kind)(direction="in")
 
 
+def test_a_glyph_that_is_there_once_keeps_its_colour_in_a_notebook():
+    paths = Path(rate=2e6, delay=0.05, drop=(30,)), Path(rate=2e6, delay=0.05)
+    sim = Simulation(up=paths[0], down=paths[1])
+    log = sim.transfer(300_000, recovery="reno", congestion="reno", sack=False).log
+    page = log.plot.sequence(between=(0.3, 0.7))._repr_html_()
+    shown = Image.open(io.BytesIO(base64.b64decode(page.split("base64,")[1].split('"')[0])))
+    colors = {color: count for count, color in shown.convert("RGB").getcolors(1 << 24)}
+    assert colors[0xD5, 0x5E, 0x00] > 20, "the fast retransmit is vermilion"
+
+
 def test_the_plots_of_a_log_name_themselves(log):
     assert repr(log.plot) == (
         "<plots of a log: compare, diagram, ladder, overview, phase, queue, rtt, scoreboard, "
