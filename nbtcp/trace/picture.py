@@ -131,7 +131,8 @@ class Picture:
         alt = html.escape(f"{text}. {self._title}.")
         png = io.BytesIO()
         with Image.open(io.BytesIO(self.png())) as picture:
-            picture.convert("RGB").quantize(_COLORS).save(png, "PNG", optimize=True)
+            few = picture.convert("RGB").quantize(_COLORS, Image.Quantize.FASTOCTREE)
+            few.save(png, "PNG")
         image = base64.b64encode(png.getvalue()).decode()
         return f'<img alt="{alt}" src="data:image/png;base64,{image}">'
 
