@@ -28,6 +28,7 @@ def table_of(view: View) -> pd.DataFrame:
     """
     rows = view.segments.assign(flow=view.ways.flow, again=resent(view.segments, view.ways))
     mine = (view.this | view.back) & ~rows["why"].isin(["bad-checksum"]).to_numpy(bool)
+    rows.attrs = {}  # what follows would copy them each time
     rows = pd.concat([rows[mine], _at_nobody(rows, mine)]).sort_index()
     if rows.empty:
         raise ValueError(f"nothing to plot: no segments {view.way.direction} in the log")
