@@ -493,6 +493,13 @@ def test_the_states_stand_beside_the_ladder():
     assert places["ESTABLISHED"] < places["0.1 s   A ack 1"]  # at the arrival before
 
 
+def test_states_are_not_written_over_each_other():
+    log = Simulation(Path(rate=1.5e6, delay=0.2)).transfer(100).log  # the FIN comes right behind
+    texts = log.plot.ladder().figure.axes[0].texts
+    right = [text for text in texts if text.get_ha() == "center" and text.get_position()[0] > 0]
+    assert [text.get_text() for text in right] == ["SYN-RECEIVED", "LAST-ACK", "CLOSED"]
+
+
 # --- the state diagram ---
 
 
