@@ -264,7 +264,7 @@ def test_start_here_shows_the_recording_where_there_is_no_lab(
     for cell in code_cells(start_here()):
         exec(cell.source, names)
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "A recording instead, as there is no lab here: no root; become root"
+    assert said[0] == "A recording instead: no root; become root"
     assert re.fullmatch(r"sequence\.svg: \d+ kB", said[1])
     assert names["picture"].data["glyph"].isin(["syn", "fin", "drop-loss"]).sum() == 4
 

@@ -159,11 +159,11 @@ class Plots:
         segments.
 
         `direction` puts its sender on the left, by default the host that the table of connections
-        names first. `data` has until (s, the arrival), low and high (0
-        at the left, 1 at the right) and text. Time is stretched where much happens. What one end
-        alone has seen is dashed, and taken to be underway for half the shortest RTT.
+        names first. `data` has until (s, the arrival), low and high (0 at the left, 1 at the right)
+        and text. Time is stretched where much happens. What one end alone has seen is dashed, and
+        taken to be underway for half the shortest RTT.
         """
-        view = self._view(options.get("conn"), options.get("direction"))
+        view = self._view(options.get("conn"), options.get("direction", "out"))
         data = _cut(ladder.table_of(view), options.get("between"), whole=True)
         changes = ladder.states_of(view)
         if (between := options.get("between")) is not None:
