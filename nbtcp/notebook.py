@@ -5,6 +5,7 @@ from nbtcp.notebook import predict, recorded, sliders
 
 import html
 import math
+import os
 import subprocess
 import time
 import warnings
@@ -98,15 +99,19 @@ def sliders(function: Callable[..., Any], **ranges: tuple[float, ...]) -> Any:
     return ipywidgets.interactive(function, {"auto_display": True}, **boxes)
 
 
-def recorded(file: str, fetch: Callable[[], EventLog]) -> EventLog:
+def recorded(file: str, fetch: Callable[[], EventLog], about: str = "") -> EventLog:
     """The log that `fetch` gives, or that in `file` where this machine has no network for us.
 
-    The reason is printed then.
+    Then the reason is printed, and `about`: what was recorded instead. Where NBTCP_OFFLINE is set
+    what has such an `about` is taken from its file in any case.
     """
     try:
+        if about and os.environ.get("NBTCP_OFFLINE"):
+            raise MachineError("NBTCP_OFFLINE is set")
         return fetch()
     except (MachineError, OSError) as problem:
-        print(f"A recording instead: {getattr(problem, 'strerror', None) or problem}")
+        reason = getattr(problem, "strerror", None) or problem
+        print(f"A recording instead{about and ', ' + about}: {reason}")
         return EventLog.load(file)
 
 

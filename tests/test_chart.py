@@ -42,13 +42,13 @@ def test_a_chart_of_nothing_says_so() -> None:
 
 
 def test_bars_say_their_values() -> None:
-    picture = bars(pd.Series({"struct": 9.5, "scapy": 627.1}), "time (µs)")
+    picture = bars(pd.Series({"struct": 9.5, "scapy": 1487.0}), "time (µs)")
     [ax] = picture.figure.axes
-    assert [bar.get_width() for bar in ax.patches] == [9.5, 627.1]
-    assert [text.get_text() for text in ax.texts] == ["9.5", "627"]
+    assert [bar.get_width() for bar in ax.patches] == [9.5, 1487.0]
+    assert [text.get_text() for text in ax.texts] == ["9.5", "1,490"]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["struct", "scapy"]
-    assert repr(picture) == "<bars: struct 9.5, scapy 627>"
-    assert picture.data["value"].to_list() == [9.5, 627.1]
+    assert repr(picture) == "<bars: struct 9.5, scapy 1,490>"
+    assert picture.data["value"].to_list() == [9.5, 1487.0]
 
 
 def test_no_bars_without_values() -> None:

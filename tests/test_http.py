@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -268,6 +269,18 @@ def test_settings_of_config_are_those_of_the_connections(lab: nbtcp.Lab) -> None
         assert client.headers["x-a"] == "b"
         client.get("http://10.0.0.1/bytes/10000")
     assert log.segments["len"].max() <= 500
+
+
+@pytest.mark.parametrize("settings", [{}, {"nagle": True}])
+def test_a_small_request_does_not_wait_behind_tls(
+    lab: nbtcp.Lab, settings: dict[str, bool]
+) -> None:
+    """Its last handshake message is small and not acknowledged yet: Nagle's algorithm would."""
+    url = "http://10.0.0.1/bytes/1000"
+    with nbtcp.http.client(lab, **settings) as client, client.stream("GET", url) as answer:
+        sock = answer.extensions["network_stream"].get_extra_info("socket")
+        off = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert off == ("nagle" not in settings)
 
 
 def test_a_fetch_speaks_http_2_when_told_to(lab: nbtcp.Lab, trust: ssl.SSLContext) -> None:

@@ -493,6 +493,13 @@ def test_the_states_stand_beside_the_ladder():
     assert places["ESTABLISHED"] < places["0.1 s   A ack 1"]  # at the arrival before
 
 
+def test_states_are_not_written_over_each_other():
+    log = Simulation(Path(rate=1.5e6, delay=0.2)).transfer(100).log  # the FIN comes right behind
+    texts = log.plot.ladder().figure.axes[0].texts
+    right = [text for text in texts if text.get_ha() == "center" and text.get_position()[0] > 0]
+    assert [text.get_text() for text in right] == ["SYN-RECEIVED", "LAST-ACK", "CLOSED"]
+
+
 # --- the state diagram ---
 
 
@@ -705,6 +712,16 @@ def test_by_default_of_a_download_is_drawn_what_the_log_knows():
         assert shown._title.startswith("Connection 1: 10.0.0.2:49152 > 10.0.0.1:80")
         with pytest.raises(ValueError, match=f"nothing to plot: no .* {B}:80 > "):
             getattr(Plots(tape), kind)(direction="in")
+
+
+def test_a_glyph_that_is_there_once_keeps_its_colour_in_a_notebook():
+    paths = Path(rate=2e6, delay=0.05, drop=(30,)), Path(rate=2e6, delay=0.05)
+    sim = Simulation(up=paths[0], down=paths[1])
+    log = sim.transfer(300_000, recovery="reno", congestion="reno", sack=False).log
+    page = log.plot.sequence(between=(0.3, 0.7))._repr_html_()
+    shown = Image.open(io.BytesIO(base64.b64decode(page.split("base64,")[1].split('"')[0])))
+    colors = {color: count for count, color in shown.convert("RGB").getcolors(1 << 24)}
+    assert colors[0xD5, 0x5E, 0x00] > 20, "the fast retransmit is vermilion"
 
 
 def test_the_plots_of_a_log_name_themselves(log):

@@ -119,12 +119,16 @@ class Transport(httpx.HTTPTransport):
 
 
 class _Backend(httpcore.NetworkBackend):
-    """Where httpcore gets its connections from."""
+    """Where httpcore gets its connections from.
+
+    Nagle's algorithm is off unless asked for, as in all HTTP clients: TLS's last handshake message
+    is small, and the request right behind it would wait a round trip for its acknowledgment.
+    """
 
     def __init__(self, host: Host, log: EventLog | None, settings: dict[str, Any]) -> None:
         self._host = host
         self._log = log
-        self._settings = settings
+        self._settings = {"nagle": False, **settings}
 
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *_: Any, **__: Any

@@ -60,11 +60,16 @@ def bars(values: pd.Series, x: str) -> Picture:
         raise ValueError("nothing to plot: there are no bars without values")
     ax = new_axes(9, 0.8 + 0.4 * len(values))
     drawn = ax.barh([str(name) for name in values.index], values.to_numpy(), color=BLUE, zorder=3)
-    ax.bar_label(drawn, fmt="{:.3g}", padding=3)
+    ax.bar_label(drawn, fmt=_shown, padding=3)
     ax.invert_yaxis()
     ax.margins(x=0.1)
     ax.set_xlabel(x)
     ax.spines[["top", "right"]].set_visible(False)
     data = pd.DataFrame({"name": values.index, "value": values.to_numpy()})
-    shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+    shown = ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
     return Picture(ax, data, f"bars: {shown}", x)
+
+
+def _shown(value: float) -> str:
+    """Three digits that count: 9.5, 628, 1,490."""
+    return f"{float(f'{value:.3g}'):,g}"

@@ -190,7 +190,10 @@ def draw(ax: Axes, table: pd.DataFrame, changes: pd.DataFrame, way: Any) -> None
         note = ax.text(where, top, text, ha=align, va="center", fontsize="x-small")
         note.set_in_layout(False)  # there is room for them: measuring hundreds takes seconds
     column = 0.2 + 0.014 * longest  # beyond the texts
-    for change, down in zip(changes.itertuples(), of_changes, strict=True):
+    for number, (change, down) in enumerate(zip(changes.itertuples(), of_changes, strict=True)):
+        later = of_changes[number + 1 :][changes["side"].to_numpy()[number + 1 :] == change.side]
+        if (np.abs(later - down) < SLOT / 2).any():  # it would be written over
+            continue
         look = {"ha": "center", "va": "center", "fontsize": "x-small", "weight": "bold"}
         ax.text(1 + column if change.side else -column, float(down), str(change.state), **look)
     for side in (0, 1):

@@ -26,19 +26,23 @@ def main() -> None:
     print(page, page.log, page.log.save(TARGET).name, sep="\n")
 
 
-def record(file: Path) -> None:
-    """Run a notebook's cells as far as its last `recorded(file, fetch)`; save what they give."""
+def record(file: Path, **replace: str) -> None:
+    """Run a notebook's cells as far as its last `recorded(file, fetch)`; save what they give.
+
+    `replace` says what variables have that the notebook sets itself.
+    """
     cells = [cell.source for cell in nbformat.read(file, 4).cells if cell.cell_type == "code"]
     last = max((at for at, cell in enumerate(cells) if "recorded(" in cell), default=-1)
     os.chdir(file.parent)
     names: dict[str, object] = {}
     for source in cells[: last + 1]:
         exec(source, names)
-        names["recorded"] = save
+        names |= {"recorded": save, **replace}
 
 
-def save(file: str, fetch: Callable[[], nbtcp.EventLog]) -> nbtcp.EventLog:
+def save(file: str, fetch: Callable[[], nbtcp.EventLog], about: str = "") -> nbtcp.EventLog:
     log = fetch()
+    log.meta["about"] = about
     print(log, log.save(file).name)
     return log
 
