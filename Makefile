@@ -32,9 +32,18 @@ test: .venv/.all ## run the tests, then the notebooks against their saved output
 	@if [ "$$(id -u)" != 0 ]; then
 		echo "Not root: tests that need root are skipped. As root, or with sudo make test, all of them run."
 	fi
-	.venv/bin/python -m pytest
-	.venv/bin/python -m pytest --nbval-lax --nbval-cell-timeout 60 \
-		--nbval-sanitize-with tests/nbval-sanitize.cfg notebooks
+	.venv/bin/python -m pytest -n $(WORKERS) --dist worksteal
+	for round in first second; do
+		echo "The notebooks, for the $$round time: those of the simulator strictly, live ones loosely."
+		.venv/bin/python -m pytest -n $(WORKERS) --dist loadscope --nbval $(nbval) $(filter-out $(live),$(lessons))
+		NBTCP_OFFLINE=1 .venv/bin/python -m pytest -n $(WORKERS) --dist loadscope --nbval-lax $(nbval) $(live)
+	done
+
+# Two processes: much of the time goes into waiting. Whoever wants one: make test WORKERS=0
+WORKERS ?= 2
+nbval = --nbval-cell-timeout 60 --nbval-sanitize-with tests/nbval-sanitize.cfg
+lessons := $(sort $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb))
+live := $(foreach number,00 08 09 12,$(filter notebooks/$(number)-% notebooks/solutions/$(number)-%,$(lessons)))
 
 soak: .venv/.all ## test for an hour: theory, random schedules, a grid of networks, starts on a LAN
 	@if [ "$$(id -u)" != 0 ]; then
@@ -42,7 +51,7 @@ soak: .venv/.all ## test for an hour: theory, random schedules, a grid of networ
 	fi
 	NBTCP_SOAK=1 .venv/bin/python -m pytest --timeout 3600 \
 		tests/test_random_schedules.py tests/test_theory.py tests/test_soak.py tests/test_lan.py \
-		tests/test_live.py tests/test_tshark.py
+		tests/test_live.py tests/test_tshark.py tests/test_course.py
 
 bench: .venv/.core ## measure the speed of fetches, tables and pictures
 	@$(lab-user)
@@ -55,7 +64,7 @@ check: .venv/.all ## ruff, its formatter, and mypy
 	.venv/bin/python -m mypy nbtcp
 
 clean: ## remove .venv, caches and what make demo wrote
-	@rm -rf .venv build dist demo.png demo.out notebooks/sequence.svg .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv build dist demo.png demo.out notebooks/*.svg .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name .git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # The lab: root has it, and so has an ordinary user where user namespaces are allowed.

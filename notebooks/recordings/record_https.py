@@ -35,7 +35,7 @@ for file in sorted(folder.rglob("08-*.ipynb")):
 @pytest.mark.timeout(120)
 def test_record(internet: Internet) -> None:  # noqa: F811
     line = b"Transmission Control Protocol, as it was recorded.\\n"
-    file = internet.site / "debian" / "dists" / "stable" / "Release"
-    file.parent.mkdir(parents=True)
+    file = internet.site / "rfc" / "rfc9293.txt"
+    file.parent.mkdir()
     file.write_bytes((line * 6000)[:250_000])
     print(internet.says(CODE, str(internet.authority), str(HERE)))
