@@ -292,7 +292,7 @@ def test_no_table_takes_segments_one_by_one():
 
 
 def test_no_table_takes_connections_one_by_one():
-    """But for their names: each has a text for either direction."""
+    """A few calls for each are allowed: names are texts, groups have a least and a most."""
     counts = []
     for connections in (10, 110):
         tape = Tape(A)
@@ -304,7 +304,7 @@ def test_no_table_takes_connections_one_by_one():
         frames = tape.segments.assign(wscale=pd.NA), tape.connections
         makes = tables.retransmissions, tables.throughput, statistics
         counts.append([calls(make, *frames) for make in makes])
-    assert (np.diff(counts, axis=0) <= 100 * 10).all()
+    assert (np.diff(counts, axis=0) < 100 * 30).all()
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ DataFrames in, DataFrames out, as in metrics.py: whole columns, all directions a
 are those of tcptrace, which knows cumulative ACKs alone.
 """
 
-from collections.abc import Hashable
 from types import SimpleNamespace
 from typing import Any
 
@@ -113,7 +112,7 @@ def statistics(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.DataFram
     return _long(ways.table, values, segments.attrs)
 
 
-def _long(table: pd.DataFrame, values: Values, attrs: dict[Hashable, Any]) -> pd.DataFrame:
+def _long(table: pd.DataFrame, values: Values, attrs: Any) -> pd.DataFrame:
     """One row per direction and statistic, in the order of DEFINITIONS."""
     n, names = len(table), list(DEFINITIONS)
     units, definitions = zip(*DEFINITIONS.values(), strict=True)
@@ -257,8 +256,7 @@ def _lines(segments: pd.DataFrame, ways: Flows) -> SimpleNamespace:
 
 def _before(risen: Numbers, lowest: Numbers | int) -> Numbers:
     """A running maximum without the line itself; `lowest` before the first line of a direction."""
-    before: Numbers = np.maximum(np.append(-1, risen)[:-1], lowest)
-    return before
+    return np.append(-1, risen)[:-1].clip(lowest)
 
 
 def _outstanding(lines: SimpleNamespace, n: int) -> Values:

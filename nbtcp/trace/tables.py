@@ -73,9 +73,8 @@ def _when_acknowledged(
     heard, about = _answers(answer, flow)
     # All flows on one axis, one after the other: a running maximum and a search serve them all.
     size = max(ack.max(initial=0), end.max(initial=0)) + 1
-    reached = np.searchsorted(
-        np.maximum.accumulate(about * size + ack[heard]), flow[rows] * size + end
-    )
+    highest = np.maximum.accumulate(about * size + ack[heard])
+    reached = np.searchsorted(highest, flow[rows] * size + end)
     later = np.searchsorted(about * len(time) + heard, flow[rows] * len(time) + rows)
     place = np.maximum(reached, later)
     known = np.append(about, -1)[place] == flow[rows]
@@ -123,11 +122,9 @@ def throughput(
     start, end = payload(segments)
     carried = np.bincount((ways.flow * slots + slot)[ways.own], (end - start)[ways.own], n * slots)
     data = ways.own & (end > start)
-    bounds = pd.DataFrame({"low": start[data], "high": end[data]}).groupby(ways.flow[data])
-    low, high = (  # without SYN and FIN
-        column.reindex(range(n)).to_numpy(np.float64)
-        for column in (bounds["low"].min(), bounds["high"].max())
-    )
+    bounds = pd.DataFrame({"low": start, "high": end})[data].groupby(ways.flow[data])
+    low = bounds["low"].min().reindex(np.arange(n)).to_numpy(np.float64)  # no SYN, no FIN
+    high = bounds["high"].max().reindex(np.arange(n)).to_numpy(np.float64)
     heard, about = _answers(ways.answer, ways.flow)
     heard, about = heard[low[about] < high[about]], about[low[about] < high[about]]
     ack = segments["ack"].to_numpy(np.float64)[heard].clip(low[about], high[about])
