@@ -506,7 +506,7 @@ def _check_plot_kind(path: Path | None) -> None:
 def _check_suffix(path: Path | None, *known: str, why: str = "") -> None:
     """UsageError unless the name ends in one of these; None is a file that nobody asked for."""
     if path is not None and path.suffix.lower() not in known:
-        raise click.UsageError(f"{path}: its name must end in {' or '.join(known)}{why}")
+        raise click.UsageError(f"{path}: choose a name that ends in {' or '.join(known)}{why}")
 
 
 if __name__ == "__main__":
