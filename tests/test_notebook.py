@@ -90,6 +90,19 @@ def test_a_recording_stands_in_for_a_machine_that_cannot(
     assert capsys.readouterr().out == ""
 
 
+def test_the_internet_is_left_alone_where_it_shall_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What has an `about` is of the internet; the rest, of the lab, is made as ever."""
+    log = nbtcp.Simulation().transfer(1000).log
+    file = str(log.save(tmp_path / "x.parquet"))
+    monkeypatch.setenv("NBTCP_OFFLINE", "1")
+    assert recorded(file, lambda: log) is log
+    assert recorded(file, lambda: log, "of a simulation") is not log
+    said = "A recording instead, of a simulation: NBTCP_OFFLINE is set\n"
+    assert capsys.readouterr().out == said
+
+
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.timeout(30)
