@@ -334,7 +334,7 @@ def test_serve_ends_at_a_signal(directory: Path, number: signal.Signals) -> None
         ([".", "--run", "true"], "--run goes with --lab"),
         ([".", "--lab", "--public"], "--public does not go with --lab"),
         ([".", "--port", "0"], "1<=x<=65535"),
-        ([".", "--log", "a.txt"], "end in .parquet"),
+        ([".", "--log", "a.txt"], "ends in .parquet"),
         ([".", "--lab", "--run", "no-such-program"], "no such program"),
     ],
 )
