@@ -20,8 +20,8 @@ from nbtcp.trace.log import LAYOUTS
 PATH = nbtcp.Path(rate=100e6, delay=0.01, queue=170, loss=0.002, reorder=0.001)
 OCTETS = 465  # of payload for each segment that the log holds: both ends are in it
 TABLES = """
-    segments events connections rtt queue retransmissions throughput states timers summary
-    statistics""".split()
+    segments events connections rtt queue retransmissions throughput states timers directions
+    summary""".split()
 PICTURES = """
     sequence stevens window rtt throughput queue states timers scoreboard overview""".split()
 
@@ -51,7 +51,7 @@ def tables(log: nbtcp.EventLog) -> dict[str, Callable[[], object]]:
         return table() if callable(table) else table
 
     both = nbtcp.compare({"one": log, "other": log})
-    compared = ("summary", "retransmissions", "rtt")
+    compared = ("directions", "summary", "retransmissions", "rtt")
     return {
         **{name: lambda name=name: make(name) for name in TABLES},
         **{f"compare, {name}": getattr(both, name) for name in compared},

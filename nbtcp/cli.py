@@ -259,7 +259,7 @@ def stats(file: Path) -> None:
     """  # noqa: D301
     import pandas as pd
 
-    table = _load(file).summary()
+    table = _load(file).directions()
     units: dict[str, str] = table.attrs["units"]
     if table.empty:
         click.echo("no connections")

@@ -73,7 +73,7 @@ def test_a_log_comes_back_from_its_capture(log: EventLog, written: File) -> None
 
 
 def test_the_statistics_of_a_capture_are_those_of_its_log(log: EventLog, written: File) -> None:
-    found, expected = read_capture(written).summary(), log.summary()
+    found, expected = read_capture(written).directions(), log.directions()
     dropped_or_measured = ["dropped", "rtt_samples", "rtt_min", "rtt_mean", "rtt_max"]
     same = expected.columns.difference(dropped_or_measured)
     pd.testing.assert_frame_equal(found[same], expected[same])
@@ -110,7 +110,7 @@ def test_an_empty_log_is_an_empty_capture(tmp_path: File) -> None:
     assert len(found.segments) == len(found.connections) == len(found.rtt()) == 0
     assert found.meta["seed"] == 4
     assert found.meta["problems"] == ["no TCP segment in it"]
-    assert len(found.summary()) == 0
+    assert len(found.directions()) == 0
 
 
 def test_a_capture_read_and_written_again_is_the_same(client_side: File, tmp_path: File) -> None:
@@ -330,7 +330,7 @@ def test_a_plot_says_that_it_is_of_a_capture(client_side: File) -> None:
     picture = read_capture(client_side).plot.sequence()
     assert picture.figure.axes[0].get_title(loc="left").endswith("seen in the capture")
     assert (picture.data["glyph"] == "fast-retransmit").sum() > 0
-    assert set(read_capture(client_side).summary()["vantage"]) == {"capture"}
+    assert set(read_capture(client_side).directions()["vantage"]) == {"capture"}
 
 
 def test_a_timeout_and_what_follows_it(tmp_path: File) -> None:
@@ -356,7 +356,7 @@ def test_a_hole_of_the_capture_filled_at_once_is_reordering(tmp_path: File) -> N
     packets = handshake() + [packet(CLIENT, ACK, at, 501, 100) for at in (201, 101, 301)]
     found = read_capture(pcap(tmp_path / "a.pcap", packets))
     assert found.segments["why"].tolist()[3:] == ["data", "out-of-order", "data"]
-    assert found.summary()["retransmitted"].tolist() == [0, 0]
+    assert found.directions()["retransmitted"].tolist() == [0, 0]
 
 
 def test_a_hole_filled_after_duplicate_acks_is_a_retransmission(tmp_path: File) -> None:
@@ -366,7 +366,7 @@ def test_a_hole_filled_after_duplicate_acks_is_a_retransmission(tmp_path: File) 
     packets += [packet(CLIENT, ACK, 101, 501, 100), packet(SERVER, ACK, 501, 501)]
     found = read_capture(pcap(tmp_path / "a.pcap", packets))
     assert found.segments["why"].tolist()[6:] == ["duplicate-ack"] * 3 + ["fast-retransmit", "ack"]
-    assert found.summary()["retransmitted"].tolist() == [1, 0]
+    assert found.directions()["retransmitted"].tolist() == [1, 0]
     assert not found.rtt()["kept"].iloc[-1]
 
 
@@ -410,7 +410,7 @@ def test_an_older_timestamp_is_of_a_segment_that_was_held_up(tmp_path: File) -> 
     packets += [packet(CLIENT, ACK, 201, 501, 100, tsval=2**32 - 2)]
     found = read_capture(pcap(tmp_path / "a.pcap", packets))
     assert found.segments["why"].tolist()[8:] == ["duplicate-ack"] * 3 + ["out-of-order"]
-    assert found.summary()["retransmitted"].tolist() == [0, 0]
+    assert found.directions()["retransmitted"].tolist() == [0, 0]
     packets[-1] = packet(CLIENT, ACK, 201, 501, 100, tsval=9)
     found = read_capture(pcap(tmp_path / "a.pcap", packets))
     assert found.segments["why"].iloc[-1] == "fast-retransmit"
@@ -426,7 +426,7 @@ def test_copies_that_the_network_made_are_no_retransmissions(
     times = [0, 20, 40, 50, *[50] * acknowledged, *[50] * (copies - 1)]
     found = read_capture(pcap(tmp_path / "a.pcap", packets + [data] * (copies - 1), times))
     assert found.segments["why"].tolist()[-copies + 1 :] == ["duplicate"] * (copies - 1)
-    assert found.summary()["retransmitted"].tolist() == [0, 0]
+    assert found.directions()["retransmitted"].tolist() == [0, 0]
     assert len(found.retransmissions()) == 0
 
 
@@ -487,7 +487,7 @@ def test_one_direction_alone(tmp_path: File) -> None:
     found = read_capture(pcap(tmp_path / "a.pcap", packets))
     assert found.segments["seq"].tolist() == [1, 11, 21, 31, 41]
     assert found.connections["host"].tolist() == [CLIENT]
-    assert found.summary()["unique_bytes"].tolist() == [50, 0]
+    assert found.directions()["unique_bytes"].tolist() == [50, 0]
 
 
 def test_positions_go_on_where_numbers_wrap(tmp_path: File) -> None:
@@ -525,7 +525,7 @@ def test_two_ends_on_one_address_are_told_apart(tmp_path: File) -> None:
     )
     assert found.connections["host"].tolist() == ["127.0.0.1:1001", "127.0.0.1:80"]
     assert found.connections["local"].tolist() == ["127.0.0.1"] * 2
-    table = found.summary()
+    table = found.directions()
     assert table["direction"].tolist()[1] == "127.0.0.1:80 > 127.0.0.1:1001"
     assert table["bytes"].tolist() == [0, 90]
     assert table["rtt_samples"].tolist() == [1, 2]
@@ -546,7 +546,7 @@ def test_what_was_acknowledged_but_not_captured_is_said(tmp_path: File) -> None:
     packets = [*handshake(), *data, packet(SERVER, ACK, 501, 451), packet(SERVER, ACK, 501, 901)]
     found = read_capture(pcap(tmp_path / "a.pcap", packets))
     assert found.meta["problems"] == ["500 octets were acknowledged but not captured"]
-    assert found.summary()["unique_bytes"].tolist() == [300, 0]
+    assert found.directions()["unique_bytes"].tolist() == [300, 0]
 
 
 # --- link layers ---
@@ -1006,7 +1006,7 @@ def test_any_bytes_give_a_log_or_a_log_file_error(tmp_path: File, content: bytes
         assert "\n" not in str(problem)
         return
     assert len(found.segments) >= 0
-    assert len(found.summary()) == 2 * found.connections["conn"].nunique()
+    assert len(found.directions()) == 2 * found.connections["conn"].nunique()
     assert len(found.rtt()) >= 0 and repr(found)
     again = read_capture(found.to_pcapng(tmp_path / "again.pcapng"))
     assert (
@@ -1033,9 +1033,9 @@ def test_a_capture_by_tshark_in_the_lab(tmp_path: File) -> None:
     assert not [note for note in found.meta["problems"] if "times go backwards" not in note]
     ends = found.connections
     assert (ends["end"] == "FIN").all() and sorted(ends["opened"]) == ["active", "passive"]
-    table = found.summary().set_index("direction")
+    table = found.directions().set_index("direction")
     [way] = [name for name in table.index if name.startswith("10.0.0.1:80")]
-    there = page.log.summary().set_index("direction").loc[way]
+    there = page.log.directions().set_index("direction").loc[way]
     line = table.loc[way]
     assert line["unique_bytes"] == there["unique_bytes"]
     assert line["retransmitted"] == repeated > 0

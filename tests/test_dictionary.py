@@ -52,8 +52,8 @@ def test_the_page_has_the_columns_and_dtypes_of_the_table(log: nbtcp.EventLog, n
         assert documented(name) == {column: str(dtype) for column, dtype in dtypes.items()}
 
 
-def test_the_page_has_the_units_and_definitions_of_the_summary(log: nbtcp.EventLog) -> None:
-    attrs = log.summary().attrs
+def test_the_page_has_the_units_and_definitions_of_the_directions(log: nbtcp.EventLog) -> None:
+    attrs = log.directions().attrs
     for name, unit in attrs["units"].items():
         assert re.search(
             rf"^\| {name} \| \w+ \| {unit} \| {re.escape(attrs['definitions'][name])} \|$",

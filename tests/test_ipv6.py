@@ -238,7 +238,7 @@ def test_connections_have_addresses_of_ipv6(log: EventLog) -> None:
 def test_directions_have_brackets(log: EventLog) -> None:
     port = log.connections.local_port[0]
     here, there = f"[{CLIENT}]:{port}", f"[{SERVER}]:80"
-    assert log.summary().direction.tolist() == [f"{here} > {there}", f"{there} > {here}"]
+    assert log.directions().direction.tolist() == [f"{here} > {there}", f"{there} > {here}"]
     for name in (here, CLIENT, "out", f"{here} > {there}"):
         figure = log.plot.sequence(direction=name)
         assert len(figure.data) > 50

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="needs playwright: pip install playwright"
@@ -64,12 +65,12 @@ def test_start_here_runs_in_jupyterlab_and_shows_its_pictures(
     with jupyterlab(checkout) as address, browser(tmp_path / "browser") as page:
         page.goto(address)
         run_to_the_end(page, checkout / "notebooks" / START)
-        page.screenshot(path=tmp_path / "jupyterlab.png")
         pictures = page.locator(".jp-OutputArea-output img").all()
         assert len(pictures) >= 6
         for picture in pictures:
             assert picture.evaluate(PIXELS) > 100_000
             assert picture.get_attribute("alt")
+            assert is_drawn(picture, tmp_path / "picture.png")
         for wide in (*pictures, page.locator(".jp-OutputArea-output table").first):
             assert is_whole(wide)
     assert list((checkout / "notebooks").glob("*.svg"))
@@ -94,8 +95,8 @@ def test_a_slider_redraws_its_picture_when_it_is_released(checkout: Path, tmp_pa
         page.mouse.up()
         playwright.expect(picture).not_to_have_attribute("src", str(before), timeout=SECONDS)
         playwright.expect(picture).to_have_count(1)
-        page.screenshot(path=tmp_path / "slider.png")
         assert picture.evaluate(PIXELS) > size / 2 > 50_000
+        assert is_drawn(picture, tmp_path / "slider.png")
         assert is_whole(picture)
 
 
@@ -170,6 +171,17 @@ def run_to_the_end(page: "playwright.Page", path: Path) -> None:
     assert page.locator("[data-mime-type*=error], [data-mime-type*=stderr]").count() == 0
     prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
     assert prompts == [f"[{number}]:" for number in range(1, count + 1)]
+
+
+def is_drawn(picture: "playwright.Locator", screenshot: Path) -> bool:
+    """What the screen shows there is white for the most part, with several colours on it."""
+    picture.screenshot(path=screenshot)
+    with Image.open(screenshot) as shown:
+        colors = shown.convert("RGB").getcolors(1 << 24)
+        share = 0.003 * shown.width * shown.height
+    frequent = sorted((count, color) for count, color in colors if count > share / 10)
+    white = frequent[-1]
+    return min(white[1]) > 240 and white[0] > 100 * share and len(frequent) > 4
 
 
 def is_whole(element: "playwright.Locator") -> bool:

@@ -733,7 +733,7 @@ def test_an_empty_log_has_all_that_a_log_has() -> None:
     assert repr(log) == (
         "<EventLog: 0 connections; segments: 0 sent, 0 received, 0 dropped; 0 events>"
     )
-    assert log.summary().empty
+    assert log.directions().empty
     assert bytes(log) == bytes(EventLog())
     with pytest.raises(ValueError, match="nothing to plot"):
         log.plot.sequence()
@@ -897,7 +897,7 @@ def test_reading_the_tables_does_not_change_the_octets() -> None:
     before = bytes(log)
     for table, _ in TABLES.values():
         table(log)
-    repr(log), log.summary(), log.plot.sequence()
+    repr(log), log.directions(), log.plot.sequence()
     assert bytes(log) == before
 
 
@@ -988,7 +988,7 @@ def test_a_saved_log_is_loaded_as_it_was(tmp_path: FilePath, name: str) -> None:
     assert bytes(loaded) == bytes(log)
     assert loaded.meta == log.meta
     assert repr(loaded) == repr(log)
-    same(loaded.summary(), log.summary())
+    same(loaded.directions(), log.directions())
 
 
 def test_a_loaded_log_is_saved_as_it_was(tmp_path: FilePath, log: EventLog) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nbtcp.trace.metrics import RTT_COLUMNS, SUMMARY, first_seen, flows, resent, summary
+from nbtcp.trace.metrics import DIRECTIONS, RTT_COLUMNS, directions, first_seen, flows, resent
 
 A, B = "10.0.0.2", "10.0.0.1"  # the host that opens the connection, its peer
 CATEGORIES = ["host", "event", "why", "state", "flags"]
@@ -88,12 +88,12 @@ class Tape:
         frame = pd.DataFrame(self.samples, columns=list(RTT_COLUMNS))
         return frame.astype({"kept": bool, "conn": "int64", "rtt": float})
 
-    def summary(self):
-        return summary(self.segments, self.rtt(), self.connections)
+    def directions(self):
+        return directions(self.segments, self.rtt(), self.connections)
 
 
 def row(table, direction):
-    """The one row of a summary whose direction begins with that address."""
+    """The one row of the directions whose direction begins with that address."""
     (found,) = [line for line in table.itertuples() if line.direction.startswith(direction)]
     return found
 
@@ -118,8 +118,8 @@ def upload():
     return tape
 
 
-def test_summary_of_an_upload_counts_what_the_sender_sent():
-    line = row(upload().summary(), A)
+def test_directions_of_an_upload_counts_what_the_sender_sent():
+    line = row(upload().directions(), A)
     assert (line.conn, line.direction, line.vantage) == (1, f"{A}:49152 > {B}:80", "sender")
     assert (line.segments, line.data_segments) == (7, 4)
     assert (line.bytes, line.unique_bytes) == (4000, 3000)
@@ -128,8 +128,8 @@ def test_summary_of_an_upload_counts_what_the_sender_sent():
     assert line.out_of_order is pd.NA  # nobody logged what arrived at B
 
 
-def test_summary_of_an_upload_measures_the_data_alone():
-    line = row(upload().summary(), A)
+def test_directions_of_an_upload_measures_the_data_alone():
+    line = row(upload().directions(), A)
     assert (line.first, line.last) == (0.1, 0.5)
     assert line.duration == pytest.approx(0.4)
     assert line.throughput == pytest.approx(3000 * 8 / 0.4)
@@ -138,14 +138,14 @@ def test_summary_of_an_upload_measures_the_data_alone():
     )  # until the ACK of 0.60; the FIN is no data
 
 
-def test_summary_uses_the_rtt_samples_that_were_kept():
-    line = row(upload().summary(), A)
+def test_directions_uses_the_rtt_samples_that_were_kept():
+    line = row(upload().directions(), A)
     assert (line.rtt_samples, line.rtt_min, line.rtt_max) == (2, 0.1, 0.12)
     assert line.rtt_mean == pytest.approx(0.11)
 
 
-def test_summary_of_the_silent_direction_has_no_rates():
-    line = row(upload().summary(), B)
+def test_directions_of_the_silent_direction_has_no_rates():
+    line = row(upload().directions(), B)
     assert (line.vantage, line.segments, line.data_segments, line.bytes) == ("receiver", 5, 0, 0)
     assert (line.out_of_order, line.duplicate_acks, line.rtt_samples) == (0, 0, 0)
     figures = [line.first, line.last, line.duration, line.throughput, line.goodput, line.rtt_mean]
@@ -168,8 +168,8 @@ def download():
     return tape
 
 
-def test_summary_of_a_download_counts_what_the_receiver_got():
-    line = row(download().summary(), B)
+def test_directions_of_a_download_counts_what_the_receiver_got():
+    line = row(download().directions(), B)
     assert line.vantage == "receiver"
     assert (line.segments, line.data_segments, line.bytes, line.unique_bytes) == (4, 4, 4000, 3000)
     assert (line.retransmitted, line.retransmitted_bytes) == (2, 1000)  # a drop, a copy
@@ -195,8 +195,8 @@ def both_ends():
     return tape
 
 
-def test_summary_with_both_ends_never_counts_a_segment_twice():
-    table = both_ends().summary()
+def test_directions_with_both_ends_never_counts_a_segment_twice():
+    table = both_ends().directions()
     assert len(table) == 2
     line = row(table, A)
     assert (line.vantage, line.segments, line.bytes, line.unique_bytes) == ("sender", 3, 3000, 2000)
@@ -206,57 +206,57 @@ def test_summary_with_both_ends_never_counts_a_segment_twice():
     assert (back.vantage, back.segments, back.dropped) == ("sender", 2, 1)
 
 
-def test_summary_gives_each_connection_its_own_rows():
+def test_directions_gives_each_connection_its_own_rows():
     tape = upload()
     tape.ends.append(tape.end(2, A, 49153))
     tape.row(1.0, A, "send", "data", seq=1, length=500, conn=2)
     tape.row(1.0, A, "send", "rst", "R", conn=0)  # belongs to no connection
     tape.row(1.0, A, "recv", "data", length=9, conn=7)  # nor to one that is listed
-    table = tape.summary()
+    table = tape.directions()
     assert table["conn"].to_list() == [1, 1, 2, 2]
     assert table["bytes"].to_list() == [4000, 0, 500, 0]
     assert table["direction"].iloc[2] == f"{A}:49153 > {B}:80"
 
 
-def test_summary_of_a_lost_syn_counts_it_as_retransmitted():
+def test_directions_of_a_lost_syn_counts_it_as_retransmitted():
     tape = Tape(A)
     tape.row(0.0, A, "send", "syn", "S", seq=0)
     tape.row(1.0, A, "send", "timeout", "S", seq=0)
-    line = row(tape.summary(), A)
+    line = row(tape.directions(), A)
     assert (line.segments, line.retransmitted, line.retransmitted_bytes) == (2, 1, 0)
 
 
-def test_summary_tells_units_and_keeps_the_attributes_of_the_log():
-    attrs = upload().summary().attrs
+def test_directions_tells_units_and_keeps_the_attributes_of_the_log():
+    attrs = upload().directions().attrs
     assert attrs["seed"] == 1
     assert attrs["units"]["throughput"] == "bit/s"
     assert attrs["definitions"]["duration"] == "last - first"
-    assert attrs["units"].keys() == attrs["definitions"].keys() == SUMMARY.keys()
+    assert attrs["units"].keys() == attrs["definitions"].keys() == DIRECTIONS.keys()
 
 
-def test_summary_of_ipv6_writes_addresses_in_brackets():
+def test_directions_of_ipv6_writes_addresses_in_brackets():
     tape = upload()
     tape.ends[0].update(local="2001:db8::1", remote="2001:db8::2")
-    assert tape.summary()["direction"].iloc[0] == "[2001:db8::1]:49152 > [2001:db8::2]:80"
+    assert tape.directions()["direction"].iloc[0] == "[2001:db8::1]:49152 > [2001:db8::2]:80"
 
 
-def test_summary_of_an_empty_log_has_the_same_columns_and_no_rows():
+def test_directions_of_an_empty_log_has_the_same_columns_and_no_rows():
     empty = Tape(A)
     empty.ends = []
-    table = empty.summary()
-    assert list(table.columns) == list(upload().summary().columns)
+    table = empty.directions()
+    assert list(table.columns) == list(upload().directions().columns)
     assert len(table) == 0
     bare = pd.DataFrame()
-    assert list(summary(bare, bare, bare).columns) == list(table.columns)
+    assert list(directions(bare, bare, bare).columns) == list(table.columns)
 
 
-def test_summary_of_a_connection_without_segments_is_all_zero():
-    line = row(Tape(A).summary(), A)
+def test_directions_of_a_connection_without_segments_is_all_zero():
+    line = row(Tape(A).directions(), A)
     assert (line.segments, line.bytes, line.dropped, line.rtt_samples) == (0, 0, 0, 0)
 
 
-def test_summary_has_the_same_types_with_rows_and_without():
-    full, none = upload().summary(), Tape(A).summary()
+def test_directions_has_the_same_types_with_rows_and_without():
+    full, none = upload().directions(), Tape(A).directions()
     assert full.dtypes.equals(none.dtypes)
     assert full.dtypes["bytes"] == full.dtypes["segments"] == "int64"
 

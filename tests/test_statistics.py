@@ -22,7 +22,7 @@ import nbtcp
 from nbtcp import Path
 from nbtcp.links.namespace import Namespace
 from nbtcp.links.path import Pipe
-from nbtcp.trace.statistics import DEFINITIONS, statistics
+from nbtcp.trace.statistics import DEFINITIONS, summary
 
 # Where tcptrace counts otherwise, and why we do not.
 DIFFERENT = {
@@ -115,7 +115,7 @@ def test_every_statistic_is_that_of_tcptrace(case: str, tmp_path: File) -> None:
     capture = tmp_path / "kernels.pcap"
     with kernels(path, **options) as near, captured(near, capture, "pcap"):
         fetch(near, octets, settings)
-    theirs, ours = tcptraces(capture), nbtcp.read_capture(capture).statistics()
+    theirs, ours = tcptraces(capture), nbtcp.read_capture(capture).summary()
     assert len(theirs) == 2  # the directions of one connection
     compared = 0
     for direction, expected in theirs.items():
@@ -211,7 +211,7 @@ def test_strange_conversations_have_the_statistics_of_tcptrace(seed: int, tmp_pa
 
     capture = tmp_path / "strange.pcap"
     wrpcap(str(capture), conversation(seed))
-    ours = nbtcp.read_capture(capture).statistics()
+    ours = nbtcp.read_capture(capture).summary()
     expected = next(values for end, values in tcptraces(capture).items() if end.startswith(A))
     mine = ours[ours["direction"].str.startswith(A)].set_index("name")
     for name, text in expected.items():
@@ -224,16 +224,16 @@ def test_strange_conversations_have_the_statistics_of_tcptrace(seed: int, tmp_pa
 
 def test_each_has_a_value_a_unit_and_a_definition() -> None:
     log = nbtcp.Simulation(Path(delay=0.01, loss=0.02), seed=1).transfer(100_000).log
-    table = log.statistics()
+    table = log.summary()
     assert list(table.columns) == ["conn", "direction", "name", "value", "unit", "definition"]
     assert len(table) == 2 * len(DEFINITIONS)
     assert table["definition"].str.len().gt(5).all()
     assert table["value"].notna().all()
 
 
-def test_they_are_those_of_the_summary() -> None:
+def test_they_are_those_of_the_directions() -> None:
     log = nbtcp.Simulation(Path(delay=0.01, loss=0.02), seed=1).transfer(300_000).log
-    table, summary = log.statistics(), log.summary().set_index("direction")
+    table, directions = log.summary(), log.directions().set_index("direction")
     names = {
         **{"total_packets": "segments", "actual_data_pkts": "data_segments"},
         **{"actual_data_bytes": "bytes", "unique_bytes_sent": "unique_bytes"},
@@ -241,7 +241,7 @@ def test_they_are_those_of_the_summary() -> None:
     }
     for theirs, ours in names.items():
         mine = table[table["name"] == theirs].set_index("direction")["value"]
-        assert np.allclose(mine, summary[ours].loc[mine.index].fillna(0).astype(float)), theirs
+        assert np.allclose(mine, directions[ours].loc[mine.index].fillna(0).astype(float)), theirs
 
 
 def test_a_duplicate_of_the_receiver_is_reported() -> None:
@@ -249,7 +249,7 @@ def test_a_duplicate_of_the_receiver_is_reported() -> None:
     tape.row(0.0, A, "send", "data", seq=1, length=1000)
     for blocks in (((1, 1001),), ((2001, 2501), (2001, 3001)), ((2001, 3001),)):
         tape.row(0.1, A, "recv", "ack-new", ack=1001, sack=blocks)
-    found = statistics(tape.segments, tape.connections)
+    found = summary(tape.segments, tape.connections)
     mine = found[found["direction"].str.startswith(B)].set_index("name")["value"]
     assert mine["dsack_pkts_sent"] == 2
     assert mine["sack_pkts_sent"] == 3

@@ -11,7 +11,7 @@ from test_metrics import A, B, Tape
 import nbtcp
 from nbtcp import Path, Simulation
 from nbtcp.trace import picture, tables
-from nbtcp.trace.statistics import statistics
+from nbtcp.trace.statistics import summary
 
 MSS = 1000
 
@@ -98,8 +98,8 @@ def test_seen_by_the_receiver_alone():
 def test_every_segment_sent_again_in_a_simulation_was_lost():
     log = Simulation(Path(rate=5e6, delay=0.02, queue=20, loss=0.03), seed=1).transfer(500_000).log
     table = log.retransmissions()
-    summary = log.summary()
-    assert len(table) == summary["retransmitted"].sum() > 10
+    directions = log.directions()
+    assert len(table) == directions["retransmitted"].sum() > 10
     ours = table[table["direction"].str.startswith("10.0.0.1") & (table["why"] == "rack")]
     assert set(ours["fate"]) <= {"loss", "queue-full"}
     assert (table["delay"] > 0.04).all()
@@ -225,7 +225,7 @@ def runs():
 def test_comparison_has_the_tables_of_all(runs):
     both = nbtcp.compare(runs)
     assert repr(both) == "<Comparison of reno, cubic>"
-    assert both.summary()["run"].tolist() == ["reno", "reno", "cubic", "cubic"]
+    assert both.directions()["run"].tolist() == ["reno", "reno", "cubic", "cubic"]
     assert both.rtt().columns[0] == "run"
     parts = [len(log.retransmissions()) for log in runs.values()]
     assert len(both.retransmissions()) == sum(parts)
@@ -254,7 +254,7 @@ def test_comparison_of_nothing_and_by_nothing(runs):
 LOSSY = Path(rate=100e6, delay=0.01, queue=170, loss=0.002, reorder=0.001)
 TABLES = (
     *("segments", "events", "connections", "rtt", "queue", "retransmissions", "throughput"),
-    *("states", "timers", "summary", "statistics"),
+    *("states", "timers", "directions", "summary"),
 )
 
 
@@ -302,7 +302,7 @@ def test_no_table_takes_connections_one_by_one():
             tape.row(number + 0.1, A, "recv", "ack-new", conn=1 + number, ack=1001)
             tape.row(number + 0.2, A, "send", "timeout", conn=1 + number, seq=1, length=MSS)
         frames = tape.segments.assign(wscale=pd.NA), tape.connections
-        makes = tables.retransmissions, tables.throughput, statistics
+        makes = tables.retransmissions, tables.throughput, summary
         counts.append([calls(make, *frames) for make in makes])
     assert (np.diff(counts, axis=0) < 100 * 30).all()
 

@@ -21,6 +21,10 @@ class Comparison:
     def __repr__(self) -> str:
         return f"<Comparison of {', '.join(self.logs)}>"
 
+    def directions(self) -> "pd.DataFrame":
+        """`EventLog.directions` of each."""
+        return self._table(lambda log: log.directions())
+
     def summary(self) -> "pd.DataFrame":
         """`EventLog.summary` of each."""
         return self._table(lambda log: log.summary())

@@ -290,19 +290,21 @@ class EventLog:
 
         return timers(self.events)
 
+    def directions(self) -> "pd.DataFrame":
+        """Each connection and direction in a row, with the usual statistics; units in
+        `.attrs["units"]`.
+        """
+        from .metrics import directions
+
+        return directions(self.segments, self.rtt(), self.connections)
+
     def summary(self) -> "pd.DataFrame":
-        """Statistics of each connection and direction; units in `.attrs["units"]`."""
-        from .metrics import summary
-
-        return summary(self.segments, self.rtt(), self.connections)
-
-    def statistics(self) -> "pd.DataFrame":
         """All that tcptrace counts: one row per connection, direction and statistic, with value,
         unit and definition.
         """
-        from .statistics import statistics
+        from .statistics import summary
 
-        return statistics(self.segments, self.connections)
+        return summary(self.segments, self.connections)
 
     @property
     def plot(self) -> "Plots":

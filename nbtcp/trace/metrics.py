@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-SUMMARY = {
+DIRECTIONS = {
     "segments": ("segments", "of this direction, pure ACKs included"),
     "data_segments": ("segments", "with payload"),
     "bytes": ("B", "of payload, repeated octets included"),
@@ -42,7 +42,7 @@ SUMMARY = {
     "rtt_mean": ("s", "their mean"),
     "rtt_max": ("s", "the longest"),
 }
-"""What a summary counts at the vantage point of each direction: name -> (unit, definition)."""
+"""What `directions` counts at the vantage point of each direction: name -> (unit, definition)."""
 
 SEGMENT_COLUMNS = ("time", "host", "conn", "event", "why", "flags", "seq", "ack", "len", "window")
 
@@ -64,12 +64,12 @@ UNHEARD = (*DAMAGED, "unacceptable", "ack-unsent", "paws", "options-missing", "n
 """What `why` says of segments whose ACK was not taken."""
 
 
-def summary(
+def directions(
     segments: pd.DataFrame, samples: pd.DataFrame, connections: pd.DataFrame
 ) -> pd.DataFrame:
     """Statistics, one row per connection and direction: conn, direction ("sender:port >
     receiver:port"), vantage ("sender" or "receiver": the end whose view the row gives; or
-    "capture") and those of SUMMARY, which is in `.attrs` too, as "units" and "definitions".
+    "capture") and those of DIRECTIONS, which is in `.attrs` too, as "units" and "definitions".
 
     To a receiver what is known to be dropped on the way was sent; in a capture what fills a hole
     for one of the reasons to send again was sent before. Seen by a sender, goodput is never above
@@ -89,8 +89,8 @@ def summary(
     table["retransmitted_bytes"] = table["bytes"] - table["unique_bytes"]
     table["duration"] = table["last"] - table["first"]
     table["throughput"] = _rate(table["unique_bytes"], table["duration"])
-    table = table[["conn", "direction", "vantage", *SUMMARY]]
-    units, definitions = ({name: told[n] for name, told in SUMMARY.items()} for n in (0, 1))
+    table = table[["conn", "direction", "vantage", *DIRECTIONS]]
+    units, definitions = ({name: told[n] for name, told in DIRECTIONS.items()} for n in (0, 1))
     table.attrs = {**segments.attrs, "units": units, "definitions": definitions}
     return table
 

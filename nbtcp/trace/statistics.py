@@ -94,7 +94,7 @@ DEFINITIONS = {
 """Name -> (unit, definition), named and ordered as tcptrace prints them."""
 
 
-def statistics(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.DataFrame:
+def summary(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.DataFrame:
     """One row per connection, direction and statistic: conn, direction, name, value, unit,
     definition. Each direction is seen at its vantage point; a value that is not known is NaN.
     """
