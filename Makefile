@@ -26,6 +26,10 @@ demo: .venv/.core ## fetch from the lab over a lossy path: the RTT table, and th
 
 lab: .venv/.all ## open JupyterLab on the notebooks
 	@$(lab-user)
+	if [ -n "$$as" ] && ! sudo -v; then
+		echo "Without root, then: live notebooks show recordings."
+		as=
+	fi
 	$$as .venv/bin/nbtcp lab
 
 test: .venv/.all ## run the tests, then the notebooks against their saved outputs
