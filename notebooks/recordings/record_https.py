@@ -35,7 +35,7 @@ for file in sorted(folder.rglob("08-*.ipynb")):
 @pytest.mark.timeout(120)
 def test_record(internet: Internet) -> None:  # noqa: F811
     line = b"Transmission Control Protocol, as it was recorded.\\n"
-    file = internet.site / "rfc" / "rfc9293.txt"
-    file.parent.mkdir()
+    file = internet.site / "gnu" / "hello" / "hello-2.1.1.tar.gz"
+    file.parent.mkdir(parents=True)
     file.write_bytes((line * 6000)[:250_000])
     print(internet.says(CODE, str(internet.authority), str(HERE)))
