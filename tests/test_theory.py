@@ -218,7 +218,7 @@ def w_cubic(t: float, w_max: float, start: float) -> float:
     return 0.4 * (t - cbrt((w_max - start) / 0.4)) ** 3 + w_max
 
 
-@pytest.mark.parametrize("segments", [150, 300])
+@pytest.mark.parametrize("segments", [150, pytest.param(300, marks=soak)])
 def test_cubic_is_within_a_segment_of_its_curve_between_losses(segments: int) -> None:
     """From a loss up to W_max and on into the convex region, worked out from the log in seconds and
     segments. The bottleneck is always busy, so that ACKs come evenly.
@@ -269,7 +269,7 @@ def compete(congestion: str, rate_of_link: float, queue: int, seconds: float) ->
     return [rate(world.acks(conn), seconds / 2, seconds) for conn in (1, 2)]
 
 
-@pytest.mark.parametrize("congestion", ["reno", "cubic"])
+@pytest.mark.parametrize("congestion", [pytest.param("reno", marks=soak), "cubic"])
 def test_two_flows_of_the_same_kind_share_alike(congestion: str) -> None:
     """Chiu and Jain 1989 show it for Reno, RFC 9438 5.6 claims it for CUBIC. The queue holds what
     the path holds.
@@ -300,7 +300,7 @@ class Abrupt(Cubic):
         pass
 
 
-@pytest.mark.parametrize("queue", [200, 400, 1000])
+@pytest.mark.parametrize("queue", [200, *(pytest.param(n, marks=soak) for n in (400, 1000))])
 def test_hystart_leaves_slow_start_before_the_queue_overflows(
     monkeypatch: pytest.MonkeyPatch, queue: int
 ) -> None:
