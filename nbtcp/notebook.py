@@ -6,6 +6,7 @@ from nbtcp.notebook import predict, recorded, sliders
 import html
 import math
 import os
+import shutil
 import subprocess
 import time
 import warnings
@@ -158,6 +159,8 @@ class Tcpdump:
         self.capture = b""
 
     def __enter__(self) -> Self:
+        if shutil.which("tcpdump") is None:
+            raise MachineError("there is no tcpdump here; install it (Debian: apt install tcpdump)")
         self._folder = TemporaryDirectory()
         self._file = Path(self._folder.name) / "kernel.pcap"
         how = ["-i", "tun0", "-s", "100", "-U", "--immediate-mode", "-Z", "root"]

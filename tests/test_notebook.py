@@ -1,5 +1,6 @@
 """What the notebooks use beside the library: predictions, sliders, recordings."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -103,19 +104,25 @@ def test_the_internet_is_left_alone_where_it_shall_be(
     assert capsys.readouterr().out == said
 
 
+def test_a_machine_without_tcpdump_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is started: no lab is needed."""
+    monkeypatch.setenv("PATH", "")
+    lab: Any = None
+    with pytest.raises(nbtcp.MachineError, match="there is no tcpdump here; install it"):
+        Tcpdump(lab).__enter__()
+
+
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.timeout(30)
+@pytest.mark.skipif(shutil.which("tcpdump") is None, reason="needs tcpdump: apt install tcpdump")
 def test_tcpdump_makes_a_log_one_of_both_ends() -> None:
     """Each segment that one end sent was received by the other later, but for the one dropped."""
     path = nbtcp.Path(delay=0.01, drop=(20,))
-    try:
-        with nbtcp.Lab(up=nbtcp.Path(delay=0.01), down=path, seed=1) as lab:
-            with Tcpdump(lab) as kernel:
-                ours = lab.fetch("/bytes/60000").log
-            both = kernel.join(ours)
-    except nbtcp.MachineError as problem:
-        pytest.skip(str(problem))
+    with nbtcp.Lab(up=nbtcp.Path(delay=0.01), down=path, seed=1) as lab:
+        with Tcpdump(lab) as kernel:
+            ours = lab.fetch("/bytes/60000").log
+        both = kernel.join(ours)
     assert len(kernel.capture) < 120 * len(ours.segments) + 1000
     assert list(both.connections["host"]) == ["10.0.0.2", "10.0.0.1"]
     segments = both.segments
