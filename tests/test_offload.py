@@ -505,8 +505,9 @@ def test_the_kernel_repairs_and_is_repaired(family: int) -> None:
 def test_urgent_data_reaches_the_kernel(lab: nbtcp.Lab) -> None:
     """RFC 9293 MUST-30, MUST-62."""
     program = (
-        "import select, socket; s = socket.create_server(('10.0.0.1', 7)); print('go', flush=True);"
-        "s.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1); c, _ = s.accept(); data = b'';"
+        "import select, socket; s = socket.create_server(('10.0.0.1', 7));"
+        "s.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1); print('go', flush=True);"
+        "c, _ = s.accept(); data = b'';"
         "urgent = select.select([], [], [c], 10)[2]\n"
         "while part := c.recv(1 << 16): data += part\n"
         "print(len(urgent), len(data), data.index(b'!'))"
