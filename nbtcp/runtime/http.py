@@ -21,6 +21,7 @@ from .sockets import Socket
 from .tls import TlsSocket
 
 PROGRESS_FROM = 1_000_000  # octets: shorter bodies need no progress bar
+UNTRUSTED = range(18, 22)  # OpenSSL's X509_V_ERR_...: the chain ends at nobody whom we trust
 
 
 @dataclass(slots=True)
@@ -67,8 +68,8 @@ def get(
 
     `timeout` (s) bounds each wait. `progress` None: a bar on a terminal, for long bodies.
     `ssl_context` says what HTTPS trusts; else certifi's list, the machine's and SSL_CERT_FILE.
-    `http2` offers HTTP/2 to HTTPS servers. It is off, as its flow control (RFC 9113 5.2) would act
-    above TCP's, and the pictures are to show TCP's. `settings` change the host's Config.
+    `http2` offers HTTP/2 to HTTPS servers. It is off, as it has a flow control of its own above
+    TCP's (RFC 9113 5.2), and the pictures are to show TCP's. `settings` change the host's Config.
     Raises OSErrors as sockets do; one that comes in the middle of the body has a `page` with what
     had arrived.
     """
@@ -173,11 +174,13 @@ class _Stream(httpcore.NetworkStream):
                     suppress_ragged_eofs=False,
                 )
             except ssl.SSLCertVerificationError as problem:
-                problem.strerror = (
-                    f"certificate verify failed for {server_hostname}: {problem.verify_message}; "
-                    "where you trust who has signed it, name the file of that authority in "
-                    "SSL_CERT_FILE"
-                )
+                why = problem.verify_message.removesuffix(".")
+                problem.strerror = f"certificate verify failed for {server_hostname}: {why}"
+                if problem.verify_code in UNTRUSTED:
+                    problem.strerror += (
+                        "; where you trust who has signed it, name the file of that authority in "
+                        "SSL_CERT_FILE"
+                    )
                 raise
         return _Stream(secured)
 
