@@ -55,7 +55,7 @@ soak: .venv/.all ## test for an hour: theory, random schedules, a grid of networ
 	fi
 	NBTCP_SOAK=1 .venv/bin/python -m pytest --timeout 3600 \
 		tests/test_random_schedules.py tests/test_theory.py tests/test_soak.py tests/test_lan.py \
-		tests/test_live.py tests/test_tshark.py tests/test_course.py
+		tests/test_live.py tests/test_internet.py tests/test_tshark.py tests/test_course.py
 
 bench: .venv/.core ## measure the speed of fetches, tables and pictures
 	@$(lab-user)

@@ -192,13 +192,16 @@ nft.close()
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ca.pem, and key and certificate of www.example that it has signed."""
+    """A folder with ca.pem, and key and certificate of www.example that it has signed; that is for
+    ftp.gnu.org too, from where notebook 08 fetches.
+    """
     for program in PROGRAMS:
         if shutil.which(program, path=PATH) is None:
             pytest.skip(f"needs the program {program}")
     folder = tmp_path_factory.mktemp("authority")
     new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    name = ("-subj", "/CN=www.example", "-addext", "subjectAltName=DNS:www.example")
+    names = "subjectAltName=DNS:www.example,DNS:ftp.gnu.org"
+    name = ("-subj", "/CN=www.example", "-addext", names)
     leaf = ("-addext", "basicConstraints=CA:FALSE", "-CA", "ca.pem", "-CAkey", "ca.key")
     signs = ("-subj", "/CN=An authority", "-addext", "keyUsage=critical,keyCertSign")
     for command in (

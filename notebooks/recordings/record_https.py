@@ -11,15 +11,9 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1] / "tests"))
-import test_internet
-from test_internet import Internet, internet  # noqa: F401
+from test_internet import FILE, Internet, internet  # noqa: F401
 from test_lan import network  # noqa: F401
 from test_live import authority  # noqa: F401
-
-# nginx 1.22 offers TLS 1.3 only when told to.
-test_internet.NGINX = test_internet.NGINX.replace(
-    "ssl_certificate ", "ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate "
-)
 
 CODE = """
 import os, runpy
@@ -35,7 +29,7 @@ for file in sorted(folder.rglob("08-*.ipynb")):
 @pytest.mark.timeout(120)
 def test_record(internet: Internet) -> None:  # noqa: F811
     line = b"Transmission Control Protocol, as it was recorded.\\n"
-    file = internet.site / "gnu" / "hello" / "hello-2.1.1.tar.gz"
+    file = internet.site / FILE
     file.parent.mkdir(parents=True)
     file.write_bytes((line * 6000)[:250_000])
     print(internet.says(CODE, str(internet.authority), str(HERE)))
