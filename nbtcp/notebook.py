@@ -181,7 +181,7 @@ class Tcpdump:
         while self._written() < self._carried() - self._before and time.monotonic() < end:
             time.sleep(0.01)
         self._program.terminate()
-        self._program.communicate(timeout=10)
+        self._program.communicate(timeout=60)
         self.capture = self._file.read_bytes()
         self._log = read_capture(self._file)
         self._behind = time.time_ns() - time.monotonic_ns()  # a capture's times are times of day
