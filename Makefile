@@ -45,7 +45,7 @@ test: .venv/.all ## run the tests, then the notebooks against their saved output
 
 # Two processes: much of the time goes into waiting. Whoever wants one: make test WORKERS=0
 WORKERS ?= 2
-nbval = --nbval-cell-timeout 60 --nbval-sanitize-with tests/nbval-sanitize.cfg
+nbval = --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval-sanitize.cfg
 lessons := $(sort $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb))
 live := $(foreach number,00 08 09 12,$(filter notebooks/$(number)-% notebooks/solutions/$(number)-%,$(lessons)))
 

@@ -1,4 +1,4 @@
-"""How fast this machine is: limits of CPU time are meant for one like that on which they were set."""
+"""How fast this machine is: limits of CPU time are meant for the one on which they were set."""
 
 import time
 
