@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib
 import nbformat
 import pytest
 from PIL import Image
@@ -118,6 +119,7 @@ def jupyterlab(checkout: Path) -> Iterator[str]:
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("JUPYTER")},
         **{"HOME": str(home), "PYTHONPATH": str(checkout), "JUPYTER_TOKEN": token},
+        "MPLCONFIGDIR": matplotlib.get_cachedir(),  # the fonts are known there
     }
     server = subprocess.Popen(
         [sys.executable, "-m", "nbtcp.cli", "lab", "--no-browser"],
