@@ -142,11 +142,12 @@ def check(name: str, address: str) -> dict[str, Any]:
     addresses like this one.
     """
     family = FAMILIES[":" in address]
-    end = time.monotonic() + PATIENCE
+    end, late = time.monotonic() + PATIENCE, False
     while not passed(family, name):
-        if time.monotonic() > end:
+        if late:  # and looked once more since then
             raise Refusal(in_the_way(family))
         time.sleep(0.005)
+        late = time.monotonic() > end
     return {}
 
 

@@ -57,7 +57,8 @@ N = TypeVar("N", int, float)
 TUNSETIFF, IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x400454CA, 0x0001, 0x1000, 0x4000  # linux/if_tun.h
 # No link-local address (IN6_ADDR_GEN_MODE_NONE), from which the kernel would look for routers.
 NO_LINK_LOCAL = {"attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", 1]]}]]}
-NODAD = 0x02  # linux/if_addr.h: the address is usable at once
+NODAD = 0x02  # linux/if_addr.h: the address is usable without a search for its duplicates
+RTN_LOCAL = 2  # linux/rtnetlink.h: the type of the route to an address of our own
 
 
 # ---- the web site
@@ -272,6 +273,8 @@ def set_up(mtu: int, congestion: str, offload: bool) -> int:
         ip.addr("add", index=index, address=KERNEL_ADDRESS, prefixlen=PREFIX)
         with contextlib.suppress(NetlinkError):  # a kernel without IPv6, or an MTU below 1280
             ip.addr("add", index=index, address=KERNEL_ADDRESS6, prefixlen=PREFIX6, flags=NODAD)
+            while ip.route("get", dst=KERNEL_ADDRESS6)[0]["type"] != RTN_LOCAL:  # it is made later
+                time.sleep(0.001)
         if congestion:
             _use_congestion(ip, index, congestion)
     return tun

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -176,16 +177,33 @@ class Tcpdump:
         while b"listening on" not in (line := said.readline()):
             if not line:
                 raise MachineError("tcpdump ended at once; try it as root in the lab's network")
+        self._before = self._carried()
         return self
 
     def __exit__(self, *problem: object) -> None:
-        self._lab.wait(0.1)  # for tcpdump to see the last packets
+        self._lab.wait(0.1)  # for what is on the path
+        end = time.monotonic() + 10
+        while self._written() < self._carried() - self._before and time.monotonic() < end:
+            time.sleep(0.01)
         self._program.terminate()
-        self._program.communicate(timeout=10)
+        self._program.communicate(timeout=60)
         self.capture = self._file.read_bytes()
         self._log = read_capture(self._file)
         self._behind = time.time_ns() - time.monotonic_ns()  # a capture's times are times of day
         self._folder.cleanup()
+
+    def _carried(self) -> int:
+        """How many packets the device has carried so far, both ways."""
+        devices = Path(f"/proc/{self._lab.namespace.pid}/net/dev").read_text()
+        counts = devices.partition("tun0:")[2].split()
+        return int(counts[1]) + int(counts[9])
+
+    def _written(self) -> int:
+        """How many packets are in the file."""
+        packets, at, file = 0, 24, self._file.read_bytes()
+        while (end := at + 16 + int.from_bytes(file[at + 8 : at + 12], sys.byteorder)) <= len(file):
+            packets, at = packets + 1, end
+        return packets
 
     def join(self, ours: EventLog) -> EventLog:
         """`ours`, with what the kernel sent and received; the first connection of each."""

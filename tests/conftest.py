@@ -1,5 +1,6 @@
 """What all tests share: when tests marked `root` can run, and hypothesis without chance."""
 
+import importlib
 import os
 
 import pytest
@@ -9,6 +10,14 @@ DEVICE = "/dev/net/tun"
 
 settings.register_profile("nbtcp", derandomize=True, deadline=None)
 settings.load_profile("nbtcp")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have matplotlib look for fonts once, before all others: what takes it long it tells on
+    stderr, where programs and notebooks are to say nothing.
+    """
+    if not hasattr(config, "workerinput"):
+        importlib.import_module("matplotlib.font_manager")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

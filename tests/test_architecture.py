@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from speed import slowness
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "nbtcp"
@@ -127,7 +128,7 @@ def test_the_code_can_be_read_in_an_evening(room: str) -> None:
 def test_importing_nbtcp_is_quick() -> None:
     program = "import time; t = time.process_time(); import nbtcp; print(time.process_time() - t)"
     took = [float(fresh_python(program)) for _ in range(5)]
-    assert min(took) < SECONDS_TO_IMPORT, f"import nbtcp took {sorted(took)} s"
+    assert min(took) < SECONDS_TO_IMPORT * slowness(), f"import nbtcp took {sorted(took)} s"
 
 
 @pytest.mark.parametrize("library", LAZY)

@@ -19,13 +19,14 @@ from nbtcp.cli import main
 
 ROOT = Path(__file__).parent.parent
 root = pytest.mark.root
+PATIENCE = 120.0  # s for one call, most of which goes into imports
 
 
 def nbtcp(*arguments: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "nbtcp.cli", *arguments]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **env}
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, cwd=cwd or ROOT, env=variables
+        command, capture_output=True, text=True, timeout=PATIENCE, cwd=cwd or ROOT, env=variables
     )
 
 
@@ -66,7 +67,7 @@ def saved_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @root
 def test_fetch_from_the_lab_writes_all_that_was_asked_for(tmp_path: Path) -> None:
     done = nbtcp(
-        *("fetch", "/bytes/100000", "--lab", "--delay", "0.005", "--rtt", "--timeout", "10"),
+        *("fetch", "/bytes/100000", "--lab", "--delay", "0.005", "--rtt"),
         *("-o", "body", "--plot", "seq.svg", "--log", "log.parquet", "--pcap", "a.pcapng"),
         cwd=tmp_path,
     )
@@ -86,7 +87,7 @@ def test_fetch_from_the_lab_writes_all_that_was_asked_for(tmp_path: Path) -> Non
 @root
 def test_fetch_to_stdout_is_the_body_alone() -> None:
     command = [sys.executable, "-m", "nbtcp.cli", "fetch", "--lab", "/bytes/5000"]
-    done = subprocess.run(command, capture_output=True, timeout=60, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE, cwd=ROOT)
     assert len(done.stdout) == 5000
     assert done.stderr == b""
 
@@ -99,9 +100,9 @@ def test_a_bad_status_is_a_failed_fetch() -> None:
 @root
 def test_a_host_that_does_not_answer_fails_with_the_count_of_syns(tmp_path: Path) -> None:
     done = nbtcp(
-        "fetch", "--lab", "/", "--loss", "1", "--timeout", "1.2", "--log", f"{tmp_path}/a.parquet"
+        "fetch", "--lab", "/", "--loss", "1", "--timeout", "2", "--log", f"{tmp_path}/a.parquet"
     )
-    assert_one_line(done, 1, "no answer from 10.0.0.1 port 80", "2 SYNs sent in 1.2 s")
+    assert_one_line(done, 1, "no answer from 10.0.0.1 port 80", "2 SYNs sent in 2.")
     assert (tmp_path / "a.parquet").exists(), "the log of a failed fetch is kept"
 
 
@@ -232,7 +233,7 @@ def test_without_root_and_tun_the_lab_says_which_is_missing() -> None:
         ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", python, "-c", program],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         cwd="/",
         env={"PYTHONPATH": ":".join([str(ROOT), *places]), "PATH": os.environ["PATH"]},
     )
@@ -246,7 +247,7 @@ def test_in_a_container_without_tun_the_simulation_and_the_recordings_work(tmp_p
         ["unshare", "--mount", "--", "sh", "-c", CONTAINER, "sh", sys.executable, RECORDING],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
@@ -298,7 +299,7 @@ def test_a_long_body_shows_a_progress_bar_on_a_terminal(tmp_path: Path) -> None:
                     seen += os.read(ours, 4096)
                 except OSError:  # the other end is closed
                     break
-        assert fetch.wait(timeout=30) == 0
+        assert fetch.wait(timeout=PATIENCE) == 0
     os.close(ours)
     assert b"%" in seen and b"B/s" in seen
     assert (tmp_path / "body").stat().st_size == 3_000_000
@@ -310,7 +311,7 @@ def test_a_full_disk_is_one_line_and_code_2(option: list[str]) -> None:
     command = [sys.executable, "-m", "nbtcp.cli", "fetch", "--lab", "/bytes/50", *option]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, cwd=ROOT
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, cwd=ROOT
         )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

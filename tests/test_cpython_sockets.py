@@ -22,6 +22,8 @@ from nbtcp.sockets import use
 try:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        support: Any = importlib.import_module("test.support")
+        support.LOOPBACK_TIMEOUT = 60.0  # s; five are few on a busy machine
         cases: Any = importlib.import_module("test.test_socket")
 except ImportError as missing:
     reason = f"{missing}: this Python comes without its tests (Debian: libpython3.11-testsuite)"

@@ -28,6 +28,7 @@ from test_live import (
     KILL,
     MEGABYTE,
     PATH,
+    PATIENCE,
     ROOT,
     RULESET,
     SHA256,
@@ -48,7 +49,6 @@ MTU = 1300
 HOSTS = {"lan": 'Lan("eth0", "192.0.2.77", patience=0.01)', "live": "Live()"}
 SERVERS = {"lan": ADDRESS, "live": USER}
 
-pytestmark = pytest.mark.timeout(60)
 either = pytest.mark.parametrize("way", ["lan", "live"])
 
 MASQUERADE = """
@@ -108,7 +108,9 @@ class Internet:
     def neighbour_runs(self, *command: object, **options: Any) -> bytes:
         """What a program of the neighbour prints that succeeds."""
         full = [*enter(self.neighbour), *map(str, command)]
-        done = subprocess.run(full, env=ENVIRONMENT, capture_output=True, timeout=30, **options)
+        done = subprocess.run(
+            full, env=ENVIRONMENT, capture_output=True, timeout=PATIENCE, **options
+        )
         assert done.returncode == 0, (done.stdout[-500:], done.stderr[-500:])
         return done.stdout
 
@@ -174,7 +176,7 @@ class started:
         self.name, self.file, self.word = command[0], file, word
 
     def __enter__(self) -> subprocess.Popen[bytes]:
-        end = time.monotonic() + 10
+        end = time.monotonic() + PATIENCE
         while not (self.file.exists() and self.word in self.file.read_text()):
             late = self.program.poll() is not None or time.monotonic() > end
             assert not late, f"{self.name} did not start"
@@ -367,13 +369,13 @@ def test_a_directory_is_served(internet: Internet, way: str) -> None:
     program, url = serve(internet, way, ".")
     shown = chromium(internet, f"{url}/page.html")
     assert '<p id="p">nbtcp</p>' in shown
-    assert internet.neighbour_runs("wget", "-qO-", "-T10", f"{url}/megabyte") == MEGABYTE
+    assert internet.neighbour_runs("wget", "-qO-", "-T100", f"{url}/megabyte") == MEGABYTE
     said = internet.neighbour_runs("ab", "-q", "-n", 1000, "-c", 100, f"{url}/small").decode()
     counts = [line.split()[-1] for line in said.splitlines() if "requests: " in line]
     assert counts == ["1000", "0"], "complete, and failed"
     assert "Non-2xx" not in said and "HTML transferred:       1000000 bytes" in said
     program.terminate()
-    assert program.communicate(timeout=10) == ("", "")
+    assert program.communicate(timeout=PATIENCE) == ("", "")
 
 
 @needs_root
@@ -384,9 +386,9 @@ def test_an_application_is_served(internet: Internet) -> None:
     body = b"b" * 2_000_000
     said = internet.neighbour_runs("curl", "-sS", "--data-binary", "@-", f"{url}/up", input=body)
     assert said == b"POST hello " + body
-    assert internet.neighbour_runs("wget", "-qO-", "-T10", f"{url}/") == b"GET hello "
+    assert internet.neighbour_runs("wget", "-qO-", "-T100", f"{url}/") == b"GET hello "
     program.terminate()
-    assert program.communicate(timeout=10) == ("", "")
+    assert program.communicate(timeout=PATIENCE) == ("", "")
 
 
 def serve(internet: Internet, way: str, *what: str) -> tuple[subprocess.Popen[str], str]:
@@ -446,10 +448,10 @@ def test_tls_is_served(internet: Internet, way: str) -> None:
     connect = "openssl", "s_client", "-quiet", "-connect", "www.example:443"
     answer = internet.neighbour_runs(*connect, *verify, input=b"GET / HTTP/1.0\r\n\r\n")
     assert answer.partition(b"\r\n\r\n")[2] == MEGABYTE
-    wget = "wget", "-qO-", "-T10", f"--ca-certificate={ca}"
+    wget = "wget", "-qO-", "-T100", f"--ca-certificate={ca}"
     for client in wget, ("curl", "-sS", "--cacert", ca):
         assert internet.neighbour_runs(*client, "https://www.example") == MEGABYTE
-    assert program.communicate(timeout=10) == ("", "")
+    assert program.communicate(timeout=PATIENCE) == ("", "")
 
 
 # ---- iperf3, whose two connections a relay takes to its server
@@ -467,6 +469,7 @@ def pump(source, sink, name, counts):
     with contextlib.suppress(OSError):
         sink.shutdown(socket.SHUT_WR)
 with HOST as host, contextlib.ExitStack() as stack:
+    host.stack.config = host.stack.config.but(receive_buffer=200_000, autotune=False)
     if isinstance(host, Live):
         host.publish(5201)
     listener = stack.enter_context(host.listen(5201))
@@ -475,7 +478,9 @@ with HOST as host, contextlib.ExitStack() as stack:
         threads, counts = [], {}
         for kind in "control", "data":
             client = stack.enter_context(listener.accept()[0])
-            server = stack.enter_context(socket.create_connection(("127.0.0.1", 5201), 10))
+            server = stack.enter_context(socket.socket())
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+            server.connect(("127.0.0.1", 5201))
             ways = (client, server, kind + " from client"), (server, client, kind + " from server")
             for way in ways:
                 threads.append(threading.Thread(target=pump, args=(*way, counts)))
@@ -509,7 +514,7 @@ def test_iperf3_measures_through_a_relay(internet: Internet, way: str) -> None:
     assert sent == relayed["data from server"] == octets(here, "sum_sent")
     assert sent >= received >= OCTETS
 
-    assert program.communicate(timeout=10) == ("", "")
+    assert program.communicate(timeout=PATIENCE) == ("", "")
 
 
 def octets(report: dict[str, Any], name: str) -> int:
@@ -522,19 +527,20 @@ def iperf3(
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, int]]:
     """What client and server report, and what the relay has counted.
 
-    At 40 Mbit/s, so that not much is still on its way when all has been sent.
+    At 40 Mbit/s and with small buffers, so that not much is on its way when all has been sent.
     """
     inside, pipe = enter(internet.user.holder), subprocess.PIPE
     command = [*inside, "iperf3", "--server", "--one-off", "--json", "--bind", "127.0.0.1"]
     listens = "until ss -Htln sport = 5201 | grep -q .; do sleep 0.01; done"
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=pipe) as server:
         try:
-            subprocess.run([*inside, "sh", "-c", listens], check=True, timeout=5, env=ENVIRONMENT)
+            waits = [*inside, "sh", "-c", listens]
+            subprocess.run(waits, check=True, timeout=PATIENCE, env=ENVIRONMENT)
             assert relay.stdin is not None and relay.stdout is not None
             print(file=relay.stdin, flush=True)
             client = "iperf3", "--client", address, "--json", "--bytes", OCTETS, "--bitrate", "40M"
-            here = json.loads(internet.neighbour_runs(*client, *options))
-            there = json.loads(server.communicate(timeout=10)[0])
+            here = json.loads(internet.neighbour_runs(*client, "--window", "200K", *options))
+            there = json.loads(server.communicate(timeout=PATIENCE)[0])
             return here, there, json.loads(relay.stdout.readline())
         finally:
             server.kill()

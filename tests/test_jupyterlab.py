@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib
 import nbformat
 import pytest
 from PIL import Image
@@ -34,14 +34,20 @@ pytestmark = [
 ROOT = Path(__file__).resolve().parents[1]
 START = "00-start-here.ipynb"
 WITH_SLIDERS = "07-why-is-it-slow-when-full.ipynb"
-READY = re.compile(rb"http://127\.0\.0\.1:\d+/lab")
+READY = re.compile(rb"http://127\.0\.0\.1:(\d+)/lab")
 CHROMIUM_OPTIONS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 WINDOW = {"width": 1280, "height": 24000}  # high enough to have all of a notebook in it
-SECONDS = 60_000  # as Playwright counts them
-PIXELS = "image => image.naturalWidth * image.naturalHeight"
+PATIENCE = (
+    250_000  # ms, as Playwright counts; for what takes seconds unless the machine is very busy
+)
+PIXELS = """async image => {
+    await image.decode();  // it may be there and not be read yet
+    return image.naturalWidth * image.naturalHeight;
+}"""
+playwright.expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture
@@ -84,16 +90,15 @@ def test_a_slider_redraws_its_picture_when_it_is_released(checkout: Path, tmp_pa
         playwright.expect(picture).to_have_count(1)
         before, size = picture.get_attribute("src"), picture.evaluate(PIXELS)
         handle = page.locator(".widget-slider .noUi-handle").first
-        handle.scroll_into_view_if_needed()
+        handle.hover()  # which waits until it does not move
         box = handle.bounding_box()
         assert box is not None
-        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         page.mouse.down()
         page.mouse.move(box["x"] - 100, box["y"] + box["height"] / 2, steps=5)
         page.wait_for_timeout(500)
         assert picture.get_attribute("src") == before, "redrawn before it was released"
         page.mouse.up()
-        playwright.expect(picture).not_to_have_attribute("src", str(before), timeout=SECONDS)
+        playwright.expect(picture).not_to_have_attribute("src", str(before))
         playwright.expect(picture).to_have_count(1)
         assert picture.evaluate(PIXELS) > size / 2 > 50_000
         assert is_drawn(picture, tmp_path / "slider.png")
@@ -105,16 +110,19 @@ def test_a_slider_redraws_its_picture_when_it_is_released(checkout: Path, tmp_pa
 
 @contextmanager
 def jupyterlab(checkout: Path) -> Iterator[str]:
-    """`nbtcp lab`, as on the command line; gives the address to open, with its token."""
-    token, port = secrets.token_hex(16), free_port()
-    options = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", "--no-browser"]
+    """`nbtcp lab`, as on the command line; gives the address to open, with its token.
+
+    It finds a free port itself, beside others that look for one.
+    """
+    token = secrets.token_hex(16)
     home = checkout / "home"
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("JUPYTER")},
         **{"HOME": str(home), "PYTHONPATH": str(checkout), "JUPYTER_TOKEN": token},
+        "MPLCONFIGDIR": matplotlib.get_cachedir(),  # the fonts are known there
     }
     server = subprocess.Popen(
-        [sys.executable, "-m", "nbtcp.cli", "lab", *options],
+        [sys.executable, "-m", "nbtcp.cli", "lab", "--no-browser"],
         cwd=checkout,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -127,19 +135,19 @@ def jupyterlab(checkout: Path) -> Iterator[str]:
     try:
         for line in server.stdout:
             said.append(line)
-            if READY.search(line):
+            if ready := READY.search(line):
                 break
         else:
             pytest.fail(f"JupyterLab did not start: {b''.join(said).decode()}")
         reader = threading.Thread(target=said.extend, args=[server.stdout], daemon=True)
         reader.start()
-        yield f"http://127.0.0.1:{port}/lab/tree/{START}?token={token}"
+        yield f"http://127.0.0.1:{int(ready[1])}/lab/tree/{START}?token={token}"
     finally:
         os.killpg(
             server.pid, 15
         )  # nbtcp and the JupyterLab that it started, which ends its kernels
-        server.wait(30)
-    reader.join(30)
+        server.wait(100)
+    reader.join(100)
     assert not reader.is_alive(), "something still holds JupyterLab's output open"
     server.stdout.close()
 
@@ -154,7 +162,7 @@ def browser(profile: Path) -> Iterator["playwright.Page"]:
             headless=True,
             viewport=WINDOW,
         )
-        context.set_default_timeout(SECONDS)
+        context.set_default_timeout(PATIENCE)
         yield context.pages[0]
         context.close()
 
@@ -167,7 +175,7 @@ def run_to_the_end(page: "playwright.Page", path: Path) -> None:
     page.locator("#jp-MainMenu").get_by_text("Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     last = page.locator(".jp-CodeCell .jp-InputPrompt").last
-    playwright.expect(last).to_have_text(f"[{count}]:", timeout=SECONDS)
+    playwright.expect(last).to_have_text(f"[{count}]:")
     assert page.locator("[data-mime-type*=error], [data-mime-type*=stderr]").count() == 0
     prompts = page.locator(".jp-CodeCell .jp-InputPrompt").all_inner_texts()
     assert prompts == [f"[{number}]:" for number in range(1, count + 1)]
@@ -192,9 +200,3 @@ def is_whole(element: "playwright.Locator") -> bool:
         return box.width > 200 && box.left >= output.left && box.right <= output.right + 1;
     }"""
     return bool(element.evaluate(inside))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from nbtcp.inside import content
 
 pytestmark = pytest.mark.root
 ROOT = File(__file__).parent.parent
+PATIENCE = 60.0  # s for what happens soon, unless the machine is very busy
 ROUGH = nbtcp.Path(delay=0.02, loss=0.02, queue=64, seed=1)
 
 
@@ -66,6 +68,7 @@ def test_a_fetch_brings_every_octet(lab: nbtcp.Lab, octets: int) -> None:
     assert hashlib.sha256(page.content).hexdigest() == sha256_of(octets)
 
 
+@pytest.mark.timeout(600)
 def test_ten_megabytes_each_way_over_a_rough_path() -> None:
     def fetch() -> tuple[str, nbtcp.EventLog]:
         with nbtcp.Lab(ROUGH) as lab:
@@ -83,7 +86,7 @@ def test_ten_megabytes_each_way_over_a_rough_path() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(fetch), pool.submit(send)]
-        (fetched, down), (sent, up) = (job.result(timeout=110) for job in jobs)
+        (fetched, down), (sent, up) = (job.result() for job in jobs)
     assert fetched == sent == sha256_of(10_000_000)
     for log in (down, up):
         losses = (log.segments["why"] == "loss").sum()
@@ -101,6 +104,7 @@ def test_fifty_connections_at_once() -> None:
     with nbtcp.Lab(nbtcp.Path(delay=0.005, loss=0.005, rate=50e6, queue=200, seed=2)) as lab:
         with ThreadPoolExecutor(50) as pool:
             pages = list(pool.map(lab.fetch, [f"/bytes/{30_000 + i}" for i in range(50)]))
+        assert all(lab.settle(page.log, PATIENCE) for page in pages)
         assert [len(page.content) for page in pages] == [30_000 + i for i in range(50)]
         assert len({page.log.connections["local_port"][0] for page in pages}) == 50
         assert all(page.log.connections["end"][0] == "FIN" for page in pages)
@@ -117,8 +121,8 @@ def test_the_kernel_is_the_client() -> None:
         listener = lab.listen(8080)
         body = b"".join(content(500_000))
         threading.Thread(target=_serve_once, args=(listener, body), daemon=True).start()
-        program = ["curl", "-s", "--max-time", "30", "-o", "-", f"http://{lab.address}:8080/"]
-        done = lab.run(program, capture_output=True, timeout=40)
+        program = ["curl", "-s", "-o", "-", f"http://{lab.address}:8080/"]
+        done = lab.run(program, capture_output=True, timeout=PATIENCE)
         assert done.returncode == 0
         assert done.stdout == body
         assert_kernel_content(lab)
@@ -182,9 +186,9 @@ def test_both_codecs_say_the_same_to_the_kernel() -> None:
 
 def test_a_host_that_does_not_answer_says_how_many_syns() -> None:
     with nbtcp.Lab(nbtcp.Path(loss=1.0)) as lab:
-        with pytest.raises(TimeoutError) as caught:
-            lab.connect((lab.kernel_address, 80), timeout=1.5)
-        assert "no answer from 10.0.0.1 port 80: 2 SYNs sent in 1.5 s" in str(caught.value)
+        said = r"no answer from 10\.0\.0\.1 port 80: 2 SYNs sent in [2-9]\.\d s"
+        with pytest.raises(TimeoutError, match=said):
+            lab.connect((lab.kernel_address, 80), timeout=2)
 
 
 def test_a_refused_port(lab: nbtcp.Lab) -> None:
@@ -201,7 +205,7 @@ print("ready", flush=True)
 c, _ = s.accept()
 c.recv(10)
 c.sendall(b"x" * 5000)
-import time; time.sleep(0.3)
+c.recv(10)
 c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 c.close()
 """
@@ -215,7 +219,11 @@ def test_a_reset_leaves_what_had_arrived_readable(lab: nbtcp.Lab) -> None:
         log = lab.new_log()
         with lab.connect(("10.0.0.1", 7000), 5, log=log) as sock:
             sock.sendall(b"go")
-            _wait_until(lambda: sock.connection is not None and sock.connection.error is not None)
+            conn = sock.connection
+            assert conn is not None
+            _wait_until(lambda: conn.reassembly.size == 5000)
+            sock.sendall(b"on")
+            _wait_until(lambda: conn.error is not None)
             got = b""
             with pytest.raises(ConnectionResetError):
                 while data := sock.recv(1000):
@@ -252,11 +260,11 @@ def test_a_fetch_that_is_reset_keeps_its_log_and_what_came(lab: nbtcp.Lab) -> No
 
 
 def test_a_timeout_while_reading(lab: nbtcp.Lab) -> None:
-    with pytest.raises(TimeoutError, match=r"timed out after 0\.2 s"):
-        lab.fetch("/slow?seconds=3", timeout=0.2)
+    with pytest.raises(TimeoutError, match=r"timed out after 0\.5 s"):
+        lab.fetch("/slow?seconds=60", timeout=0.5)
 
 
-def _wait_until(condition: "object", seconds: float = 5.0) -> None:
+def _wait_until(condition: "object", seconds: float = PATIENCE) -> None:
     until = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < until, "it did not happen"
@@ -275,7 +283,8 @@ def test_an_idle_connection_answers_in_the_background(lab: nbtcp.Lab) -> None:
         assert conn is not None
         _wait_until(lambda: conn.tcb.rcv.fin is not None)
         _wait_until(lambda: not conn.queue.spans)
-        table = log.segments
+        with lab.loop.lock:  # what has come is acknowledged before the lock is let go
+            table = log.segments
         fins = table[table["flags"].str.contains("F")]
         assert fins["seq"].nunique() == 1  # on a busy machine the kernel may repeat it
         acks = table[(table["event"] == "send") & (table["ack"] > fins["seq"].max())]
@@ -292,7 +301,7 @@ s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20000)
 print("ready", flush=True)
 c, _ = s.accept()
 c.sendall(bytes(1000000))
-time.sleep(60)
+time.sleep(300)
 """
 
 
@@ -308,11 +317,11 @@ def test_a_closed_window_does_not_keep_the_other_direction_from_flowing(lab: nbt
             assert conn is not None
             snd, rcv = conn.tcb.snd, conn.tcb.rcv
             _wait_until(lambda: snd.wnd == 0 and snd.nxt > snd.una and rcv.wnd == 0)
-            got, until = 0, time.monotonic() + 10
-            while got < 300_000 and time.monotonic() < until:
+            sock.settimeout(PATIENCE)
+            got = 0
+            while got < 300_000:
                 got += len(sock.recv(65536))
         server.kill()
-    assert got >= 300_000
 
 
 # --- what others see ---
@@ -366,10 +375,11 @@ def test_a_killed_process_leaves_nothing_behind() -> None:
 
 def _machine() -> str:
     commands = (["link"], ["addr"], ["route"], ["rule"], ["netns"])
-    return "".join(
+    text = "".join(
         subprocess.run(["ip", "-o", *words], capture_output=True, text=True, check=True).stdout
         for words in commands
     )
+    return re.sub("[0-9]+sec", "sec", text)  # lifetimes count down
 
 
 def _descendants(pid: int) -> list[int]:
@@ -434,16 +444,16 @@ def test_a_megabyte_each_way_over_ipv6_and_a_rough_path() -> None:
 def test_the_kernel_connects_to_us_over_both_families(lab: nbtcp.Lab) -> None:
     program = "import socket, sys; s = socket.create_connection((sys.argv[1], 7)); s.sendall(b'x')"
     with lab.listen(7) as server:
-        server.settimeout(10)
+        server.settimeout(PATIENCE)
         for address in lab.stack.addresses:
             client = lab.popen([sys.executable, "-c", program, address])
             sock, peer = server.accept()
             with sock:
-                sock.settimeout(10)
+                sock.settimeout(PATIENCE)
                 assert sock.recv(9) == b"x"
                 assert sock.getsockname()[:2] == (address, 7)
                 assert (":" in peer[0]) == (":" in address)
-            assert client.wait(10) == 0
+            assert client.wait(PATIENCE) == 0
 
 
 @IPV6

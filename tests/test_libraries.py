@@ -35,7 +35,7 @@ from nbtcp.sockets import Socket, TlsSocket, use
 pytestmark = pytest.mark.root
 
 KERNEL = "10.0.0.1"
-SOON = 10.0  # s
+SOON = 60.0  # s
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +51,22 @@ def running(lab: nbtcp.Lab, program: str, *arguments: str) -> Iterator["subproce
     with lab.popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @contextmanager
 def serving(server: socketserver.BaseServer) -> Iterator[None]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def kernel_side(lab: nbtcp.Lab, *command: str, **options: Any) -> str:
@@ -182,7 +186,7 @@ def test_socketserver_echoes_to_the_kernel(lab: nbtcp.Lab) -> None:
     client = f"""
 import socket
 for i in range(5):
-    with socket.create_connection(("{lab.address}", 8002), 5) as s, s.makefile("rw") as f:
+    with socket.create_connection(("{lab.address}", 8002), 60) as s, s.makefile("rw") as f:
         f.write(f"line {{i}}\\n"); f.flush()
         print(f.readline(), end="")
 """

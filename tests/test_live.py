@@ -42,7 +42,7 @@ PROGRAMS = (
 )
 
 needs_root = pytest.mark.root
-pytestmark = pytest.mark.timeout(60)
+PATIENCE = 100.0  # s for what takes a second, unless the machine is very busy
 
 
 class Machine:
@@ -67,7 +67,7 @@ class Machine:
 
     def run(self, code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         program = self.start(code, *arguments, **env)
-        output, errors = program.communicate(timeout=30)
+        output, errors = program.communicate(timeout=PATIENCE)
         return subprocess.CompletedProcess([], program.returncode, output, errors)
 
     def says(self, code: str, *arguments: str, **env: str) -> str:
@@ -129,7 +129,7 @@ def complain(code):
         say(f"{type(problem).__name__}: {getattr(problem, 'strerror', None) or problem}")
 """
 
-KILL = "os.kill(host.nat._gateway.pid, signal.SIGKILL); "
+KILL = "os.kill(host.nat._gateway.pid, signal.SIGKILL); host.nat._gateway.wait(); "
 WAIT = "say('ready'); sys.stdin.read()\n"
 
 SNAPSHOT = """
@@ -232,6 +232,7 @@ def machine(authority: Path, tmp_path: Path) -> Iterator[Machine]:
             "ip link set eth0 up",
         )
         stack.enter_context(nginx(server, authority, tmp_path))
+        settle(holder)
         machine = Machine(holder, tmp_path, "")
         stack.callback(machine.end)
         machine.before = machine.snapshot()
@@ -249,6 +250,8 @@ def machine6(machine: Machine) -> Machine:
         hosts.write(f"{SERVER6} www.example six.example\n")
     machine.sh("ip addr add 2001:db8::2/64 dev eth0; ip route add default via 2001:db8::1")
     machine.server("ip addr add 2001:db8::1/64 dev eth0; ip addr add 2001:db8:80::80/128 dev lo")
+    machine.server(SETTLED)
+    settle(machine.holder)
     machine.before = machine.snapshot()
     return machine
 
@@ -327,8 +330,8 @@ class nginx:
         )
 
     def __enter__(self) -> None:
-        end = time.monotonic() + 10
-        while not self.pid.exists():
+        end = time.monotonic() + PATIENCE
+        while not (self.pid.exists() and self.pid.read_text().endswith("\n")):
             assert self.program.poll() is None and time.monotonic() < end, "nginx did not start"
             time.sleep(0.01)
 
@@ -343,7 +346,22 @@ def enter(holder: subprocess.Popen[bytes]) -> list[str]:
 
 def run(holder: subprocess.Popen[bytes], *commands: str) -> None:
     command = [*enter(holder), "sh", "-ec", "\n".join(commands)]
-    subprocess.run(command, check=True, env=ENVIRONMENT)
+    subprocess.run(command, check=True, env=ENVIRONMENT, timeout=PATIENCE)
+
+
+# The kernel does this a moment after a link is up, or an address there: eth0 has its link-local
+# address, each address its route, and none is tentative any more.
+SETTLED = """
+until ip -6 addr show dev eth0 scope link | grep -q inet6 && ! ip -6 addr | grep -q tentative &&
+    [ $(ip -6 -o addr | wc -l) = $(ip -6 route show table local type local | wc -l) ]
+do sleep 0.01; done
+"""
+
+
+def settle(holder: subprocess.Popen[bytes]) -> None:
+    """Wait until the kernel has done what it does by itself about addresses of IPv6."""
+    if HAS_IPV6:
+        run(holder, SETTLED)
 
 
 def is_ready(program: subprocess.Popen[str]) -> bool:
@@ -415,11 +433,11 @@ def test_sockets_take_names_and_serve_this_machine(machine: Machine) -> None:
     code = """
 import socket
 with Live(seed=1) as host:
-    with host.connect(("www.example", 80), 5) as sock:
+    with host.connect(("www.example", 80), 60) as sock:
         sock.sendall(b"HEAD / HTTP/1.0\\r\\n\\r\\n")
         say(sock.recv(12).decode(), host.address)
     server = host.listen(8080)
-    with socket.create_connection((host.address, 8080), 5) as client:
+    with socket.create_connection((host.address, 8080), 60) as client:
         accepted, peer = server.accept()
         say(peer[0] == host.nat.kernel_address)
     with open("/proc/sys/net/ipv6/conf/nbtcp0/disable_ipv6") as file:
@@ -443,14 +461,14 @@ cli.main(["serve", sys.argv[1], "--port", "8080", *sys.argv[2:]])
     assert urls == ["http://198.18.0.2:8080/", "http://198.51.100.2:8080/"]
     server = int((machine.folder / "nginx.pid").read_text())
     elsewhere = ["nsenter", f"--target={server}", "--net", "--"]
-    curl = ["curl", "-sS", "--max-time", "10"]
+    curl = ["curl", "-sS", "--max-time", "100"]
     for where, url in ([*enter(machine.holder)], urls[0]), (elsewhere, urls[1]):
         body = subprocess.check_output([*where, *curl, f"{url}megabyte"], env=ENVIRONMENT)
         assert hashlib.sha256(body).hexdigest() == SHA256
     refused = subprocess.run([*elsewhere, *curl, "http://198.51.100.2:8081/"], capture_output=True)
     assert refused.returncode == 7, "other ports are this machine's own"
     program.terminate()
-    assert program.communicate(timeout=10) == ("", "")
+    assert program.communicate(timeout=PATIENCE) == ("", "")
     assert program.returncode == 0
     assert machine.is_as_before()
 
@@ -491,14 +509,15 @@ with Live(config=Config(offload=True), seed=1) as host:
     page = host.fetch(sys.argv[1])
     say(sha256(page), page.log.segments.len.max() > 2 * 1460)
     log = host.new_log()
-    with host.connect(("www.example", 80), 5, log=log, initial_window=160_000) as sock:
+    with host.connect(("www.example", 80), 60, log=log, initial_window=160_000) as sock:
         head = "POST /megabyte HTTP/1.0", "Host: www.example", "Content-Length: 900000"
         sock.sendall("\\r\\n".join((*head, "", "")).encode())
         sock.sendall(bytes(900_000))
         say(sock.makefile("rb").read()[:12].decode())
     host.settle(log)
-    sent = log.segments[log.segments.event == "send"]
-    acknowledged = log.segments.snd_una.max() > 900_000
+    segments = log.segments
+    sent = segments[segments.event == "send"]
+    acknowledged = segments.snd_una.max() > 900_000
     say(sent.len.max() > 2 * 1460, acknowledged, "timeout" in set(sent.why))
 """
     text = machine.says(code, HTTP)
@@ -621,7 +640,7 @@ def test_other_endings_undo_it_as_well(machine: Machine, ending: str) -> None:
     if "ready" in ending:
         assert is_ready(program)
         assert machine.is_as_before(), "while the process is still there"
-    output, errors = program.communicate(timeout=20)
+    output, errors = program.communicate(timeout=PATIENCE)
     assert (program.returncode, errors) == (0, "")
     assert "False" not in output
     assert machine.is_as_before()
@@ -633,7 +652,7 @@ def test_other_endings_undo_it_as_well(machine: Machine, ending: str) -> None:
     [
         (signal.SIGTERM, "sys.stdin.read()"),
         (signal.SIGTERM, "host.fetch('http://www.example/slow')"),
-        (signal.SIGHUP, "time.sleep(30)"),
+        (signal.SIGHUP, "time.sleep(300)"),
         (signal.SIGKILL, "host.fetch('http://www.example/slow')"),
     ],
     ids=["waiting", "fetching", "terminal-closed", "killed"],
@@ -645,7 +664,7 @@ def test_signals_end_the_process_and_all_is_undone(
     assert is_ready(program)
     time.sleep(0.2)
     program.send_signal(number)
-    output, errors = program.communicate(timeout=10)
+    output, errors = program.communicate(timeout=PATIENCE)
     assert (program.returncode, output, errors) == (-number, "", "")
     assert machine.is_as_before()
 
@@ -663,7 +682,7 @@ assert signal.getsignal(signal.SIGTERM) is mine
     program = machine.start(code + WAIT, HTTP)
     assert is_ready(program)
     program.terminate()
-    output, errors = program.communicate(timeout=10)
+    output, errors = program.communicate(timeout=PATIENCE)
     assert (program.returncode, output, errors) == (7, SHA256 + "\n", "")
     assert machine.is_as_before()
 
@@ -737,6 +756,8 @@ with Live():
     say(sent(), gateway.read(gateway.IPV4, "eth0", "forwarding"))
 Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 say("ready"); sys.stdin.readline()
+while not sent():
+    time.sleep(0.01)
 say(sent())
 """
     server = int((machine.folder / "nginx.pid").read_text())
@@ -779,9 +800,9 @@ host.close()
     for program in (first, second):
         print(HTTP, file=program.stdin, flush=True)
     assert ask(first) == ask(second) == SHA256
-    assert first.communicate(timeout=10) == ("", "")
+    assert first.communicate(timeout=PATIENCE) == ("", "")
     assert ask(second, HTTP) == SHA256, "the first has left the second what it needs"
-    assert second.communicate(timeout=10) == ("", "")
+    assert second.communicate(timeout=PATIENCE) == ("", "")
     assert machine.is_as_before()
 
 
@@ -790,7 +811,7 @@ def test_two_hosts_of_one_program_reach_each_other(machine: Machine) -> None:
     code = """
 with Live() as one, Live() as two:
     server = one.listen(8080)
-    client = two.connect((one.address, 8080), 5)
+    client = two.connect((one.address, 8080), 60)
     accepted, peer = server.accept()
     client.sendall(b"hello")
     say(accepted.recv(5).decode(), one.address, two.address)
@@ -812,12 +833,11 @@ def test_a_ruleset_that_accepts_is_left_alone(machine: Machine) -> None:
 def test_a_ruleset_that_drops_is_named_at_once(machine: Machine) -> None:
     machine.says(RULESET + FILTER, "0")
     machine.before = machine.snapshot()
-    began = time.monotonic()
     complaint, inside = machine.complains(
-        f"fetch({HTTP!r})", "with Live() as host: host.connect((host.nat.kernel_address, 9), 5)"
+        f"fetch({HTTP!r}, timeout=10 * {PATIENCE})",  # which would be too long for this program
+        "with Live() as host: host.connect((host.nat.kernel_address, 9), 60)",
     )
     assert inside.startswith("ConnectionRefusedError: "), "this machine itself is in reach"
-    assert time.monotonic() - began < 5
     assert complaint.startswith("MachineError: this machine does not forward nbtcp's packets: ")
     assert "the nftables chain ip filter FORWARD is in the way; " in complaint
     assert '`nft insert rule ip filter FORWARD iifname "nbtcp*" accept`' in complaint
@@ -942,9 +962,9 @@ with Live() as host:
     assert program.stdout is not None
     assert program.stdout.readline() == f"{SHA256} fd6e:6274:6370::2 2001:db8::2\n"
     assert is_ready(program)
-    connect = 'import socket; socket.create_connection(("2001:db8::2", 8080), 5).recv(1)'
+    connect = 'import socket; socket.create_connection(("2001:db8::2", 8080), 60).recv(1)'
     machine6.server(f"{sys.executable} -c '{connect}'")
-    assert program.communicate(timeout=10) == ("", "")
+    assert program.communicate(timeout=PATIENCE) == ("", "")
     assert machine6.is_as_before()
 
 
@@ -978,7 +998,7 @@ host.close()
     addresses = {program.stdout.readline() for program in both if program.stdout}
     assert addresses == {"fd6e:6274:6370::2\n", "fd6e:6274:6370::6\n"}
     for program in both:  # the first has ended when the second begins
-        assert program.communicate("\n", timeout=20) == (SHA256 + "\n", "")
+        assert program.communicate("\n", timeout=PATIENCE) == (SHA256 + "\n", "")
     assert machine6.is_as_before()
 
 
@@ -1006,9 +1026,9 @@ def test_a_default_route_that_is_advertised_stays_and_is_renewed(
 import subprocess
 def lifetime():
     words = subprocess.check_output("ip -6 route show default".split(), text=True).split()
-    return int(words[words.index("expires") + 1].removesuffix("sec"))
+    return int(words[words.index("expires") + 1].removesuffix("sec")) if words else 0
 def wait(least):
-    end = time.monotonic() + 5
+    end = time.monotonic() + 60
     while not lifetime() > least:
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -1022,7 +1042,7 @@ say(wait(2000), gateway.read(gateway.IPV6, "eth0", "accept_ra"))
     assert program.stdout is not None
     assert program.stdout.readline() == "True\n"
     machine6.server(f"{advertise} 9000")
-    assert program.communicate("\n", timeout=20) == (f"{SHA256} True\nTrue 1\n", "")
+    assert program.communicate("\n", timeout=PATIENCE) == (f"{SHA256} True\nTrue 1\n", "")
     machine6.before = machine6.snapshot()  # the route's lifetime runs down: looked at above
 
 
@@ -1057,8 +1077,8 @@ if sys.argv[2] == "meanwhile":
     make_lan()
 sniffer = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x86DD))
 sniffer.bind(("lan1", 0x86DD))
-sniffer.settimeout(0.2)
-def arrived():
+def arrived(patience):
+    sniffer.settimeout(patience)
     try:
         while sniffer.recv(2000)[24:40] != socket.inet_pton(socket.AF_INET6, "2001:db8:9::9"):
             pass
@@ -1067,10 +1087,10 @@ def arrived():
         return False
 with host:
     say("ready"); sys.stdin.readline()
-    say(arrived())
+    say(arrived(0.2))
 gateway.IPV6.sysctl("all", "forwarding").write_text("1")
 say("ready"); sys.stdin.readline()
-say(arrived())
+say(arrived(60))
 sniffer.close()
 """
     packet = "import socket; s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); "

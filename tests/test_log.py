@@ -924,9 +924,9 @@ def repeated(log: EventLog, rows: int) -> EventLog:
 def test_a_long_log_becomes_a_table_soon() -> None:
     """A tenth of a million rows in a tenth of the ten seconds that a million may take."""
     log = repeated(lossy(octets=50_000), 100_000)
-    began = time.perf_counter()
+    began = time.process_time()
     table = log.segments
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     assert len(table) > 70_000
     assert took < 1.0
 
@@ -941,9 +941,9 @@ def test_many_connections_cost_no_more_than_one() -> None:
             pair.client.connect((SERVER, PORT), 0, local_port=port)
         pair.client.transmit(0)
         log = repeated(pair.log, 60_000)
-        began = time.perf_counter()
+        began = time.process_time()
         assert log.segments["conn"].nunique() == ports
-        took.append(time.perf_counter() - began)
+        took.append(time.process_time() - began)
     assert took[1] < 4 * took[0] + 0.2
 
 

@@ -4,9 +4,11 @@ import gc
 import hashlib
 import json
 import os
+import resource
 import select
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from nbtcp.links.tun import Tun
 ROOT = Path(__file__).parent.parent
 NOBODY = 65534
 DEVICE = Path("/dev/net/tun")
+PATIENCE = 60.0  # s for what happens at once, unless the machine is very busy
 
 pytestmark = [
     pytest.mark.root,
@@ -47,7 +50,7 @@ def network() -> Iterator[Namespace]:
 
 def output(network: Namespace, *argv: str, **kwargs: Any) -> bytes:
     """What a program inside prints."""
-    done = network.run(argv, capture_output=True, timeout=10, check=True, **kwargs)
+    done = network.run(argv, capture_output=True, timeout=PATIENCE, check=True, **kwargs)
     assert isinstance(done.stdout, bytes)
     return done.stdout
 
@@ -78,7 +81,7 @@ def python(
     )
 
 
-def has_ended(watch: int, seconds: float = 3.0) -> bool:
+def has_ended(watch: int, seconds: float = PATIENCE) -> bool:
     """Whether the process of this pidfd ends in time. Closes it."""
     with os.fdopen(watch):
         poll = select.poll()
@@ -86,7 +89,7 @@ def has_ended(watch: int, seconds: float = 3.0) -> bool:
         return bool(poll.poll(seconds * 1000))
 
 
-def packets(network: Namespace, seconds: float = 3.0) -> list[bytes]:
+def packets(network: Namespace, seconds: float = PATIENCE) -> list[bytes]:
     """The next packets that come out of the network."""
     assert select.select([network.tun], [], [], seconds)[0], "no packet came out"
     return network.tun.receive(0)
@@ -135,7 +138,7 @@ def test_curl_sees_the_status(network: Namespace, path: str, status: int) -> Non
 def test_python_keeps_one_connection(network: Namespace) -> None:
     code = """if True:
         import http.client
-        web = http.client.HTTPConnection("10.0.0.1", timeout=5)
+        web = http.client.HTTPConnection("10.0.0.1", timeout=60)
         web.connect(); first = web.sock
         for path in ("/bytes/5", "/nowhere", "/slow?seconds=0.05", "/"):
             web.request("GET", path); answer = web.getresponse()
@@ -151,7 +154,9 @@ def test_python_keeps_one_connection(network: Namespace) -> None:
 
 def test_the_site_is_on_that_address_only(network: Namespace) -> None:
     code = "import socket; socket.create_connection(('127.0.0.1', 80), timeout=5)"
-    done = network.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=10)
+    done = network.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert "ConnectionRefusedError" in done.stderr
 
 
@@ -161,7 +166,7 @@ def test_the_site_is_on_that_address_only(network: Namespace) -> None:
 PING = """if True:
     import socket, struct, sys
     sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-    sock.settimeout(5)
+    sock.settimeout(60)
     sock.connect(("10.0.0.2", 0))
     sock.send(struct.pack("!BBHHH", 8, 0, 0xffff ^ (0x800 + 77 + 1), 77, 1))
     assert sock.recv(100)[20:] == struct.pack("!BBHHH", 0, 0, 0xffff ^ (77 + 1), 77, 1)
@@ -173,7 +178,7 @@ PING = """if True:
     [
         pytest.param([sys.executable, "-c", PING], id="raw socket"),
         pytest.param(
-            ["ping", "-c1", "-W5", "10.0.0.2"],
+            ["ping", "-c1", "-W60", "10.0.0.2"],
             id="ping",
             marks=pytest.mark.skipif(shutil.which("ping") is None, reason="needs ping"),
         ),
@@ -190,7 +195,7 @@ def test_a_ping_goes_out_and_its_answer_comes_in(network: Namespace, argv: list[
     before = network.counters()["Icmp"]
     answer = ICMP(type=0, id=request[ICMP].id, seq=request[ICMP].seq) / request[ICMP].payload
     network.tun.send([bytes(IP(src=request.dst, dst=request.src) / answer)], 0)
-    assert program.wait(5) == 0
+    assert program.wait(PATIENCE) == 0
     after = network.counters()["Icmp"]
     assert after["InEchoReps"] - before["InEchoReps"] == 1
     assert after["InErrors"] == before["InErrors"]
@@ -226,10 +231,10 @@ def test_the_kernel_answers_a_syn_over_ipv6_and_nothing_else_comes() -> None:
     with Namespace() as network:
         syn = IPv6(src=OUR_ADDRESS6, dst=KERNEL_ADDRESS6) / TCP(sport=5000, dport=80, seq=7)
         network.tun.send([bytes(syn)], 0)
-        (packet,) = packets(network)
-        answer = IPv6(packet)
-        assert (answer.src, answer.dst) == (KERNEL_ADDRESS6, OUR_ADDRESS6)
-        assert (answer[TCP].flags, answer[TCP].ack) == ("SA", 8)
+        for packet in packets(network):  # after a second it is repeated
+            answer = IPv6(packet)
+            assert (answer.src, answer.dst) == (KERNEL_ADDRESS6, OUR_ADDRESS6)
+            assert (answer[TCP].flags, answer[TCP].ack) == ("SA", 8)
 
 
 def test_a_small_mtu_is_for_ipv4_only() -> None:
@@ -335,14 +340,14 @@ def test_run_ends_the_program_when_its_time_is_over(network: Namespace) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         # The program holds the pipe: killing only what we started would leave us reading it.
         network.run(["sleep", "60"], capture_output=True, timeout=0.05)
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 30
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP])
 def test_signals_are_for_the_program(network: Namespace, sent: signal.Signals) -> None:
     program = network.popen(["sleep", "60"])
     program.send_signal(sent)
-    assert program.wait(3) == -sent
+    assert program.wait(PATIENCE) == -sent
     program.send_signal(sent)  # it has ended: no error
 
 
@@ -352,7 +357,7 @@ def test_a_program_may_handle_its_signal(network: Namespace) -> None:
         assert program.stdout is not None
         assert program.stdout.readline() == "ready\n"
         program.terminate()
-        assert program.communicate(timeout=3)[0] == "bye\n"
+        assert program.communicate(timeout=PATIENCE)[0] == "bye\n"
         assert program.returncode == 7
 
 
@@ -376,7 +381,7 @@ def test_orphans_are_reaped(network: Namespace) -> None:
     pid = int(output(network, "sh", "-c", "sleep 0.05 >&- & exec readlink /proc/self"))
     assert pid > 0
     children = Path(f"/proc/{network.pid}/task/{network.pid}/children")
-    end = time.monotonic() + 3
+    end = time.monotonic() + PATIENCE
     while children.read_text().split() and time.monotonic() < end:
         time.sleep(0.01)
     assert children.read_text().split() == []
@@ -510,7 +515,7 @@ class Owner:
         for watch in self.watches:
             os.close(watch)
         self.process.kill()
-        self.process.communicate(timeout=3)
+        self.process.communicate(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
@@ -520,7 +525,7 @@ def test_nothing_stays_when_the_owner_is_killed(sent: signal.Signals) -> None:
     with closing(Owner("")) as owner:
         assert outside() == before
         owner.process.send_signal(sent)
-        owner.process.wait(3)
+        owner.process.wait(PATIENCE)
         assert owner.all_ended()
     assert outside() == before
 
@@ -542,7 +547,7 @@ def test_nothing_stays_when_the_owner_ends(end: str) -> None:
     with closing(Owner(end)) as owner:
         owner.go_on()
         assert owner.all_ended()
-        _, errors = owner.process.communicate(timeout=3)
+        _, errors = owner.process.communicate(timeout=PATIENCE)
         assert (owner.process.returncode, errors) == (0, "")
 
 
@@ -586,7 +591,7 @@ def test_the_end_of_process_1_is_the_end() -> None:
         watch = os.pidfd_open(network.pid)
         os.kill(network.pid, signal.SIGTERM)
         assert has_ended(watch)
-        assert program.wait(3) == -signal.SIGKILL
+        assert program.wait(PATIENCE) == -signal.SIGKILL
 
 
 @pytest.mark.slow
@@ -595,16 +600,21 @@ def test_many_starts_leak_nothing() -> None:
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
         return set(os.listdir("/proc/self/fd")), len(children)
 
+    def spent() -> float:
+        """Seconds of a processor, our programs' as well."""
+        own, programs = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return own.ru_utime + own.ru_stime + programs.ru_utime + programs.ru_stime
+
+    gc.collect()  # what other tests have left
     before = state()
     times = []
     for _ in range(20):
-        begin = time.perf_counter()
+        begin = spent()
         Namespace().close()
-        times.append(time.perf_counter() - begin)
+        times.append(spent() - begin)
     assert state() == before
     assert sorted(times)[10] < 1
     assert sum(times[10:]) < 2 * sum(times[:10]) + 1
-    print(f"start and stop: {sorted(times)[10] * 1e3:.0f} ms")
 
 
 # ---- machines that cannot
@@ -645,22 +655,32 @@ def test_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "timeout", "words"),
+    ("code", "words"),
     [
-        ("import signal; {say}; signal.pause()", 0.3, "did not start within 0.3 s"),
-        ("{say}; raise SystemExit(1)", 10, "ended while it started"),
+        ("import signal; {say}; signal.pause()", "did not start within 0.3 s"),
+        ("{say}; raise SystemExit(1)", "ended while it started"),
     ],
 )
 @pytest.mark.slow
 def test_a_start_that_fails_tells_the_last_words(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, timeout: float, words: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, words: str
 ) -> None:
     say = "import sys; print('first\\nlast words', file=sys.stderr, flush=True)"
     program = tmp_path / "inside.py"
     program.write_text(code.format(say=say))
     monkeypatch.setattr(module, "_INSIDE", program)
+    hear = socket.recv_fds
+
+    def impatient(channel: socket.socket, *arguments: int) -> Any:
+        """Until it has said something, however long that takes, and then no more."""
+        heard = hear(channel, *arguments)
+        if b"last words" in heard[0]:
+            channel.settimeout(0.3)
+        return heard
+
+    monkeypatch.setattr(module.socket, "recv_fds", impatient)
     with pytest.raises(MachineError, match=words) as error:
-        Namespace(timeout=timeout)
+        Namespace(timeout=PATIENCE)
     assert "last words" in one_line(error.value)
 
 
@@ -673,9 +693,9 @@ TRY = """if True:
         with Namespace(congestion="reno") as network:
             program = network.popen(["sleep", "60"])
             program.terminate()
-            assert program.wait(3) == -15
+            assert program.wait(60) == -15
             web = "import urllib.request as r; print(len(r.urlopen('http://10.0.0.1/bytes/9').read()))"
-            done = network.run([sys.executable, "-c", web], capture_output=True, timeout=9)
+            done = network.run([sys.executable, "-c", web], capture_output=True, timeout=60)
             print("fetched", int(done.stdout), "in", "--user" in network._nsenter)
             print("opened", network.counters()["Tcp"]["PassiveOpens"])
     except MachineError as error:
@@ -689,7 +709,7 @@ def attempt(*before: str, interpreter: str = sys.executable) -> list[str]:
         if program in ("setpriv", "unshare") and shutil.which(program) is None:
             pytest.skip(f"needs {program}")
     process = python(TRY, *before, interpreter=interpreter)
-    lines, errors = process.communicate(timeout=20)
+    lines, errors = process.communicate(timeout=PATIENCE)
     if process.returncode:
         pytest.skip(f"cannot be tried here: {errors.strip().splitlines()[-1]}")
     return lines.splitlines()
@@ -708,7 +728,7 @@ def interpreter() -> str:
     code = "import sys, pyroute2, nbtcp.links.namespace; sys.exit(sys.version_info < (3, 11))"
     for candidate in (sys.executable, "/usr/bin/python3"):
         with python(code, *AS_NOBODY, interpreter=candidate) as process:
-            process.communicate(timeout=20)
+            process.communicate(timeout=PATIENCE)
         if process.returncode == 0:
             return candidate
     pytest.skip("needs a Python, and this directory, that every user may read")

@@ -452,7 +452,7 @@ def upload(lab: nbtcp.Lab, octets: int, address: str, **settings: Any) -> EventL
     head = f"POST /sink HTTP/1.1\r\nHost: lab\r\nConnection: close\r\nContent-Length: {octets}\r\n"
     log = lab.new_log()
     with lab.connect((address, 80), 10, log=log, **settings) as sock:
-        sock.settimeout(30)
+        sock.settimeout(60)
         sock.sendall(f"{head}\r\n".encode())
         sock.sendall(b"".join(content(octets)))
         answer = sock.makefile("rb").read()
@@ -508,7 +508,7 @@ def test_urgent_data_reaches_the_kernel(lab: nbtcp.Lab) -> None:
         "import select, socket; s = socket.create_server(('10.0.0.1', 7));"
         "s.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1); print('go', flush=True);"
         "c, _ = s.accept(); data = b'';"
-        "urgent = select.select([], [], [c], 10)[2]\n"
+        "urgent = select.select([], [], [c], 60)[2]\n"
         "while part := c.recv(1 << 16): data += part\n"
         "print(len(urgent), len(data), data.index(b'!'))"
     )
@@ -521,7 +521,7 @@ def test_urgent_data_reaches_the_kernel(lab: nbtcp.Lab) -> None:
         sock.sendall(bytes(300_000))
         sock.shutdown(socket.SHUT_WR)
         assert sock.recv(1) == b""
-    assert server.communicate(timeout=10)[0] == "1 600001 300000\n"
+    assert server.communicate(timeout=60)[0] == "1 600001 300000\n"
     assert largest(log, "send") > 2 * 1448
 
 
@@ -539,7 +539,7 @@ def test_the_kernel_connects_to_us(lab: nbtcp.Lab) -> None:
         with sock:
             got = len(sock.makefile("rb").read())
             sock.sendall(bytes(2_000_000))
-    assert (got, client.communicate(timeout=10)[0]) == (2_000_000, "2000000\n")
+    assert (got, client.communicate(timeout=60)[0]) == (2_000_000, "2000000\n")
 
 
 @pytest.mark.root

@@ -78,7 +78,7 @@ def test_path_mtu_is_discovered_behind_the_kernel(lab: nbtcp.Lab, address: str) 
     """The kernel is the router: its ICMP, our segments, another kernel's TCP at the end."""
     log = lab.new_log()
     with lab.connect((address, 7), 10, log=log) as sock:
-        sock.settimeout(20)
+        sock.settimeout(60)
         sock.sendall(bytes(300_000))
         sock.shutdown(1)
         assert sock.recv(100) == b"300000"
@@ -97,6 +97,6 @@ def test_path_mtu_is_discovered_behind_the_kernel(lab: nbtcp.Lab, address: str) 
 
 
 def test_connect_to_nowhere_tells_what_the_kernel_said(lab: nbtcp.Lab) -> None:
-    said = r"SYN sent in 0\.3 s; 10\.0\.0\.1 says: net unreachable"
+    said = r"1 SYN sent in 0\.[5-9] s; 10\.0\.0\.1 says: net unreachable"
     with pytest.raises(TimeoutError, match=said):
-        lab.connect(("192.0.2.1", 80), 0.3)
+        lab.connect(("192.0.2.1", 80), 0.5)

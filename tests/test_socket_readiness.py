@@ -27,7 +27,7 @@ from nbtcp.runtime.options import _FLAGS, _SETTINGS
 from nbtcp.runtime.sockets import _ABOUT
 from nbtcp.sockets import Socket, use
 
-SOON = 5.0  # s: in which what is on its way has come
+SOON = 60.0  # s: in which what is on its way has come
 TCP, SOL = stdlib.IPPROTO_TCP, stdlib.SOL_SOCKET
 
 
@@ -456,7 +456,7 @@ def test_linger_of_no_time_resets(pair: Pair) -> None:
 
 
 def test_linger_waits_until_the_peer_has_all(pair: Pair) -> None:
-    pair.client.setsockopt(SOL, stdlib.SO_LINGER, struct.pack("@ii", 1, 5))
+    pair.client.setsockopt(SOL, stdlib.SO_LINGER, struct.pack("@ii", 1, 60))
     conn = pair.client.connection
     assert conn is not None
     pair.client.sendall(bytes(100_000))
@@ -540,11 +540,13 @@ def test_a_file_after_a_timeout_can_be_read_no_more(pair: Pair) -> None:
 
 def test_many_threads_each_with_its_selector(host: LoopbackHost, listener: Socket) -> None:
     """Every socket non-blocking, waited for by epoll."""
+    answering: list[threading.Thread] = []
 
     def echo() -> None:
         for _ in range(8):
             sock, _ = listener.accept()
-            threading.Thread(target=answer, args=(sock,)).start()
+            answering.append(threading.Thread(target=answer, args=(sock,)))
+            answering[-1].start()
 
     def answer(sock: Socket) -> None:
         with sock:
@@ -570,3 +572,5 @@ def test_many_threads_each_with_its_selector(host: LoopbackHost, listener: Socke
     with ThreadPoolExecutor(9) as pool:
         pool.submit(echo)
         assert all(pool.map(talk, range(8)))
+    for thread in answering:
+        thread.join(SOON)

@@ -18,6 +18,7 @@ import nbtcp
 from nbtcp.runtime.sockets import Socket
 
 pytestmark = pytest.mark.root
+SOON = 60.0  # s for what happens at once, unless the machine is very busy
 
 ECHO = """
 import socketserver, sys
@@ -42,18 +43,20 @@ def lab() -> Iterator[nbtcp.Lab]:
         assert server.stdout.readline() == b"ready\n"
         yield lab
         server.kill()
-        server.communicate(timeout=5)
+        server.communicate(timeout=SOON)
 
 
 @pytest.fixture
 def echo(lab: nbtcp.Lab) -> Iterator[Socket]:
-    with lab.connect(("10.0.0.1", 7), 5) as sock:
+    with lab.connect(("10.0.0.1", 7), SOON) as sock:
         yield sock
 
 
 def kernel_connects(lab: nbtcp.Lab, port: int, program: str) -> "subprocess.Popen[bytes]":
     """A kernel client `s` of our listening port that runs `program`."""
-    begin = f"import socket, time\ns = socket.create_connection(('{lab.address}', {port}), 5)\n"
+    begin = (
+        f"import socket, time\ns = socket.create_connection(('{lab.address}', {port}), {SOON})\n"
+    )
     return lab.popen([sys.executable, "-c", begin + program], stdout=subprocess.PIPE)
 
 
@@ -105,7 +108,7 @@ def test_sendall_of_more_than_all_buffers(echo: Socket) -> None:
         got = bytearray()
         while len(got) < len(data):
             got += echo.recv(1 << 20)
-        job.result(timeout=10)
+        job.result(timeout=SOON)
     assert got == data
 
 
@@ -128,7 +131,7 @@ def test_urgent_data_is_understood_by_the_kernel_and_the_kernels_by_us(lab: nbtc
         program = """
 s.sendall(b"abc"); s.send(b"de!", socket.MSG_OOB); s.sendall(b"fg")
 import select
-select.select([], [], [s], 5)
+select.select([], [], [s], 60)
 urgent, line = s.recv(1, socket.MSG_OOB), b""
 while not line.endswith(b"."):
     line += s.recv(1)
@@ -137,7 +140,7 @@ print((urgent + line).decode(), flush=True)
         client = kernel_connects(lab, 9010, program)
         conn, _ = listener.accept()
         with conn:
-            conn.settimeout(5)
+            conn.settimeout(SOON)
             got = b""
             while len(got) < 8:
                 got += conn.recv(1)
@@ -147,7 +150,7 @@ print((urgent + line).decode(), flush=True)
             assert [what for _, what, _ in conn.connection.reports] == ["urgent"]
             conn.sendall(b"12?", stdlib.MSG_OOB)
             conn.sendall(b"34.")
-            out, _ = client.communicate(timeout=5)
+            out, _ = client.communicate(timeout=SOON)
         assert out == b"?1234.\n"
 
 
@@ -157,8 +160,8 @@ def test_a_timeout_is_a_timeouterror(echo: Socket) -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         echo.recv(1)
-    assert 0.04 < time.monotonic() - began < 2
-    echo.settimeout(5)
+    assert 0.04 < time.monotonic() - began < SOON / 2
+    echo.settimeout(SOON)
     echo.sendall(b"still good")
     assert echo.recv(100) == b"still good"
 
@@ -178,12 +181,12 @@ def test_a_selector_waits_for_the_kernel(lab: nbtcp.Lab, kind: str) -> None:
     with sock, selector:
         assert sock.connect_ex((lab.kernel_address, 80)) == errno.EINPROGRESS
         selector.register(sock, selectors.EVENT_WRITE)
-        assert selector.select(5)
+        assert selector.select(SOON)
         assert sock.getsockopt(stdlib.SOL_SOCKET, stdlib.SO_ERROR) == 0
         sock.send(b"GET /bytes/100000 HTTP/1.0\r\n\r\n")
         selector.modify(sock, selectors.EVENT_READ)
         got = b""
-        while selector.select(5) and (data := sock.recv(10_000)):
+        while selector.select(SOON) and (data := sock.recv(10_000)):
             got += data
         assert len(got) > 100_000
 
@@ -192,7 +195,7 @@ def test_a_refusal_by_the_kernel_is_told_by_so_error(lab: nbtcp.Lab) -> None:
     with lab.socket() as sock:
         sock.setblocking(False)
         assert sock.connect_ex((lab.kernel_address, 81)) == errno.EINPROGRESS
-        assert select.select([], [sock], [], 5)[1] == [sock]
+        assert select.select([], [sock], [], SOON)[1] == [sock]
         assert sock.getsockopt(stdlib.SOL_SOCKET, stdlib.SO_ERROR) == errno.ECONNREFUSED
 
 
@@ -200,7 +203,7 @@ def test_the_kernel_learns_of_what_options_change(lab: nbtcp.Lab) -> None:
     """The MSS, and a receive buffer's size in the window; keep-alives are answered."""
     log = lab.new_log()
     with lab.socket(log=log) as sock:
-        sock.settimeout(5)
+        sock.settimeout(SOON)
         sock.setsockopt(stdlib.IPPROTO_TCP, stdlib.TCP_MAXSEG, 700)
         sock.setsockopt(stdlib.SOL_SOCKET, stdlib.SO_RCVBUF, 20_000)
         sock.connect((lab.kernel_address, 80))
@@ -209,14 +212,15 @@ def test_the_kernel_learns_of_what_options_change(lab: nbtcp.Lab) -> None:
         conn = sock.connection
         assert conn is not None
         with lab.loop.lock:
-            assert lab.loop.run_until(lambda: conn.keepalives > 0, lab.loop.now() + 5 * 10**9)
-            assert lab.loop.run_until(lambda: not conn.keepalives, lab.loop.now() + 5 * 10**9)
+            until = lab.loop.now() + round(SOON * 1e9)
+            assert lab.loop.run_until(lambda: conn.keepalives > 0, until)
+            assert lab.loop.run_until(lambda: not conn.keepalives, until)
         sock.sendall(b"GET /bytes/50000 HTTP/1.0\r\n\r\n")
         while sock.recv(1 << 16):
             pass
-    received = log.segments[log.segments["event"] == "recv"]
-    assert received["len"].max() == 700 - 12
-    assert log.segments[log.segments["event"] == "send"]["window"].max() <= 20_000
+    segments = log.segments  # which may still grow
+    assert segments[segments["event"] == "recv"]["len"].max() == 700 - 12
+    assert segments[segments["event"] == "send"]["window"].max() <= 20_000
 
 
 def test_makefile_reads_lines_and_writes(echo: Socket) -> None:
@@ -232,7 +236,7 @@ def test_makefile_reads_lines_and_writes(echo: Socket) -> None:
 
 
 def test_a_file_keeps_the_socket_open(lab: nbtcp.Lab) -> None:
-    sock = lab.connect(("10.0.0.1", 7), 5)
+    sock = lab.connect(("10.0.0.1", 7), SOON)
     file = sock.makefile("rwb")
     sock.close()
     file.write(b"x\n")
@@ -276,7 +280,7 @@ def test_a_connected_socket_connects_no_second_time(echo: Socket) -> None:
 
 def test_accept_serves_a_kernel_client(lab: nbtcp.Lab) -> None:
     with lab.listen(9001) as listener:
-        listener.settimeout(5)
+        listener.settimeout(SOON)
         client = kernel_connects(lab, 9001, "s.sendall(b'hi'); print(s.recv(10))")
         with client:
             conn, peer = listener.accept()
@@ -308,7 +312,7 @@ def test_a_closed_listener_refuses(lab: nbtcp.Lab) -> None:
     lab.listen(9004).close()
     client = kernel_connects(lab, 9004, "")
     with client:
-        assert client.wait(timeout=10) != 0
+        assert client.wait(timeout=SOON) != 0
 
 
 def test_closing_with_unread_data_resets(lab: nbtcp.Lab) -> None:
@@ -338,8 +342,7 @@ def test_a_blocked_recv_is_woken_by_close_of_the_peer(lab: nbtcp.Lab) -> None:
 
 def test_many_threads_each_with_its_socket(lab: nbtcp.Lab) -> None:
     def talk(number: int) -> bool:
-        with lab.connect(("10.0.0.1", 7), 10) as sock:
-            sock.settimeout(10)
+        with lab.connect(("10.0.0.1", 7), SOON) as sock:
             for i in range(20):
                 message = f"{number} says {i}".encode()
                 sock.sendall(message)
@@ -385,28 +388,46 @@ def test_after_close_of_the_lab_sockets_say_so() -> None:
 
 
 def test_closing_the_lab_ends_its_thread() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     for _ in range(3):
         nbtcp.Lab().close()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before
 
 
 # --- the same sockets in virtual time ---
 
 
 def test_blocking_sockets_run_in_virtual_time() -> None:
-    client, server = nbtcp.Simulation(nbtcp.Path(delay=0.5)).hosts()
+    client, server = nbtcp.Simulation(nbtcp.Path(delay=50)).hosts()
     began = time.monotonic()
     listener = server.listen(80)
-    sock = client.connect(("10.0.0.2", 80), timeout=3)
+    sock = client.connect(("10.0.0.2", 80), timeout=300)
     conn, _ = listener.accept()
     sock.sendall(b"hello")
     assert conn.recv(10) == b"hello"
     conn.close()
     assert sock.recv(10) == b""
     sock.close()
-    assert client.loop.now() >= 2_500_000_000, "the handshake took a second, a message half of one"
-    assert time.monotonic() - began < 1
+    assert client.loop.now() >= 250 * 10**9, "the handshake took 100 s, a message half of that"
+    assert time.monotonic() - began < 100
+
+
+def test_who_wakes_up_too_late_gets_what_has_come_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A busy machine is no reason for a timeout, as with the kernel's sockets."""
+    client, server = nbtcp.Simulation(nbtcp.Path(delay=0.5)).hosts()
+    listener = server.listen(80)
+    sock = client.connect(("10.0.0.2", 80), timeout=3)
+    conn, _ = listener.accept()
+    conn.sendall(b"hello")
+    clock = client.loop.clock
+    sleep = clock.sleep
+    monkeypatch.setattr(clock, "sleep", lambda until, others: sleep(until + 10**9, others))
+    sock.settimeout(0.2)
+    assert sock.recv(10) == b"hello"
+    with pytest.raises(TimeoutError):
+        sock.recv(10)
 
 
 def test_waiting_for_ever_in_virtual_time_is_an_error() -> None:

@@ -18,7 +18,7 @@ from loopback import LoopbackHost
 import nbtcp
 from nbtcp.sockets import Socket, TlsSocket, use
 
-SOON = 10.0  # s
+SOON = 60.0  # s
 DATA = os.urandom(1 << 20)
 
 Ends = Callable[..., tuple[Any, Any]]

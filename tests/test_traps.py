@@ -91,12 +91,12 @@ def test_a_zero_window_is_probed_with_one_octet() -> None:
 def test_the_kernel_answers_our_zero_window_probe() -> None:
     """The same with the kernel at the other end, which reads nothing for a while."""
     program = (
-        "import socket, time\n"
+        "import socket, sys\n"
         "s = socket.socket()\n"
         "s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)\n"
         "s.bind(('10.0.0.1', 7000)); s.listen()\n"
         "print('ready', flush=True)\n"
-        "c, _ = s.accept(); time.sleep(0.6); n = 0\n"
+        "c, _ = s.accept(); sys.stdin.readline(); n = 0\n"
         "while d := c.recv(65536): n += len(d)\n"
         "print(n, flush=True)\n"
     )
@@ -105,16 +105,20 @@ def test_the_kernel_answers_our_zero_window_probe() -> None:
 
     with Lab(seed=1) as lab:
         argv = [sys.executable, "-c", program]
-        with lab.popen(argv, stdout=subprocess.PIPE) as kernel:
-            assert kernel.stdout is not None
+        pipe = subprocess.PIPE
+        with lab.popen(argv, stdin=pipe, stdout=pipe) as kernel:
+            assert kernel.stdin is not None and kernel.stdout is not None
             kernel.stdout.readline()
             log = lab.new_log()
             with lab.connect(("10.0.0.1", 7000), 10, log=log) as sock:
                 sock.settimeout(20)
                 sock.sendall(bytes(100_000))
                 sock.shutdown(1)
+                while "window-probe" not in set(log.segments["why"]):
+                    lab.wait(0.01)
+                kernel.stdin.write(b"\n")
+                kernel.stdin.flush()
                 assert kernel.stdout.readline() == b"100000\n"
-        assert "window-probe" in set(log.segments["why"])
 
 
 def test_receiver_silly_window_avoidance_does_not_pull_the_right_edge_left() -> None:

@@ -54,7 +54,7 @@ class Namespace:
         *,
         mtu: int = 1500,
         congestion: str | None = None,
-        timeout: float = 10.0,
+        timeout: float = 30.0,
         offload: bool = False,
     ) -> None:
         """Start the network; as root with plain namespaces, else in a user namespace.

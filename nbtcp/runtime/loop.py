@@ -271,14 +271,16 @@ class Loop:
     # --- inside ---
 
     def _wait(self, waiter: _Waiter, until: int | None) -> bool:
-        turned = False  # who does not wait turns the loop once, or polling would stop it
+        looked = -1  # when it was turned here: once in any case, or polling would stop it
         while True:
             if waiter.predicate():
                 return True
             if self.failure is not None:
                 raise self.failure
             now = self.clock.now()
-            if until is not None and now >= until and (turned or self._turning):
+            # Who wakes up too late looks once more: it may have come by then.
+            in_time = looked >= 0 and now == until
+            if until is not None and now >= until and (self._turning or in_time or looked >= until):
                 return False
             if self._turning:
                 self._wait_for_turner(waiter, now, until)
@@ -286,7 +288,7 @@ class Loop:
                 if waiter.event is not None:  # it will see for itself
                     waiter.event.clear()
                 self._turn_or_sleep(now, until)
-                turned = True
+                looked = now
 
     def _wait_for_turner(self, waiter: _Waiter, now: int, until: int | None) -> None:
         waiter.event = waiter.event or threading.Event()

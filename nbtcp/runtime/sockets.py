@@ -7,6 +7,7 @@ refusal says more than "timed out".
 
 import errno
 import io
+import math
 import os
 import socket as stdlib
 from collections.abc import Callable, Iterable
@@ -508,11 +509,12 @@ class Socket:
             return b""
         with self._loop.lock:
             reassembly, loop = conn.reassembly, self._loop
-            if not reassembly.size:  # once something came, take what comes with it
+            if not reassembly.size:  # once something came, take what comes with it in time
+                end = math.inf if until is None else until
                 self._block(
                     lambda: (
                         reassembly.size >= most
-                        or (reassembly.size > 0 and loop.quiet)
+                        or (reassembly.size > 0 and (loop.quiet or loop.now() >= end))
                         or conn.eof
                         or not (reassembly.size or self._reads)
                     ),
