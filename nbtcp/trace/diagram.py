@@ -5,6 +5,7 @@ laid out as figure 5 of RFC 9293; and the path that a connection took through it
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -56,32 +57,37 @@ def state_diagram() -> Picture:
     return Picture(ax, data, text, "The states of a connection")
 
 
-def path_diagram(view: View, ax: Axes | None) -> Picture:
-    """The same, with the paths that both ends of a connection took, as far as the log has them."""
-    ax = ax or _new_axes()
+def ways(view: View) -> pd.DataFrame:
+    """How both ends went from state to state, as far as the log has them: the table to draw."""
     rows = states(view.events)
-    taken = [
-        {"glyph": glyph, "old": State.CLOSED.label, "new": row.state, "cause": row.why}
-        | {"time": row.began, "host": row.host}
-        for glyph, ours in (("state", True), ("state-peer", False))
-        for row in rows[(rows["host"] == view.way.sender) == ours].itertuples()
-    ]
-    data = pd.DataFrame(taken, columns=["glyph", "time", "host", "old", "new", "cause"])
-    data["old"] = data.groupby("host", observed=True)["new"].shift().fillna(State.CLOSED.label)
+    if rows.empty:
+        raise ValueError(f"nothing to plot: no states of {view.way.direction} in the log")
+    host = rows["host"].astype(str)
+    data = pd.DataFrame(
+        {
+            "glyph": np.where(host == view.way.sender, "state", "state-peer"),
+            **{"time": rows["began"], "host": host},
+            "old": rows["state"].astype(object).groupby(host).shift().fillna(State.CLOSED.label),
+            **{"new": rows["state"], "cause": rows["why"]},
+        }
+    )
+    return data.sort_values("glyph", kind="stable", ignore_index=True)
+
+
+def drawn(view: View, data: pd.DataFrame, ax: Axes | None) -> Picture:
+    """All states and transitions, and above them what is in that table of `ways`."""
+    ax = ax or _new_axes()
     by_label = {state.label: state for state in State}
     edges = [(by_label[old], by_label[new]) for old, new in zip(data.old, data.new, strict=True)]
     _edges(ax, set(zip((old for old, _ in edges), data["cause"], strict=True)))
-    for kind, host in ((k, h) for k, h in data[["glyph", "host"]].drop_duplicates().to_numpy()):
-        look = glyph_of(kind)
+    for (kind, host), rows in data.groupby(["glyph", "host"]):
+        look = glyph_of(str(kind))
         style: dict[str, Any] = {
-            "color": look.color,
-            "linewidth": look.width,
-            "zorder": look.zorder,
+            **{"color": look.color, "linewidth": look.width, "zorder": look.zorder},
+            "linestyle": "-" if kind == "state" else "--",
         }
-        style["linestyle"] = "-" if kind == "state" else "--"
-        mine = data["glyph"] == kind
-        for edge in (edge for edge, own in zip(edges, mine, strict=True) if own):
-            _arrow(ax, *edge, **style)
+        for number in rows.index:
+            _arrow(ax, *edges[number], **style)
         ax.add_line(Line2D([], [], label=f"path of {host}", **style))
     ax.legend(loc="lower left", bbox_to_anchor=(0.0, 0.0), frameon=False, fontsize="small")
     title = f"Connection {view.way.conn}: its way through the states"

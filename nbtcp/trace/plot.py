@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypedDict, Unpack
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from pandas.api.types import union_categoricals
 
 from . import ladder
 from .glyphs import CAUSES, FEW, GLYPHS, Glyph, glyph_of
@@ -72,7 +73,7 @@ class Plots:
 
     All of them take
       ax         draw into these Axes, not into a figure of its own
-      conn       the connection; by default the one with the most payload
+      conn       the connection; by default the one with the most payload (of phase: two of them)
       direction  "out" or "in", as the host sees it that the table of connections names first, or
                  the sender ("10.0.0.1", "10.0.0.1:80"); by default the one with more payload, or
                  the other one if the log knows only of that what is to be drawn
@@ -142,17 +143,16 @@ class Plots:
         """
         return self._draw("scoreboard", **options)
 
-    def diagram(
-        self, conn: int | None = None, direction: str | None = None, *, ax: Axes | None = None
-    ) -> Picture:
+    def diagram(self, **options: Unpack[Options]) -> Picture:
         """The state diagram, with the way that each end of the connection took through it.
 
         `data` has host, old, new (states) and cause. `nbtcp.trace.diagram.state_diagram()` is the
         diagram without a log.
         """
-        from .diagram import path_diagram
+        from .diagram import drawn, ways
 
-        return path_diagram(self._view(conn, direction), ax)
+        view = self._view(options.get("conn"), options.get("direction"))
+        return drawn(view, _cut(ways(view), options.get("between"), whole=True), options.get("ax"))
 
     def ladder(self, **options: Unpack[Options]) -> Picture:
         """Both ends and their states, the segments between them, time downwards; for up to some 200
@@ -181,43 +181,46 @@ class Plots:
         them. They share the place of `ax`, which must be one of a grid and is taken away. `data`
         has the columns of each, and `picture`, its name.
         """
-        view, sequence = self._glyphs("sequence", **choice)
-        has = {"window": len(view.tcb), "rtt": len(view.samples), "queue": view.queue["wait"].any()}
-        others = {name: self._glyphs(name, **choice)[1] for name, rows in has.items() if rows}
-        parts = {"sequence": sequence, **others}
-        ax = draw_stack([(glyphs, KINDS[name]) for name, glyphs in parts.items()], ax)
+        view, *sequence = self._glyphs("sequence", **choice)
+        parts, between = {"sequence": sequence}, choice.get("between")
+        for name in ("window", "rtt", "queue"):
+            glyphs = _some(KINDS[name], view)
+            if glyphs is not None and _inside(glyphs, between).any():
+                parts[name] = [*_shown(glyphs, between)]
+        ax = draw_stack([(drawn, KINDS[name]) for name, (_, drawn) in parts.items()], ax)
         title = _title(view)
         ax.set_title(title, loc="left")
-        tables = [_public(name, glyphs).assign(picture=name) for name, glyphs in parts.items()]
         text = f"overview of connection {view.way.conn}: {', '.join(parts)}"
 
         def for_xplot() -> str:
             return "new_plotter\n".join(
-                xplot(classes(glyphs), title, _TIME, _upright(name))
-                for name, glyphs in parts.items()
+                xplot(classes(drawn), title, _TIME, _upright(name))
+                for name, (_, drawn) in parts.items()
             )
 
-        return Picture(ax, pd.concat(tables, ignore_index=True), text, title, for_xplot)
+        data = _together({name: glyphs for name, (glyphs, _) in parts.items()})
+        return Picture(ax, data, text, title, for_xplot)
 
     def phase(
         self,
-        conns: tuple[int, int] | None = None,
+        conn: tuple[int, int] | None = None,
         *,
         ax: Axes | None = None,
         direction: str | None = None,
         between: tuple[float, float] | None = None,
     ) -> Picture:
         """cwnd of one connection against that of another, as Chiu and Jain (1989) drew two flows:
-        on the dashed line both have the same. `conns` are the two, by default the first two.
+        on the dashed line both have the same. `conn` are the two, by default the first two.
 
         `data` has low and high (B, of the first and the second) at each time.
         """
-        if conns is None:
-            numbers = self._log.connections["conn"].unique().tolist()
-            if len(numbers) < 2:
-                raise ValueError("a phase plot is of two connections, and the log has fewer")
-            conns = numbers[0], numbers[1]
-        views = [self._view(conn, direction) for conn in conns]
+        numbers = self._log.connections["conn"].unique().tolist()
+        if len(numbers) < 2:
+            raise ValueError("a phase plot is of two connections, and the log has fewer")
+        conns = tuple(numbers[:2]) if conn is None else conn
+        if not isinstance(conns, tuple) or len(conns) != 2:
+            raise ValueError(f"a phase plot is of two connections, as conn=(1, 2), not {conn!r}")
+        views = [self._view(one, direction) for one in conns]
         windows = [view.tcb.groupby("time")["cwnd"].last() for view in views]
         both = pd.concat(windows, axis=1, keys=["low", "high"]).sort_index().ffill().dropna()
         if both.empty:
@@ -225,12 +228,12 @@ class Plots:
         both = both.reset_index()
         data = phase_table(_cut(both.assign(until=both["time"]), between))
         ax = ax or new_axes(6.5, 5)
-        draw_phase(ax, data, conns)
+        turned = data.assign(time=data["low"], until=data["low"], low=data["high"])
+        draw_phase(ax, turned, conns)
         title = f"Connections {conns[0]} and {conns[1]}"
         ax.set_title(title, loc="left")
         text = f"phase plot of connections {conns[0]} and {conns[1]}"
-        turned = data.assign(time=data["low"], until=data["low"], low=data["high"])
-        axes = [f"cwnd of connection {conn} (B)" for conn in conns]
+        axes = [f"cwnd of connection {one} (B)" for one in conns]
         return Picture(ax, data, text, title, lambda: xplot(classes(turned), title, *axes))
 
     def compare(
@@ -256,7 +259,8 @@ class Plots:
         conn: int | None = None,
         direction: str | None = None,
         between: tuple[float, float] | None = None,
-    ) -> tuple[View, pd.DataFrame]:
+    ) -> tuple[View, pd.DataFrame, pd.DataFrame]:
+        """The view, the glyphs between these times, and what is to be drawn of them."""
         view = self._view(conn, direction)
         glyphs = _some(KINDS[name], view)
         if glyphs is None and direction is None:  # of a download, what its receiver sent
@@ -267,26 +271,25 @@ class Plots:
             raise ValueError(
                 f"nothing to plot: no {KINDS[name].needs} {view.way.direction} in the log"
             )
-        return view, _uncrowded(_cut(glyphs, between))
+        return view, *_shown(glyphs, between)
 
     def _draw(self, name: str, ax: Axes | None = None, **options: Any) -> Picture:
         kind = KINDS[name]
-        view, glyphs = self._glyphs(name, **options)
-        public = _public(name, glyphs)
+        view, glyphs, drawn = self._glyphs(name, **options)
         lanes: list[str] = []
         if not kind.unit:  # names of lanes, from the top
-            numbers, names = pd.factorize(glyphs["low"])
-            glyphs, lanes = glyphs.assign(low=-numbers, high=-numbers), list(names)
+            numbers, names = pd.factorize(drawn["low"])
+            drawn, lanes = drawn.assign(low=-numbers, high=-numbers), list(names)
         ax = ax or new_axes(height=min(5, 1.2 + 0.4 * len(lanes)) if lanes else 5)
-        draw(ax, glyphs, kind.label, kind.unit, lanes)
+        draw(ax, drawn, kind.label, kind.unit, lanes)
         title = _title(view)
         ax.set_title(title, loc="left")
         text = f"{kind.name} of connection {view.way.conn}: {_census(glyphs, name)}"
 
         def for_xplot() -> str:
-            return xplot(classes(glyphs), title, _TIME, _upright(name), lanes)
+            return xplot(classes(drawn), title, _TIME, _upright(name), lanes)
 
-        return Picture(ax, public, text, title, for_xplot)
+        return Picture(ax, _public(name, glyphs), text, title, for_xplot)
 
 
 def compared(
@@ -330,6 +333,19 @@ def _public(name: str, glyphs: pd.DataFrame) -> pd.DataFrame:
     return glyphs[["glyph", "time", *columns, "label"]].rename(columns=columns)
 
 
+def _together(parts: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The public tables of several kinds of picture, one below the other."""
+    tables = [_public(name, glyphs) for name, glyphs in parts.items()]
+    whole = pd.concat(
+        [table.drop(columns=["glyph", "label"]) for table in tables], ignore_index=True
+    )
+    for column in ("label", "glyph"):  # concat would make texts of them
+        whole.insert(0, column, pd.Series(union_categoricals([t[column] for t in tables])))
+    numbers = np.repeat(np.arange(len(parts)), [len(table) for table in tables])
+    whole.insert(0, "picture", pd.Series(pd.Categorical.from_codes(numbers, pd.Index(parts))))
+    return whole
+
+
 def _some(kind: Kind, view: View) -> pd.DataFrame | None:
     """The glyphs of a picture, if there are any."""
     glyphs = table_of(kind, view)
@@ -371,24 +387,46 @@ def _side(pair: pd.DataFrame, direction: str) -> int:
     )
 
 
+def _inside(
+    data: pd.DataFrame, between: tuple[float, float] | None, whole: bool = False
+) -> "pd.Series[bool]":
+    """Per row: it happened, or went on, between two times; or it began then, `whole`."""
+    low, high = between or (-np.inf, np.inf)
+    return (data["time" if whole else "until"] >= low) & (data["time"] <= high)
+
+
 def _cut(
     data: pd.DataFrame, between: tuple[float, float] | None, whole: bool = False
 ) -> pd.DataFrame:
-    """What happened, or went on, between two times; or what began then, `whole`."""
+    """What is `_inside`; what began before or went on later is cut off there."""
     if between is None:
         return data
     low, high = between
-    cut = data[(data["time" if whole else "until"] >= low) & (data["time"] <= high)]
+    cut = data[_inside(data, between, whole)].reset_index(drop=True)
     if cut.empty:
         raise ValueError(
             f"nothing to plot between {low:g} and {high:g} s: the segments of this direction "
             f"lie between {data['time'].min():.6g} and {data['time'].max():.6g} s"
         )
     if whole:
-        return cut.reset_index(drop=True)
-    return cut.assign(time=cut["time"].clip(low), until=cut["until"].clip(upper=high)).reset_index(
-        drop=True
-    )
+        return cut
+    return cut.assign(time=cut["time"].clip(low), until=cut["until"].clip(upper=high))
+
+
+def _shown(
+    glyphs: pd.DataFrame, between: tuple[float, float] | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The glyphs between two times, and what to draw: with the values that lines have at both."""
+    cut = _uncrowded(_cut(glyphs, between))
+    if between is None:
+        return cut, cut
+    names = map(str, glyphs["glyph"].cat.categories)
+    lasting = [name for name in names if glyph_of(name).shape in ("steps", "area", "band")]
+    lines = glyphs[glyphs["glyph"].isin(lasting)]
+    edges = np.clip(between, glyphs["time"].min(), glyphs["time"].max())
+    before = [lines[lines["time"] <= edge].drop_duplicates("glyph", keep="last") for edge in edges]
+    held = [rows.assign(time=edge, until=edge) for rows, edge in zip(before, edges, strict=True)]
+    return cut, pd.concat([held[0], cut, held[1]], ignore_index=True)
 
 
 def _uncrowded(glyphs: pd.DataFrame) -> pd.DataFrame:

@@ -21,9 +21,8 @@ def xplot(parts: Classes, title: str, across: str, up: str, lanes: Sequence[str]
     Areas, bands and shades have no likeness there and are left out.
     """
     out = ["double double", "title", title, "xlabel", across, "ylabel", up]
-    for kind, glyph, rows in parts:
-        corners = rows[["time", "until", "low", "high"]].to_numpy(np.float64)
-        out += [_COLORS[glyph.color], *_commands(kind, glyph, corners)]
+    for kind, glyph, at in parts:
+        out += [_COLORS[glyph.color], *_commands(kind, glyph, np.column_stack(at))]
     out += [f"rtext 0 {-number}\n{name}" for number, name in enumerate(lanes)]
     return "\n".join([*out, "go", ""])
 
