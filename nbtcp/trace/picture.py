@@ -237,7 +237,8 @@ def classes(glyphs: pd.DataFrame) -> Classes:
 
 
 def _groups(glyphs: pd.DataFrame, column: str) -> Iterator[tuple[str, Corners]]:
-    groups = pd.Categorical(glyphs[column], ordered=True)
+    named = glyphs[column]
+    groups = named.array if named.dtype == "category" else pd.Categorical(named, named.unique())
     corners = glyphs[[*Corners._fields]].to_numpy(np.float64).T
     for code in np.flatnonzero(np.bincount(groups.codes)).tolist():
         yield str(groups.categories[code]), Corners(*corners[:, groups.codes == code])
@@ -353,7 +354,8 @@ def _size(glyph: Glyph, at: Corners) -> float:
 
 def _line(ax: Axes, glyph: Glyph, at: Corners) -> Any:
     style = "steps-post" if glyph.shape == "steps" else "default"
-    look = _look(glyph) | ({"marker": "_"} if len(at.time) == 1 else {})  # or nobody would see it
+    alone = glyph.shape == "steps" and at.time[0] == at.time[-1]  # nobody would see a line
+    look = _look(glyph) | ({"marker": "_"} if alone else {})
     return ax.add_line(Line2D(at.time, at.low, drawstyle=style, **look))  # type: ignore[arg-type]
 
 
@@ -492,7 +494,7 @@ def _sample(artist: Any) -> Any:
     sample.update_from(artist)
     glyph = glyph_of(str(artist.get_gid()))
     sample.set(markevery=None, rasterized=False)
-    if glyph.shape == "mark":
+    if glyph.shape in ("mark", "bar"):
         sample.set_markersize(glyph.size)
     if glyph.shape == "bar":
         sample.set_linestyle("none")
