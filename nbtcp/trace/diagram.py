@@ -33,6 +33,7 @@ _PLACES = {
 }
 _END = (7.5, 0.3)
 _WIDTH, _HEIGHT = 8.7, 7.3
+_SIZE = 9, 7.6  # of the figure
 _BOX = 0.58, 0.18  # half the width and height of a state's
 _LATE = tuple(State)[State.ESTABLISHED :]  # what leaves these for CLOSED goes to the lower one
 _FROM_EVERYWHERE = (Cause.RCV_RST, Cause.ABORT, Cause.TIMEOUT)
@@ -50,7 +51,7 @@ _BENDS = {  # of arrows that would lie on others
 
 def state_diagram() -> Picture:
     """All states and transitions. `data` has old, new (the states) and cause."""
-    ax = _new_axes()
+    ax = new_axes(*_SIZE)
     data = _edges(ax, set())
     ax.set_title("The states of a connection (RFC 9293, figure 5)", loc="left")
     text = f"state diagram: {len(_PLACES)} states, {len(data)} transitions"
@@ -76,16 +77,14 @@ def ways(view: View) -> pd.DataFrame:
 
 def drawn(view: View, data: pd.DataFrame, ax: Axes | None) -> Picture:
     """All states and transitions, and above them what is in that table of `ways`."""
-    ax = ax or _new_axes()
+    ax = ax or new_axes(*_SIZE)
     by_label = {state.label: state for state in State}
     edges = [(by_label[old], by_label[new]) for old, new in zip(data.old, data.new, strict=True)]
     _edges(ax, set(zip((old for old, _ in edges), data["cause"], strict=True)))
     for (kind, host), rows in data.groupby(["glyph", "host"]):
-        look = glyph_of(str(kind))
-        style: dict[str, Any] = {
-            **{"color": look.color, "linewidth": look.width, "zorder": look.zorder},
-            "linestyle": "-" if kind == "state" else "--",
-        }
+        look, dashes = glyph_of(str(kind)), "-" if kind == "state" else "--"
+        style: dict[str, Any] = {"color": look.color, "linewidth": look.width, "linestyle": dashes}
+        style["zorder"] = look.zorder
         for number in rows.index:
             _arrow(ax, *edges[number], **style)
         ax.add_line(Line2D([], [], label=f"path of {host}", **style))
@@ -96,10 +95,6 @@ def drawn(view: View, data: pd.DataFrame, ax: Axes | None) -> Picture:
         f"{host}: {', '.join(rows['new'])}" for host, rows in data.groupby("host", observed=True)
     )
     return Picture(ax, data, f"state diagram of connection {view.way.conn}: {paths}", title)
-
-
-def _new_axes() -> Axes:
-    return new_axes(9, 7.6)
 
 
 def _edges(ax: Axes, taken: set[tuple[State, str]]) -> pd.DataFrame:
@@ -116,15 +111,9 @@ def _edges(ax: Axes, taken: set[tuple[State, str]]) -> pd.DataFrame:
     for state, place in [*_PLACES.items(), (State.CLOSED, _END)]:
         box = {"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": "black"}
         ax.text(*place, state.label, bbox=box, weight="bold", zorder=6, **look)
-    text = "rcv RST, ABORT or timeout to CLOSED\n(but no RST ends TIME-WAIT)"
-    ax.text(
-        _WIDTH,
-        _HEIGHT - 0.1,
-        f"From every state with a peer:\n{text}",
-        ha="right",
-        va="top",
-        fontsize="small",
-    )
+    text = "From every state with a peer:\nrcv RST, ABORT or timeout to CLOSED\n"
+    text += "(but no RST ends TIME-WAIT)"
+    ax.text(_WIDTH, _HEIGHT - 0.1, text, ha="right", va="top", fontsize="small")
     ax.set(xlim=(0, _WIDTH), ylim=(0, _HEIGHT), xticks=[], yticks=[], aspect="equal")
     ax.spines[:].set_visible(False)
     rows = [(old.label, new.label, cause.label) for (old, cause), new in TRANSITIONS.items()]

@@ -11,7 +11,6 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +19,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -152,38 +150,26 @@ class Picture:
         # as large, and looks the same: MAXCOVERAGE keeps colours that a single small glyph has.
         text = self._text[:1].upper() + self._text[1:]
         alt = html.escape(f"{text}. {self._title}.")
-        with self._laid_out():
-            canvas = FigureCanvasAgg(self.figure)
-            canvas.draw()  # type: ignore[no-untyped-call]
-        drawn = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-        whole = Image.fromarray(drawn).convert("RGB")
+        size = self.figure.canvas.get_width_height()
+        whole = Image.frombytes("RGBA", size, self._bytes("rgba")).convert("RGB")
         image = _with_palette(whole, Image.Quantize.MAXCOVERAGE).decode()
         return f'<img alt="{alt}" src="data:image/png;base64,{image}">'
 
     def _bytes(self, kind: str) -> bytes:
-        """The picture as a file."""
-        file, dpi = io.BytesIO(), "figure" if kind == "png" else _BITMAP_DPI
-        about = {"Title": self._title, **_UNDATED[f".{kind}"]}
-        with self._laid_out(), mpl.rc_context({"svg.hashsalt": "nbtcp"}):
-            self.figure.savefig(file, format=kind, dpi=dpi, metadata=about)
-        return _BITMAP.sub(_smaller, file.getvalue()) if kind == "svg" else file.getvalue()
-
-    @contextmanager
-    def _laid_out(self) -> Iterator[None]:
-        """Without a layout engine, whose work is done: with one, to save a figure is to draw it
-        twice.
-        """
+        """The picture as a file, or its pixels."""
+        about = {"Title": self._title, **_UNDATED[f".{kind}"]} if kind != "rgba" else None
+        file, dpi = io.BytesIO(), _BITMAP_DPI if kind in ("svg", "pdf") else "figure"
         engine = self.figure.get_layout_engine()
-        if engine is not None:
+        if engine is not None:  # done here, as for its sake savefig would draw all twice
             for ax in self.figure.axes:  # or the layout would begin where the last one has ended
                 if (place := ax.get_subplotspec()) is not None:
                     ax.set_subplotspec(place)
             engine.execute(self.figure)
             self.figure.set_layout_engine(None)
-        try:
-            yield
-        finally:
-            self.figure.set_layout_engine(engine)
+        with mpl.rc_context({"svg.hashsalt": "nbtcp"}):
+            self.figure.savefig(file, format=kind, dpi=dpi, metadata=about)
+        self.figure.set_layout_engine(engine)
+        return _BITMAP.sub(_smaller, file.getvalue()) if kind == "svg" else file.getvalue()
 
 
 def _smaller(bitmap: re.Match[bytes]) -> bytes:
@@ -219,8 +205,8 @@ def draw(ax: Axes, glyphs: pd.DataFrame, label: str, unit: str, lanes: Sequence[
     parts = list(classes(glyphs))
     top = _limit(ax, {kind: at for kind, _, at in parts})
     for kind, glyph, at in parts:
-        artist = _SHAPES[glyph.shape](ax, glyph, at)
-        artist.set(gid=kind, label=glyph.label, rasterized=len(glyphs) > _VECTORS)
+        artist = _add(ax, glyph, at, len(glyphs))
+        artist.set_gid(kind)
         inside = at.high <= top
         if kind in _FAR and not inside.all():
             partly = "partly " if inside.any() else ""
@@ -242,6 +228,13 @@ def _groups(glyphs: pd.DataFrame, column: str) -> Iterator[tuple[str, Corners]]:
     corners = glyphs[[*Corners._fields]].to_numpy(np.float64).T
     for code in np.flatnonzero(np.bincount(groups.codes)).tolist():
         yield str(groups.categories[code]), Corners(*corners[:, groups.codes == code])
+
+
+def _add(ax: Axes, glyph: Glyph, at: Corners, count: int) -> Any:
+    """One class, of a picture with so many glyphs."""
+    artist = _SHAPES[glyph.shape](ax, glyph, at)
+    artist.set(label=glyph.label, rasterized=count > _VECTORS)
+    return artist
 
 
 def draw_stack(parts: "list[tuple[pd.DataFrame, Kind]]", ax: Axes | None) -> Axes:
@@ -275,8 +268,7 @@ def draw_runs(ax: Axes, glyphs: pd.DataFrame, label: str, unit: str) -> None:
     parts = list(runs(glyphs))
     _limit(ax, dict(enumerate(at for *_, at in parts)))
     for run, glyph, at in parts:
-        artist = _SHAPES[glyph.shape](ax, glyph, at)
-        artist.set(label=run, rasterized=len(glyphs) > _VECTORS)
+        _add(ax, glyph, at, len(glyphs)).set_label(run)
     _finish(ax, label, unit)
 
 
@@ -294,10 +286,7 @@ def runs(glyphs: pd.DataFrame) -> Classes:
 def draw_phase(ax: Axes, table: pd.DataFrame, conns: tuple[int, int]) -> None:
     """One flow to the right (time), the other one upwards (low)."""
     for kind, glyph, at in classes(table):
-        line = Line2D(at.time, at.low, **_look(glyph))
-        line.set(gid=kind, label=glyph.label, markersize=glyph.size)
-        line.set_rasterized(len(table) > _VECTORS)
-        ax.add_line(line)
+        _add(ax, glyph, at, len(table)).set_gid(kind)
     most = 1.04 * float(table["high"].max())
     ax.set(xlim=(0, most), ylim=(0, most), aspect="equal")
     for which, conn in zip("xy", conns, strict=True):
@@ -456,11 +445,8 @@ def _label_axis(ax: Axes, which: str, label: str, quantity: str) -> None:
     """Tick labels in a unit that suits the limits; the artists stay in seconds, bytes, bit/s."""
     low, high = ax.get_xlim() if which == "x" else ax.get_ylim()
     reach = high - low if quantity == "s" else high
-    unit, size = next(
-        (unit, size)
-        for limit, unit, size in _UNITS[quantity]
-        if reach < limit and (high < _LONG * size or limit == np.inf)
-    )
+    units = [(unit, size) for limit, unit, size in _UNITS[quantity] if reach < limit]
+    unit, size = next((one for one in units if high < _LONG * one[1]), units[-1])
     axis = ax.xaxis if which == "x" else ax.yaxis
     if quantity in ("B", "packets"):
         axis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
@@ -472,16 +458,11 @@ def _legend(ax: Axes) -> None:
     """A legend beside the picture, with each class that is in it once."""
     artists, labels = ax.get_legend_handles_labels()
     samples = {label: _sample(artist) for artist, label in zip(artists, labels, strict=True)}
-    many = sum(1 + label.count("\n") for label in labels) > _LINES
-    ax.legend(
-        samples.values(),
-        samples.keys(),
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
-        frameon=False,
-        fontsize="x-small" if many else "small",
-        labelspacing=0.15 if many else 0.5,
-    )
+    size: dict[str, Any] = {"fontsize": "small"}
+    if sum(1 + label.count("\n") for label in labels) > _LINES:
+        size = {"fontsize": "x-small", "labelspacing": 0.15}
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    ax.legend(samples.values(), samples.keys(), frameon=False, **place, **size)
 
 
 def _sample(artist: Any) -> Any:
