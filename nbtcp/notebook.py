@@ -3,6 +3,7 @@
 from nbtcp.notebook import predict, recorded, sliders
 """
 
+import gc
 import html
 import math
 import os
@@ -104,8 +105,10 @@ def recorded(file: str, fetch: Callable[[], EventLog], about: str = "") -> Event
     """The log that `fetch` gives, or that in `file` where this machine has no network for us.
 
     Then the reason is printed, and `about`: what was recorded instead. Where NBTCP_OFFLINE is set
-    what has such an `about` is taken from its file in any case.
+    what has such an `about` is taken from its file in any case. While it fetches, Python does not
+    look for garbage among what a notebook has loaded: that stops all threads for several RTTs.
     """
+    gc.freeze()
     try:
         if about and os.environ.get("NBTCP_OFFLINE"):
             raise MachineError("NBTCP_OFFLINE is set")
@@ -114,6 +117,8 @@ def recorded(file: str, fetch: Callable[[], EventLog], about: str = "") -> Event
         reason = getattr(problem, "strerror", None) or problem
         print(f"A recording instead{about and ', ' + about}: {reason}")
         return EventLog.load(file)
+    finally:
+        gc.unfreeze()
 
 
 TSHARK_FLAGS = (

@@ -44,6 +44,9 @@ class Why(Labelled):
     RACK = 26  # something sent later has arrived (RFC 8985)
     PACKET_TOO_BIG = 27  # a router could not forward it (RFC 1191, RFC 8201)
     RESCUE = 28  # nothing: the last segment, lest no ACK come any more (RFC 6675 4, NextSeg rule 4)
+    WINDOW_OPENED = (
+        29  # nothing: the window was closed to the probe that carried it, and is not now
+    )
     # --- received: what was done with it ---
     IN_ORDER = 40
     OUT_OF_ORDER = 41

@@ -1,5 +1,6 @@
 """What the notebooks use beside the library: predictions, sliders, recordings."""
 
+import gc
 import shutil
 import sys
 from pathlib import Path
@@ -89,6 +90,18 @@ def test_a_recording_stands_in_for_a_machine_that_cannot(
     assert capsys.readouterr().out == "A recording instead: no root; become root\n"
     assert recorded("nowhere.parquet", lambda: log) is log
     assert capsys.readouterr().out == ""
+
+
+def test_python_does_not_look_for_old_garbage_during_a_fetch() -> None:
+    frozen = []
+
+    def fetch() -> nbtcp.EventLog:
+        frozen.append(gc.get_freeze_count())
+        return nbtcp.Simulation().transfer(1000).log
+
+    recorded("nowhere.parquet", fetch)
+    assert frozen[0] > 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_the_internet_is_left_alone_where_it_shall_be(

@@ -341,6 +341,14 @@ def test_zero_window_probe_accepted_but_window_still_closed_is_followed_by_the_n
     peer.expect_after(0.4, ". 2:3(1) why window-probe")
 
 
+def test_zero_window_a_refused_probe_goes_again_when_the_window_opens_and_is_no_probe() -> None:
+    peer = at_a_closed_window()
+    peer.expect_after(0.2, ". 1:2(1) why window-probe")
+    peer.acks(1, win=0)
+    peer.acks(1, win=5000)
+    peer.expect(". 1:2(1) why window-opened", *segments(2, 4))
+
+
 def test_zero_window_holds_the_fin_which_then_is_the_probe() -> None:
     """RFC 9293 3.8.6.1: FIN occupies sequence space."""
     peer = established(win=0)

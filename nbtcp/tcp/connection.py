@@ -462,7 +462,7 @@ class Connection:
         for span in spans:
             span.first_sent = now
         if spans and spans[0].why is Why.WINDOW_PROBE:
-            self.queue.mark_lost(spans[0], Why.WINDOW_PROBE, urgently=True)
+            self.queue.mark_lost(spans[0], Why.WINDOW_OPENED, urgently=True)
 
     # --- the log ---
 

@@ -15,7 +15,7 @@ from ..congestion.rate import DeliveryRate, Sent
 from ..why import Why
 from .ranges import Range, Ranges
 
-PROBES = frozenset({Why.WINDOW_PROBE, Why.TAIL_LOSS_PROBE, Why.RESCUE})
+PROBES = frozenset({Why.WINDOW_PROBE, Why.WINDOW_OPENED, Why.TAIL_LOSS_PROBE, Why.RESCUE})
 """Why segments are sent again that nobody believes lost."""
 
 

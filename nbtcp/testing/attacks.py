@@ -53,7 +53,7 @@ def forge(
 
 def number_as_in_1985(stack: Stack) -> None:
     """From now on `stack` takes its initial sequence numbers from one counter for all connections,
-    which gains 128 each second and 64 with each connection, as 4.2BSD did (Bellovin 1989, 2.1).
+    which gains 128 each second and 64 with each connection, as 4.2BSD did (Bellovin 1989).
     """
     opened = 0
 

@@ -34,7 +34,7 @@ _PLACES = {
 _END = (7.5, 0.3)
 _WIDTH, _HEIGHT = 8.7, 7.3
 _SIZE = 9, 7.6  # of the figure
-_BOX = 0.58, 0.18  # half the width and height of a state's
+_BOX_HEIGHT = 0.18  # half of it
 _LATE = tuple(State)[State.ESTABLISHED :]  # what leaves these for CLOSED goes to the lower one
 _FROM_EVERYWHERE = (Cause.RCV_RST, Cause.ABORT, Cause.TIMEOUT)
 _WORDS = {"syn", "ack", "fin", "rst", "icmp", "open", "close", "listen", "abort"}
@@ -53,7 +53,7 @@ def state_diagram() -> Picture:
     """All states and transitions. `data` has old, new (the states) and cause."""
     ax = new_axes(*_SIZE)
     data = _edges(ax, set())
-    ax.set_title("The states of a connection (RFC 9293, figure 5)", loc="left")
+    ax.set_title("The states of a connection (after RFC 9293, figure 5)", loc="left")
     text = f"state diagram: {len(_PLACES)} states, {len(data)} transitions"
     return Picture(ax, data, text, "The states of a connection")
 
@@ -124,7 +124,8 @@ def _arrow(ax: Axes, old: State, new: State, **look: Any) -> None:
     """From box to box."""
     (x, y), (tip_x, tip_y) = _bow(old, new, 0.8), _bow(old, new, 1.0)
     across, down = abs(tip_x - x), abs(tip_y - y)
-    rim = min(_BOX[0] / (across or 1e-9), _BOX[1] / (down or 1e-9)) * math.hypot(across, down)
+    width = 0.13 + 0.038 * len(new.label)  # half of it
+    rim = min(width / (across or 1e-9), _BOX_HEIGHT / (down or 1e-9)) * math.hypot(across, down)
     bend = f"arc3,rad={_BENDS.get((old, new), 0.0)}"
     style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 12, "connectionstyle": bend}
     start, tip = _bow(old, new, 0.0), (tip_x, tip_y)

@@ -71,6 +71,7 @@ GLYPHS = {
     "duplicate-syn": _again("repeated for a repeated SYN", marker="X"),
     "packet-too-big": _again("packet too big", marker="H"),
     "window-probe": _again("window probe", marker="p", color=PURPLE),
+    "window-opened": _again("refused probe, sent again", marker="p", hollow=True),
     "keepalive": _again("keepalive", marker="h", color=PURPLE),
     "resent": _again("sent again", marker="o", hollow=True),
     # What became of it.
@@ -154,7 +155,8 @@ GLYPHS = {
 
 CAUSES = (
     *("fast-retransmit", "partial-ack", "sack-hole", "rescue", "rack", "timeout", "go-back-n"),
-    *("tail-loss-probe", "duplicate-syn", "packet-too-big", "window-probe", "keepalive"),
+    *("tail-loss-probe", "duplicate-syn", "packet-too-big", "window-probe", "window-opened"),
+    "keepalive",
 )
 """Reasons to send that have a glyph of their own."""
 

@@ -360,7 +360,7 @@ def throughput(view: View) -> Iterator[Piece]:
 def queue(view: View) -> Iterator[Piece]:
     """How many packets wait for the link."""
     waited = view.queue[view.queue["wait"] > 0]
-    entered, begun = waited["time"], waited["time"] + waited["wait"]
+    entered, begun = waited["time"], (waited["time"] + waited["wait"]).round(9)  # whole ns
     change = np.repeat([1, -1], len(waited))
     table = pd.DataFrame({"time": pd.concat([entered, begun]), "change": change})
     table = table.sort_values(["time", "change"], kind="stable")

@@ -242,12 +242,10 @@ def draw_stack(parts: "list[tuple[pd.DataFrame, Kind]]", ax: Axes | None) -> Axe
     `ax`. Returns the Axes of the first.
     """
     heights = [2] + [1] * (len(parts) - 1)
-    place = None if ax is None else ax.get_subplotspec()
-    if ax is None:
-        place = _new_figure(9, 2.2 * sum(heights)).add_gridspec()[0]
-    elif place is None:
+    place = ax.get_subplotspec() if ax else _new_figure(9, 2.2 * sum(heights)).add_gridspec()[0]
+    if place is None:
         raise ValueError("ax must be one of a grid: made by subplots() or add_subplot()")
-    else:
+    if ax:
         ax.remove()
     grid = place.subgridspec(len(parts), 1, height_ratios=heights)
     axes = grid.subplots(sharex=True, squeeze=False)[:, 0]
