@@ -64,14 +64,10 @@ def ways(view: View) -> pd.DataFrame:
     if rows.empty:
         raise ValueError(f"nothing to plot: no states of {view.way.direction} in the log")
     host = rows["host"].astype(str)
-    data = pd.DataFrame(
-        {
-            "glyph": np.where(host == view.way.sender, "state", "state-peer"),
-            **{"time": rows["began"], "host": host},
-            "old": rows["state"].astype(object).groupby(host).shift().fillna(State.CLOSED.label),
-            **{"new": rows["state"], "cause": rows["why"]},
-        }
-    )
+    data = pd.DataFrame({"time": rows["began"], "host": host, "new": rows["state"]})
+    data.insert(0, "glyph", np.where(host == view.way.sender, "state", "state-peer"))
+    data.insert(3, "old", data["new"].groupby(host).shift().fillna(State.CLOSED.label))
+    data["cause"] = rows["why"]
     return data.sort_values("glyph", kind="stable", ignore_index=True)
 
 

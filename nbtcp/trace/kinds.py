@@ -102,8 +102,7 @@ class View:
 
     def told(self, mask: Bools) -> pd.DataFrame:
         """What these segments say; few columns, as to select rows is quicker then."""
-        rows: pd.DataFrame = self.segments[_SAID][mask]
-        return rows
+        return self.segments[_SAID].loc[mask]
 
     @cached_property
     def sent(self) -> pd.DataFrame:
@@ -417,8 +416,8 @@ def scoreboard(view: View) -> Iterator[Piece]:
     for glyph, mask in (("in-flight", ~again), ("in-flight-again", again)):
         yield piece(glyph, time[mask], start[mask], end[mask], until=until[mask])
     held = (sacked < acked) & np.isinf(following)
-    gone = np.minimum(acked, last)
-    yield piece("sacked", sacked[held], start[held], end[held], until=gone[held])
+    until = np.minimum(acked, last)
+    yield piece("sacked", sacked[held], start[held], end[held], until=until[held])
     new = highest == view.answers["ack"].to_numpy(np.int64)
     yield piece("ack", heard[new], highest[new])
 

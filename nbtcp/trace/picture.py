@@ -186,11 +186,7 @@ def _with_palette(image: Image.Image, method: Image.Quantize) -> bytes:
 
 def new_axes(width: float = 9, height: float = 5) -> Axes:
     """Axes in a figure of their own; inches."""
-    return _new_figure(width, height).add_subplot()
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+    return Figure(figsize=(width, height), dpi=100, layout="constrained").add_subplot()
 
 
 # --- the table of glyphs -> artists ---
@@ -242,11 +238,10 @@ def draw_stack(parts: "list[tuple[pd.DataFrame, Kind]]", ax: Axes | None) -> Axe
     `ax`. Returns the Axes of the first.
     """
     heights = [2] + [1] * (len(parts) - 1)
-    place = ax.get_subplotspec() if ax else _new_figure(9, 2.2 * sum(heights)).add_gridspec()[0]
-    if place is None:
+    ax = ax or new_axes(9, 2.2 * sum(heights))
+    if (place := ax.get_subplotspec()) is None:
         raise ValueError("ax must be one of a grid: made by subplots() or add_subplot()")
-    if ax:
-        ax.remove()
+    ax.remove()
     grid = place.subgridspec(len(parts), 1, height_ratios=heights)
     axes = grid.subplots(sharex=True, squeeze=False)[:, 0]
     limits = []
@@ -349,9 +344,8 @@ def _line(ax: Axes, glyph: Glyph, at: Corners) -> Any:
 def _mark(ax: Axes, glyph: Glyph, at: Corners) -> Any:
     look = _look(glyph) | {"markersize": _size(glyph, at)}
     if glyph.rise:
-        look["transform"] = offset_copy(
-            ax.transData, ax.figure.figure, y=glyph.rise, units="points"
-        )
+        figure = ax.figure.figure
+        look["transform"] = offset_copy(ax.transData, figure, y=glyph.rise, units="points")
     return ax.add_line(Line2D(at.time, at.middle, **look))
 
 

@@ -193,10 +193,9 @@ class Plots:
         text = f"overview of connection {view.way.conn}: {', '.join(parts)}"
 
         def for_xplot() -> str:
-            return "new_plotter\n".join(
-                xplot(classes(drawn), title, _TIME, _upright(name))
-                for name, (_, drawn) in parts.items()
-            )
+            plots = parts.items()
+            each = (xplot(classes(drawn), title, _TIME, _upright(n)) for n, (_, drawn) in plots)
+            return "new_plotter\n".join(each)
 
         data = _together({name: glyphs for name, (glyphs, _) in parts.items()})
         return Picture(ax, data, text, title, for_xplot)

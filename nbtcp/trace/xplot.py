@@ -34,11 +34,11 @@ def _commands(kind: str, glyph: Glyph, corners: np.ndarray) -> Iterator[str]:
     for number, (time, until, low, high) in enumerate(corners):
         middle = (low + high) / 2
         if glyph.shape in ("steps", "line") and number:
-            before, at = corners[number - 1][0], corners[number - 1][2]
-            turn = at if glyph.shape == "steps" else low
+            before, _, at, _ = corners[number - 1]
             if glyph.shape == "steps":
-                yield _line(before, at, time, turn)
-            yield _line(time if glyph.shape == "steps" else before, at, time, low)
+                yield _line(before, at, time, at)
+                before = time
+            yield _line(before, at, time, low)
         elif glyph.shape == "bar":
             yield _line(time, low, time, high)
             yield f"dtick {time:.9f} {low:.12g}"
