@@ -195,6 +195,5 @@ def draw(ax: Axes, table: pd.DataFrame, changes: pd.DataFrame, way: Any) -> None
     ax.set_xticks([0, 1], [str(way.sender), str(way.receiver)])
     ax.xaxis.tick_top()
     ax.spines[:].set_visible(False)
-    ax.legend(
-        loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=4, frameon=False, fontsize="small"
-    )
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0)}
+    ax.legend(ncol=4, frameon=False, fontsize="small", **place)

@@ -51,11 +51,7 @@ Classes = Iterator[tuple[str, Glyph, Corners]]
 SUFFIXES = (".png", ".svg", ".pdf", ".csv", ".xpl")
 """What `Picture.save` can write."""
 
-_UNDATED: dict[str, dict[str, str | None]] = {
-    ".png": {"Software": None},
-    ".svg": {"Date": None},
-    ".pdf": {"CreationDate": None},
-}
+_DATED = {".png": "Software", ".svg": "Date", ".pdf": "CreationDate"}  # is left out
 
 # (below this span or height, the unit, its size)
 _UNITS: dict[str, tuple[tuple[float, str, float], ...]] = {
@@ -124,7 +120,7 @@ class Picture:
         suffix = path.suffix.lower()
         if suffix == ".csv":
             self.data.to_csv(path, index=False, lineterminator="\n")
-        elif suffix in _UNDATED:
+        elif suffix in _DATED:
             path.write_bytes(self._bytes(suffix.removeprefix(".")))
         elif suffix == ".xpl" and self._for_xplot is not None:
             path.write_text(self._for_xplot())
@@ -157,7 +153,7 @@ class Picture:
 
     def _bytes(self, kind: str) -> bytes:
         """The picture as a file, or its pixels."""
-        about = {"Title": self._title, **_UNDATED[f".{kind}"]} if kind != "rgba" else None
+        about = {"Title": self._title, _DATED[f".{kind}"]: None} if kind != "rgba" else None
         file, dpi = io.BytesIO(), _BITMAP_DPI if kind in ("svg", "pdf") else "figure"
         engine = self.figure.get_layout_engine()
         if engine is not None:  # done here, as for its sake savefig would draw all twice
@@ -392,9 +388,8 @@ def _thinned(at: Corners) -> Corners:
 def _shade(ax: Axes, glyph: Glyph, at: Corners) -> Any:
     ranges = list(zip(at.time, at.until - at.time, strict=True))
     look: dict[str, Any] = {"facecolor": glyph.color, "alpha": 0.12, "linewidth": 0}
-    return ax.broken_barh(
-        ranges, (0, 1), transform=ax.get_xaxis_transform(), zorder=_order(glyph), **look
-    )
+    whole = ax.get_xaxis_transform()  # the height of the Axes is 1
+    return ax.broken_barh(ranges, (0, 1), transform=whole, zorder=_order(glyph), **look)
 
 
 _SHAPES: dict[str, Callable[[Axes, Glyph, Corners], Any]] = {

@@ -185,9 +185,8 @@ class Plots:
             glyphs = _some(KINDS[name], view)
             if glyphs is not None and _inside(glyphs, between).any():
                 parts[name] = [*_shown(glyphs, between)]
-        ax = draw_stack(
-            [(drawn, KINDS[name]) for name, (_, drawn) in parts.items()], options.get("ax")
-        )
+        stack = [(drawn, KINDS[name]) for name, (_, drawn) in parts.items()]
+        ax = draw_stack(stack, options.get("ax"))
         title = _title(view)
         ax.set_title(title, loc="left")
         text = f"overview of connection {view.way.conn}: {', '.join(parts)}"
@@ -263,9 +262,8 @@ class Plots:
             glyphs = _some(KINDS[name], other)
             view = view if glyphs is None else other
         if glyphs is None:
-            raise ValueError(
-                f"nothing to plot: no {KINDS[name].needs} {view.way.direction} in the log"
-            )
+            what = f"{KINDS[name].needs} {view.way.direction}"
+            raise ValueError(f"nothing to plot: no {what} in the log")
         return view, *_shown(glyphs, options.get("between"))
 
     def _draw(self, name: str, options: Options) -> Picture:
