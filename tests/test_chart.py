@@ -1,5 +1,7 @@
 """Charts: pictures of numbers that are in no log."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -17,6 +19,15 @@ def test_a_chart_has_a_line_for_each_series() -> None:
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("number", "size (B)")
     assert repr(picture) == "<chart of squares, halves>"
     assert picture.data[picture.data["line"] == "halves"]["y"].to_list() == [0.5, 2, 4.5]
+
+
+def test_a_chart_for_xplot_has_its_lines_but_no_logarithms(tmp_path: Path) -> None:
+    chart({"squares": SQUARES}, "number", "size (B)").save(tmp_path / "a.xpl")
+    lines = (tmp_path / "a.xpl").read_text().splitlines()
+    assert lines[3:7] == ["xlabel", "number", "ylabel", "size (B)"]
+    assert lines[8:10] == ["line 1.000000000 1 2.000000000 4", "line 2.000000000 4 3.000000000 9"]
+    with pytest.raises(ValueError, match="xplot draws lines over two linear axes"):
+        chart({"a": SQUARES}, "x", "y", logarithmic=True).save(tmp_path / "b.xpl")
 
 
 def test_the_columns_of_a_table_are_lines() -> None:

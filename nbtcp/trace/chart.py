@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from .glyphs import BLUE
-from .picture import RUNS, Picture, finish, new_axes
+from .glyphs import BLUE, Glyph
+from .picture import RUNS, Corners, Picture, finish, new_axes
+from .xplot import xplot
 
 _DOTTED = 30  # lines of fewer points show each
 
@@ -30,11 +32,14 @@ def chart(
     if not len(lines):
         raise ValueError("nothing to plot: a chart is of one line or more")
     ax = new_axes(6.5 if square else 9, 5)
+    glyphs = []
     for number, (name, line) in enumerate(lines.items()):
         color, dashes, marker = RUNS[number % len(RUNS)]
-        drawn = Line2D(line.index.to_numpy(), line.to_numpy(), color=color, markersize=5)
+        across, up = line.index.to_numpy(np.float64), line.to_numpy(np.float64)
+        drawn = Line2D(across, up, color=color, markersize=5)
         drawn.set(linestyle=dashes, marker=marker if len(line) < _DOTTED else "", label=str(name))
         ax.add_line(drawn)
+        glyphs.append((str(name), Glyph(str(name), "line", color), Corners(across, across, up, up)))
     if logarithmic:
         ax.set(xscale="log", yscale="log")
         for axis in (ax.xaxis, ax.yaxis):
@@ -48,7 +53,8 @@ def chart(
     title = f"{y} over {x}"
     ax.set_title(title, loc="left")
     text = f"chart of {', '.join(map(str, lines))}"
-    return Picture(ax, pd.concat(parts, ignore_index=True), text, title)
+    for_xplot = None if logarithmic else lambda: xplot(iter(glyphs), title, x, y)
+    return Picture(ax, pd.concat(parts, ignore_index=True), text, title, for_xplot)
 
 
 def bars(values: pd.Series, x: str) -> Picture:

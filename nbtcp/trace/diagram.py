@@ -5,6 +5,7 @@ laid out as figure 5 of RFC 9293; and the path that a connection took through it
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -32,6 +33,7 @@ _PLACES = {
 }
 _END = (7.5, 0.3)
 _WIDTH, _HEIGHT = 8.7, 7.3
+_SIZE = 9, 7.6  # of the figure
 _BOX_HEIGHT = 0.18  # half of it
 _LATE = tuple(State)[State.ESTABLISHED :]  # what leaves these for CLOSED goes to the lower one
 _FROM_EVERYWHERE = (Cause.RCV_RST, Cause.ABORT, Cause.TIMEOUT)
@@ -49,39 +51,38 @@ _BENDS = {  # of arrows that would lie on others
 
 def state_diagram() -> Picture:
     """All states and transitions. `data` has old, new (the states) and cause."""
-    ax = _new_axes()
+    ax = new_axes(*_SIZE)
     data = _edges(ax, set())
     ax.set_title("The states of a connection (after RFC 9293, figure 5)", loc="left")
     text = f"state diagram: {len(_PLACES)} states, {len(data)} transitions"
     return Picture(ax, data, text, "The states of a connection")
 
 
-def path_diagram(view: View, ax: Axes | None) -> Picture:
-    """The same, with the paths that both ends of a connection took, as far as the log has them."""
-    ax = ax or _new_axes()
+def ways(view: View) -> pd.DataFrame:
+    """How both ends went from state to state, as far as the log has them: the table to draw."""
     rows = states(view.events)
-    taken = [
-        {"glyph": glyph, "old": State.CLOSED.label, "new": row.state, "cause": row.why}
-        | {"time": row.began, "host": row.host}
-        for glyph, ours in (("state", True), ("state-peer", False))
-        for row in rows[(rows["host"] == view.way.sender) == ours].itertuples()
-    ]
-    data = pd.DataFrame(taken, columns=["glyph", "time", "host", "old", "new", "cause"])
-    data["old"] = data.groupby("host", observed=True)["new"].shift().fillna(State.CLOSED.label)
+    if rows.empty:
+        raise ValueError(f"nothing to plot: no states of {view.way.direction} in the log")
+    host = rows["host"].astype(str)
+    data = pd.DataFrame({"time": rows["began"], "host": host, "new": rows["state"]})
+    data.insert(0, "glyph", np.where(host == view.way.sender, "state", "state-peer"))
+    data.insert(3, "old", data["new"].groupby(host).shift().fillna(State.CLOSED.label))
+    data["cause"] = rows["why"]
+    return data.sort_values("glyph", kind="stable", ignore_index=True)
+
+
+def drawn(view: View, data: pd.DataFrame, ax: Axes | None) -> Picture:
+    """All states and transitions, and above them what is in that table of `ways`."""
+    ax = ax or new_axes(*_SIZE)
     by_label = {state.label: state for state in State}
     edges = [(by_label[old], by_label[new]) for old, new in zip(data.old, data.new, strict=True)]
     _edges(ax, set(zip((old for old, _ in edges), data["cause"], strict=True)))
-    for kind, host in ((k, h) for k, h in data[["glyph", "host"]].drop_duplicates().to_numpy()):
-        look = glyph_of(kind)
-        style: dict[str, Any] = {
-            "color": look.color,
-            "linewidth": look.width,
-            "zorder": look.zorder,
-        }
-        style["linestyle"] = "-" if kind == "state" else "--"
-        mine = data["glyph"] == kind
-        for edge in (edge for edge, own in zip(edges, mine, strict=True) if own):
-            _arrow(ax, *edge, **style)
+    for (kind, host), rows in data.groupby(["glyph", "host"]):
+        look, dashes = glyph_of(str(kind)), "-" if kind == "state" else "--"
+        style: dict[str, Any] = {"color": look.color, "linewidth": look.width, "linestyle": dashes}
+        style["zorder"] = look.zorder
+        for number in rows.index:
+            _arrow(ax, *edges[number], **style)
         ax.add_line(Line2D([], [], label=f"path of {host}", **style))
     ax.legend(loc="lower left", bbox_to_anchor=(0.0, 0.0), frameon=False, fontsize="small")
     title = f"Connection {view.way.conn}: its way through the states"
@@ -90,10 +91,6 @@ def path_diagram(view: View, ax: Axes | None) -> Picture:
         f"{host}: {', '.join(rows['new'])}" for host, rows in data.groupby("host", observed=True)
     )
     return Picture(ax, data, f"state diagram of connection {view.way.conn}: {paths}", title)
-
-
-def _new_axes() -> Axes:
-    return new_axes(9, 7.6)
 
 
 def _edges(ax: Axes, taken: set[tuple[State, str]]) -> pd.DataFrame:
@@ -110,15 +107,9 @@ def _edges(ax: Axes, taken: set[tuple[State, str]]) -> pd.DataFrame:
     for state, place in [*_PLACES.items(), (State.CLOSED, _END)]:
         box = {"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": "black"}
         ax.text(*place, state.label, bbox=box, weight="bold", zorder=6, **look)
-    text = "rcv RST, ABORT or timeout to CLOSED\n(but no RST ends TIME-WAIT)"
-    ax.text(
-        _WIDTH,
-        _HEIGHT - 0.1,
-        f"From every state with a peer:\n{text}",
-        ha="right",
-        va="top",
-        fontsize="small",
-    )
+    text = "From every state with a peer:\nrcv RST, ABORT or timeout to CLOSED\n"
+    text += "(but no RST ends TIME-WAIT)"
+    ax.text(_WIDTH, _HEIGHT - 0.1, text, ha="right", va="top", fontsize="small")
     ax.set(xlim=(0, _WIDTH), ylim=(0, _HEIGHT), xticks=[], yticks=[], aspect="equal")
     ax.spines[:].set_visible(False)
     rows = [(old.label, new.label, cause.label) for (old, cause), new in TRANSITIONS.items()]

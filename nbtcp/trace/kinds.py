@@ -36,16 +36,15 @@ class Piece(NamedTuple):
 
 def piece(
     glyph: str,
-    rows: pd.DataFrame,
+    time: Any,
     low: Any,
     high: Any = None,
     *,
     until: Any = None,
     again: Bools | None = None,
 ) -> Piece:
-    """Glyphs at the times of `rows`."""
-    time = rows["time"].to_numpy(np.float64)
-    low = np.asarray(low)
+    """Glyphs at these times."""
+    time, low = np.asarray(time, np.float64), np.asarray(low)
     return Piece(
         glyph,
         time,
@@ -77,6 +76,9 @@ class Kind:
     main: str = ""
 
 
+_SAID = "time event why flags seq ack len window sack tsval ecn".split()
+
+
 class View:
     """One direction of one connection of a log; `flow` is its row in `ways.table`."""
 
@@ -89,20 +91,23 @@ class View:
 
     @cached_property
     def segments(self) -> pd.DataFrame:
-        return self.log.segments
+        return _bare(self.log.segments)
 
     @cached_property
     def events(self) -> pd.DataFrame:
         """Those of this connection."""
-        events = self.log.events
+        events = _bare(self.log.events)
         mine: pd.DataFrame = events[events["conn"] == self.way.conn]
         return mine
+
+    def told(self, mask: Bools) -> pd.DataFrame:
+        """What these segments say; few columns, as to select rows is quicker then."""
+        return self.segments[_SAID].loc[mask]
 
     @cached_property
     def sent(self) -> pd.DataFrame:
         """What this direction sent, seen at its vantage point."""
-        rows: pd.DataFrame = self.segments[self.ways.own & self.this]
-        return rows
+        return self.told(self.ways.own & self.this)
 
     @cached_property
     def again(self) -> Bools:
@@ -119,8 +124,7 @@ class View:
     @cached_property
     def answers(self) -> pd.DataFrame:
         """What the other end said, seen at the vantage point."""
-        rows: pd.DataFrame = self.segments[self.ways.answer & self.back]
-        return rows
+        return self.told(self.ways.answer & self.back)
 
     @cached_property
     def tcb(self) -> pd.DataFrame:
@@ -133,7 +137,7 @@ class View:
     @cached_property
     def samples(self) -> pd.DataFrame:
         """The sender's RTT samples."""
-        rows = self.log.rtt()
+        rows = _bare(self.log.rtt())
         mine: pd.DataFrame = rows[
             (rows["conn"] == self.way.conn) & (rows["host"] == self.way.sender)
         ]
@@ -142,7 +146,7 @@ class View:
     @cached_property
     def queue(self) -> pd.DataFrame:
         """What waited on the path from the sender."""
-        rows = self.log.queue()
+        rows = _bare(self.log.queue())
         mine: pd.DataFrame = rows[rows["host"] == self.way.sender]
         return mine
 
@@ -155,7 +159,14 @@ class View:
         until = rows["time"].shift(-1, fill_value=last)
         busy = (rows["new"] != "open").to_numpy(bool)
         none = np.zeros(busy.sum(), np.int64)
-        yield piece("recovery", rows[busy], none, until=until[busy])
+        yield piece("recovery", rows["time"][busy], none, until=until[busy])
+
+
+def _bare(table: pd.DataFrame) -> pd.DataFrame:
+    """The same without `attrs`, which pandas would copy with each column that is taken out."""
+    table = table.copy(deep=False)
+    table.attrs = {}
+    return table
 
 
 # --- sequence ---
@@ -166,18 +177,18 @@ def sequence(view: View) -> Iterator[Piece]:
     yield from _sent(view.sent, view.again, view.doubled)
     yield from _underway(view)
     yield from _heard(view.answers)
-    yield _unheard(view.segments[view.ways.lost & view.back])
+    yield _unheard(view.told(view.ways.lost & view.back))
     yield from _measured(view.samples)
     tcb = view.tcb  # what SACK reports as arrived is no longer in flight
     allowed = (tcb["snd_nxt"] + tcb["cwnd"] - tcb["inflight"]).to_numpy(np.int64)
     offered = (tcb["snd_una"] + tcb["snd_wnd"]).to_numpy(np.int64)
-    yield piece("limit", tcb, np.minimum(allowed, offered))
+    yield piece("limit", tcb["time"], np.minimum(allowed, offered))
     yield from view.recovery()
 
 
 def _sent(rows: pd.DataFrame, again: Bools, doubled: Bools) -> Iterator[Piece]:
     """Glyphs of the direction's own segments, seen at its vantage point."""
-    rows = rows[["time", "why", "flags", "seq", "len", "ecn"]]  # to select rows is quicker then
+    time = rows["time"].to_numpy()
     start, end = payload(rows)
     first = (end > start) & ~again & ~rows["why"].isin(CAUSES).to_numpy(bool)
     early = (rows["why"] == "out-of-order").to_numpy(bool)
@@ -185,7 +196,7 @@ def _sent(rows: pd.DataFrame, again: Bools, doubled: Bools) -> Iterator[Piece]:
     shown |= {why: (rows["why"] == why).to_numpy(bool) for why in CAUSES}
     shown["resent"] = again & ~np.logical_or.reduce(list(shown.values()))
     for glyph, mask in shown.items():
-        yield piece(glyph, rows[mask], start[mask], end[mask], again=again[mask])
+        yield piece(glyph, time[mask], start[mask], end[mask], again=again[mask])
     open_ = has_flag(rows, "S")
     marks = {
         "push": (has_flag(rows, "P") & (end > start), end),
@@ -197,23 +208,25 @@ def _sent(rows: pd.DataFrame, again: Bools, doubled: Bools) -> Iterator[Piece]:
         "ce": ((rows["ecn"] == "CE").to_numpy(bool), end),
     }
     for glyph, (mask, place) in marks.items():
-        yield piece(glyph, rows[mask], place[mask])
+        yield piece(glyph, time[mask], place[mask])
 
 
 def _underway(view: View) -> Iterator[Piece]:
     """Glyphs of what happened on the way; pure ACKs have no place among the data."""
-    rows = view.segments[view.ways.lost & view.this]
+    rows = view.told(view.ways.lost & view.this)
+    time = rows["time"].to_numpy()
     start, end = payload(rows)
     placed = (end > start) | has_flag(rows, "S") | has_flag(rows, "F") | has_flag(rows, "R")
     for why in rows["why"].unique():
         mask = placed & (rows["why"] == why).to_numpy(bool)
-        yield piece(f"drop-{why}", rows[mask], start[mask], end[mask])
+        yield piece(f"drop-{why}", time[mask], start[mask], end[mask])
     arrived = view.this & ~view.ways.own & (view.segments["event"] == "recv").to_numpy(bool)
-    rows = view.segments[arrived & ~view.ways.lost]
+    rows = view.told(arrived & ~view.ways.lost)
+    time = rows["time"].to_numpy()
     start, end = payload(rows)
     twice, marked = _doubled(rows), (rows["ecn"] == "CE").to_numpy(bool)
-    yield piece("duplicated", rows[twice], start[twice], end[twice])
-    yield piece("ce", rows[marked], end[marked])
+    yield piece("duplicated", time[twice], start[twice], end[twice])
+    yield piece("ce", time[marked], end[marked])
 
 
 def _doubled(rows: pd.DataFrame) -> Bools:
@@ -227,54 +240,59 @@ def _doubled(rows: pd.DataFrame) -> Bools:
 
 def _heard(rows: pd.DataFrame) -> Iterator[Piece]:
     """Glyphs of what the other end said: ACKs, window, SACK blocks, marks, RST."""
-    rows = rows[["time", "why", "flags", "ack", "window", "sack"]]
     highest = np.maximum.accumulate(rows["ack"].to_numpy(np.int64))
     reset = has_flag(rows, "R")
-    yield piece("rst-back", rows[reset], highest[reset])
+    yield piece("rst-back", rows["time"][reset], highest[reset])
     rows = rows[has_flag(rows, "A") & ~reset]
+    time = rows["time"].to_numpy()
     ack, window = rows["ack"].to_numpy(np.int64), rows["window"].to_numpy(np.int64)
     # An ACK overtaken by a later one says nothing new.
     new = ack == np.maximum.accumulate(ack)
     duplicate = (rows["why"] == "duplicate-ack").to_numpy(bool)
     zero = new & (window == 0)
     echo = has_flag(rows, "E") & ~has_flag(rows, "S")
-    yield piece("ack", rows[new], ack[new])
+    yield piece("ack", time[new], ack[new])
     edge = (ack + window)[new]
     same = np.diff(edge, prepend=-1) == 0
-    yield piece("window", rows[new], edge)
-    yield piece("window-same", rows[new][same], edge[same])
-    yield piece("duplicate-ack", rows[duplicate], ack[duplicate])
+    yield piece("window", time[new], edge)
+    yield piece("window-same", time[new][same], edge[same])
+    yield piece("duplicate-ack", time[duplicate], ack[duplicate])
     third = rows[duplicate].groupby("ack").cumcount().to_numpy() == 2
-    yield piece("third-duplicate", rows[duplicate][third], ack[duplicate][third])
-    yield piece("zero-window", rows[zero], ack[zero])
-    yield piece("ece", rows[echo], ack[echo])
-    yield from _selective(rows, ack)
+    yield piece("third-duplicate", time[duplicate][third], ack[duplicate][third])
+    yield piece("zero-window", time[zero], ack[zero])
+    yield piece("ece", time[echo], ack[echo])
+    yield from _selective(time, rows["sack"], ack)
 
 
-def _selective(rows: pd.DataFrame, ack: Numbers) -> Iterator[Piece]:
+def _selective(time: Numbers, sack: pd.Series, ack: Numbers) -> Iterator[Piece]:
     """Glyphs of SACK blocks: the first has the news (RFC 2018 4), which a D-SACK is when it lies
     below the ACK or within the second (RFC 2883 4).
     """
-    blocks = [(row, *block) for row, sack in enumerate(rows["sack"]) for block in sack]
-    row, left, right = np.array(blocks, np.int64).reshape(-1, 3).T
+    row, left, right = _blocks(sack)
     first = np.diff(row, prepend=-1) > 0
     inside = np.append(~first[1:] & (left[1:] <= left[:-1]) & (right[:-1] <= right[1:]), False)
     twice = first & ((right <= ack[row]) | inside[: len(row)])
     for glyph, mask in (("sack", first & ~twice), ("sack-again", ~first), ("d-sack", twice)):
-        yield piece(glyph, rows.iloc[row[mask]], left[mask], right[mask])
+        yield piece(glyph, time[row[mask]], left[mask], right[mask])
+
+
+def _blocks(sack: pd.Series) -> Numbers:
+    """Of each block: which of the rows has it, where it begins and ends."""
+    blocks = [(row, *block) for row, told in enumerate(sack) for block in told]
+    return np.array(blocks, np.int64).reshape(-1, 3).T
 
 
 def _unheard(rows: pd.DataFrame) -> Piece:
     """Glyphs of ACKs that were dropped: they explain timeouts of data that had arrived."""
     rows = rows[has_flag(rows, "A") & (rows["event"] == "drop").to_numpy(bool)]
-    return piece("ack-dropped", rows, rows["ack"].to_numpy(np.int64))
+    return piece("ack-dropped", rows["time"], rows["ack"].to_numpy(np.int64))
 
 
 def _measured(samples: pd.DataFrame) -> Iterator[Piece]:
     """ACKs with an RTT sample, and those whose sample Karn's algorithm rejected."""
     kept = samples["kept"].astype(bool)
     for glyph, rows in (("timed", samples[kept]), ("karn", samples[~kept])):
-        yield piece(glyph, rows, rows["end"].to_numpy(np.int64))
+        yield piece(glyph, rows["time"], rows["end"].to_numpy(np.int64))
 
 
 def stevens(view: View) -> Iterator[Piece]:
@@ -282,7 +300,7 @@ def stevens(view: View) -> Iterator[Piece]:
     start, end = payload(view.sent)
     data = end > start
     for glyph, mask in (("segment", data & ~view.again), ("again", data & view.again)):
-        yield piece(glyph, view.sent[mask], start[mask])
+        yield piece(glyph, view.sent["time"][mask], start[mask])
 
 
 # --- variables over time ---
@@ -292,9 +310,9 @@ def window(view: View) -> Iterator[Piece]:
     """The sender's limits, and what is in flight."""
     tcb = view.tcb
     for glyph, column in (("cwnd", "cwnd"), ("inflight", "inflight"), ("ssthresh", "ssthresh")):
-        yield piece(glyph, tcb, tcb[column].to_numpy(np.float64))
+        yield piece(glyph, tcb["time"], tcb[column].to_numpy(np.float64))
     told = tcb[tcb["state"] != "SYN-SENT"]  # before it, the other end has not named its window
-    yield piece("rwnd", told, told["snd_wnd"].to_numpy(np.float64))
+    yield piece("rwnd", told["time"], told["snd_wnd"].to_numpy(np.float64))
     yield from view.recovery()
 
 
@@ -303,13 +321,13 @@ def rtt(view: View) -> Iterator[Piece]:
     samples = view.samples
     kept = samples["kept"].astype(bool)
     for glyph, rows in (("sample", samples[kept]), ("rejected", samples[~kept])):
-        yield piece(glyph, rows, rows["rtt"].to_numpy())
+        yield piece(glyph, rows["time"], rows["rtt"].to_numpy())
     rows = samples[samples["srtt"].notna()]
     srtt, rttvar = rows["srtt"].to_numpy(), rows["rttvar"].to_numpy()
-    yield piece("srtt", rows, srtt)
-    yield piece("rttvar", rows, np.maximum(srtt - rttvar, 0), srtt + rttvar)
+    yield piece("srtt", rows["time"], srtt)
+    yield piece("rttvar", rows["time"], np.maximum(srtt - rttvar, 0), srtt + rttvar)
     tcb = view.tcb[view.tcb["srtt"].notna()]
-    yield piece("rto", tcb, tcb["rto"].to_numpy())
+    yield piece("rto", tcb["time"], tcb["rto"].to_numpy())
 
 
 def waits(view: View) -> Iterator[Piece]:
@@ -320,12 +338,12 @@ def waits(view: View) -> Iterator[Piece]:
     rows = view.samples[view.samples["kept"].astype(bool)]
     rtt = rows["rtt"].to_numpy(np.float64)
     before = np.searchsorted(rows["acked"], rows["sent"], "right") - 1
-    yield piece("sample", rows, rtt)
+    yield piece("sample", rows["time"], rtt)
     for name, formula in (("rfc793", tables.rto_of_rfc793), ("jacobson", tables.rto_of_jacobson)):
         rto = formula(rows["rtt"]).to_numpy(np.float64)
         late = (before >= 0) & (rtt > rto[before])
-        yield piece(f"rto-{name}", rows, rto)
-        yield piece(f"late-{name}", rows[late], rtt[late])
+        yield piece(f"rto-{name}", rows["time"], rto)
+        yield piece(f"late-{name}", rows["time"][late], rtt[late])
 
 
 def throughput(view: View) -> Iterator[Piece]:
@@ -335,7 +353,7 @@ def throughput(view: View) -> Iterator[Piece]:
     table = tables.throughput(view.segments, view.log.connections, window)
     rows = table[table["direction"] == view.way.direction]
     for glyph in ("throughput", "goodput"):
-        yield piece(glyph, rows, rows[glyph].to_numpy())
+        yield piece(glyph, rows["time"], rows[glyph].to_numpy())
 
 
 def queue(view: View) -> Iterator[Piece]:
@@ -345,7 +363,7 @@ def queue(view: View) -> Iterator[Piece]:
     change = np.repeat([1, -1], len(waited))
     table = pd.DataFrame({"time": pd.concat([entered, begun]), "change": change})
     table = table.sort_values(["time", "change"], kind="stable")
-    yield piece("packets", table, table["change"].cumsum().to_numpy(np.int64))
+    yield piece("packets", table["time"], table["change"].cumsum().to_numpy(np.int64))
 
 
 # --- lanes: what low and high are is a name ---
@@ -357,20 +375,18 @@ def states(view: View) -> Iterator[Piece]:
     last = max(float(view.segments["time"].max()), float(table["began"].max()))
     ours = (table["host"] == view.way.sender).to_numpy(bool)
     for glyph, mask in (("state", ours), ("state-peer", ~ours)):
-        rows = table[mask].rename(columns={"began": "time"})
-        yield piece(glyph, rows, rows["state"].to_numpy(object), until=rows["ended"].fillna(last))
+        rows = table[mask]
+        yield piece(glyph, rows["began"], rows["state"], until=rows["ended"].fillna(last))
 
 
 def timers(view: View) -> Iterator[Piece]:
     """When the sender's timers ran, and when they fired."""
     table = tables.timers(view.events)
-    table = table[table["host"] == view.way.sender].rename(columns={"set": "time"})
-    last = float(view.segments["time"].max())
-    until = table["until"].fillna(last)
-    yield piece("timer", table, table["timer"].to_numpy(object), until=until)
+    table = table[table["host"] == view.way.sender]
+    until = table["until"].fillna(float(view.segments["time"].max()))
+    yield piece("timer", table["set"], table["timer"], until=until)
     fired = table[table["end"] == "fired"]
-    fired = fired.assign(time=fired["until"])
-    yield piece("fired", fired, fired["timer"].to_numpy(object))
+    yield piece("fired", fired["until"], fired["timer"])
 
 
 # --- the life of each segment ---
@@ -379,31 +395,31 @@ def timers(view: View) -> Iterator[Piece]:
 def scoreboard(view: View) -> Iterator[Piece]:
     """What the sender knew of each segment, until it was acknowledged."""
     start, end = payload(view.sent)
-    data = end > start
-    rows = view.sent[data].assign(start=start[data], end=end[data], again=view.again[data])
-    rows = rows.sort_values(["start", "time"], kind="stable")
-    start, end = rows["start"].to_numpy(np.int64), rows["end"].to_numpy(np.int64)
+    time = view.sent["time"].to_numpy(np.float64)
+    order = np.lexsort((time, start))
+    order = order[(end > start)[order]]
+    time, start, end, again = time[order], start[order], end[order], view.again[order]
     heard = view.answers["time"].to_numpy(np.float64)
     highest = np.maximum.accumulate(view.answers["ack"].to_numpy(np.int64))
     acked = np.append(heard, np.inf)[np.searchsorted(highest, end)]
-    sacked = np.full(len(rows), np.inf)
-    for now, blocks in zip(heard, view.answers["sack"], strict=True):
-        for left, right in blocks:
-            low, high = np.searchsorted(start, left), np.searchsorted(start, right)
-            inside = slice(low, high)
-            sacked[inside] = np.where(end[inside] <= right, np.minimum(sacked[inside], now), np.inf)
-    following = rows.groupby("start")["time"].shift(-1, fill_value=np.inf).to_numpy(np.float64)
+    sacked, following = np.full((2, len(time)), np.inf)
+    row, left, right = _blocks(view.answers["sack"])
+    low, high = np.searchsorted(start, left), np.searchsorted(start, right)
+    for block in reversed(range(len(row))):  # from the last one, so that the first one stays
+        inside = slice(low[block], high[block])
+        sacked[inside][end[inside] <= right[block]] = heard[row[block]]
+    sacked[sacked < time] = np.inf  # the report was of what had been sent before
+    once_more = np.flatnonzero(start[1:] == start[:-1])
+    following[once_more] = time[once_more + 1]
     last = float(view.segments["time"].max())
     until = np.minimum(np.minimum(acked, sacked), np.minimum(following, last))
-    again = rows["again"].to_numpy(bool)
     for glyph, mask in (("in-flight", ~again), ("in-flight-again", again)):
-        yield piece(glyph, rows[mask], start[mask], end[mask], until=until[mask])
+        yield piece(glyph, time[mask], start[mask], end[mask], until=until[mask])
     held = (sacked < acked) & np.isinf(following)
-    waiting = rows[held].assign(time=sacked[held])
-    gone = np.minimum(acked, last)
-    yield piece("sacked", waiting, start[held], end[held], until=gone[held])
+    until = np.minimum(acked, last)
+    yield piece("sacked", sacked[held], start[held], end[held], until=until[held])
     new = highest == view.answers["ack"].to_numpy(np.int64)
-    yield piece("ack", view.answers[new], highest[new])
+    yield piece("ack", heard[new], highest[new])
 
 
 def phase_table(both: pd.DataFrame) -> pd.DataFrame:
@@ -430,7 +446,9 @@ KINDS = {
     "sequence": Kind(
         *("sequence plot", sequence, _SEQUENCE, "B"), {**_RANGE, "resent": "resent"}, main="ack"
     ),
-    "stevens": Kind("Stevens plot", stevens, _SEQUENCE, "B", {"low": "seq"}, main="segment"),
+    "stevens": Kind(
+        *("Stevens plot", stevens, _SEQUENCE, "B", {"low": "seq"}), "data segments", "segment"
+    ),
     "window": Kind(
         *("window plot", window, "window", "B"), {"low": "value", "until": "until"}, _OURS, "cwnd"
     ),

@@ -28,19 +28,15 @@ def table_of(view: View) -> pd.DataFrame:
     """
     rows = view.segments.assign(flow=view.ways.flow, again=resent(view.segments, view.ways))
     mine = (view.this | view.back) & ~rows["why"].isin(["bad-checksum"]).to_numpy(bool)
-    rows.attrs = {}  # what follows would copy them each time
     rows = pd.concat([rows[mine], _at_nobody(rows, mine)]).sort_index()
     if rows.empty:
         raise ValueError(f"nothing to plot: no segments {view.way.direction} in the log")
     rows["order"] = np.arange(len(rows))
     rows["tsval"] = rows["tsval"].astype(float).fillna(-1)
     sent, dropped = rows[rows["event"] == "send"], rows[rows["event"] == "drop"]
-    here = _numbered(sent, ["time"]).merge(
-        _numbered(dropped, ["time"])[[*_KEY, "time", "turn", "why"]],
-        "outer",
-        [*_KEY, "time", "turn"],
-        suffixes=("", "_drop"),
-    )
+    moment = [*_KEY, "time", "turn"]
+    never_came = _numbered(dropped, ["time"])[[*moment, "why"]]
+    here = _numbered(sent, ["time"]).merge(never_came, "outer", moment, suffixes=("", "_drop"))
     lost = here["why_drop"].notna()
     gone, on_the_way = here[lost], _numbered(here[~lost].sort_values("time"), [])
     came = _numbered(rows[rows["event"] == "recv"], [])
@@ -51,9 +47,8 @@ def table_of(view: View) -> pd.DataFrame:
     rtt = view.log.rtt()["rtt"]
     underway = float(rtt.min()) / 2 if len(rtt) else 1e-6
     table["order"] = table["order"].fillna(table["order_came"])
-    return _glyphs(table.sort_values("order"), view.flow, underway).sort_values(
-        "time", kind="stable", ignore_index=True
-    )
+    glyphs = _glyphs(table.sort_values("order"), view.flow, underway)
+    return glyphs.sort_values("time", kind="stable", ignore_index=True)
 
 
 def _at_nobody(rows: pd.DataFrame, mine: Bools) -> pd.DataFrame:
@@ -97,10 +92,7 @@ def _glyphs(table: pd.DataFrame, left: int, underway: float) -> pd.DataFrame:
 
 def _texts(table: pd.DataFrame) -> list[str]:
     """As tcpdump writes them: flags, positions, ACK, SACK blocks."""
-    columns = [
-        table[f"{name}"].where(table[f"{name}"].notna(), table[f"{name}_came"])
-        for name in ("seq", "ack", "window")
-    ]
+    columns = [table[n].fillna(table[f"{n}_came"]) for n in ("seq", "ack", "window")]
     texts = []
     fields = (table["flags"], table["len"], *columns, table["sack"])
     for flags, size, seq, ack, window, blocks in zip(*fields, strict=True):
@@ -203,6 +195,5 @@ def draw(ax: Axes, table: pd.DataFrame, changes: pd.DataFrame, way: Any) -> None
     ax.set_xticks([0, 1], [str(way.sender), str(way.receiver)])
     ax.xaxis.tick_top()
     ax.spines[:].set_visible(False)
-    ax.legend(
-        loc="upper center", bbox_to_anchor=(0.5, 0.0), ncol=4, frameon=False, fontsize="small"
-    )
+    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.0)}
+    ax.legend(ncol=4, frameon=False, fontsize="small", **place)

@@ -7,11 +7,12 @@ glyphs.py says how each class looks.
 """
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Protocol, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from pandas.api.types import union_categoricals
 
 from . import ladder
 from .glyphs import CAUSES, FEW, GLYPHS, Glyph, glyph_of
@@ -50,18 +51,16 @@ class Log(Protocol):
     def queue(self) -> pd.DataFrame: ...
 
 
-class Choice(TypedDict, total=False):
-    """What of a log to draw; see `Plots`."""
-
-    conn: int | None
-    direction: str | None
-    between: tuple[float, float] | None
+Between = tuple[float, float] | None
 
 
-class Options(Choice, total=False):
+class Options(TypedDict, total=False):
     """What every kind of picture takes; see `Plots`."""
 
     ax: Axes | None
+    conn: int | None
+    direction: str | None
+    between: Between
 
 
 _TIME = "time (s)"
@@ -72,7 +71,7 @@ class Plots:
 
     All of them take
       ax         draw into these Axes, not into a figure of its own
-      conn       the connection; by default the one with the most payload
+      conn       the connection; by default the one with the most payload (of phase: two of them)
       direction  "out" or "in", as the host sees it that the table of connections names first, or
                  the sender ("10.0.0.1", "10.0.0.1:80"); by default the one with more payload, or
                  the other one if the log knows only of that what is to be drawn
@@ -94,65 +93,64 @@ class Plots:
         `data` has seq, end (relative sequence numbers; equal where the glyph is a point), until (s,
         of a recovery) and resent (True for segments of which some part had been seen before).
         """
-        return self._draw("sequence", **options)
+        return self._draw("sequence", options)
 
     def stevens(self, **options: Unpack[Options]) -> Picture:
         """A dot for the first octet of each data segment over time; `data` has seq."""
-        return self._draw("stevens", **options)
+        return self._draw("stevens", options)
 
     def window(self, **options: Unpack[Options]) -> Picture:
         """cwnd, ssthresh, what is in flight and the receive window over time; `data` has value (B)
         and until.
         """
-        return self._draw("window", **options)
+        return self._draw("window", options)
 
     def rtt(self, **options: Unpack[Options]) -> Picture:
         """RTT samples, SRTT, RTTVAR and RTO over time; `data` has value and high (s)."""
-        return self._draw("rtt", **options)
+        return self._draw("rtt", options)
 
     def waits(self, **options: Unpack[Options]) -> Picture:
         """How long the RTO of RFC 793 and that of Jacobson (1988) would have waited for the same
         samples, and which came later: timeouts for nothing. `data` has value (s).
         """
-        return self._draw("waits", **options)
+        return self._draw("waits", options)
 
     def throughput(self, **options: Unpack[Options]) -> Picture:
         """How fast octets were sent and acknowledged, in hundredths of the time; `data` has value
         (bit/s).
         """
-        return self._draw("throughput", **options)
+        return self._draw("throughput", options)
 
     def queue(self, **options: Unpack[Options]) -> Picture:
         """Packets that wait on the path of this direction; `data` has value. Paths with a rate have
         a queue.
         """
-        return self._draw("queue", **options)
+        return self._draw("queue", options)
 
     def states(self, **options: Unpack[Options]) -> Picture:
         """The states of both ends, if they are in the log; `data` has state and until."""
-        return self._draw("states", **options)
+        return self._draw("states", options)
 
     def timers(self, **options: Unpack[Options]) -> Picture:
         """When each of the sender's timers ran, and when it fired; `data` has timer and until."""
-        return self._draw("timers", **options)
+        return self._draw("timers", options)
 
     def scoreboard(self, **options: Unpack[Options]) -> Picture:
         """What the sender knew of each segment: in flight, reported by SACK, acknowledged; `data`
         has seq, end and until.
         """
-        return self._draw("scoreboard", **options)
+        return self._draw("scoreboard", options)
 
-    def diagram(
-        self, conn: int | None = None, direction: str | None = None, *, ax: Axes | None = None
-    ) -> Picture:
+    def diagram(self, **options: Unpack[Options]) -> Picture:
         """The state diagram, with the way that each end of the connection took through it.
 
         `data` has host, old, new (states) and cause. `nbtcp.trace.diagram.state_diagram()` is the
         diagram without a log.
         """
-        from .diagram import path_diagram
+        from .diagram import drawn, ways
 
-        return path_diagram(self._view(conn, direction), ax)
+        view = self._view(options.get("conn"), options.get("direction"))
+        return drawn(view, _cut(ways(view), options.get("between"), whole=True), options.get("ax"))
 
     def ladder(self, **options: Unpack[Options]) -> Picture:
         """Both ends and their states, the segments between them, time downwards; for up to some 200
@@ -166,8 +164,8 @@ class Plots:
         view = self._view(options.get("conn"), options.get("direction", "out"))
         data = _cut(ladder.table_of(view), options.get("between"), whole=True)
         changes = ladder.states_of(view)
-        if (between := options.get("between")) is not None:
-            changes = changes[changes["time"].between(*between)].reset_index(drop=True)
+        low, high = options.get("between") or (-np.inf, np.inf)
+        changes = changes[changes["time"].between(low, high)].reset_index(drop=True)
         ax = options.get("ax") or new_axes(9, ladder.height(data, changes))
         ladder.draw(ax, data, changes, view.way)
         title = f"Connection {view.way.conn}: {view.way.sender} and {view.way.receiver}"
@@ -176,48 +174,51 @@ class Plots:
         text = f"ladder of connection {view.way.conn}: {_census(data)}"
         return Picture(ax, data, text, title, lambda: xplot(classes(data), title, _TIME, ends))
 
-    def overview(self, *, ax: Axes | None = None, **choice: Unpack[Choice]) -> Picture:
+    def overview(self, **options: Unpack[Options]) -> Picture:
         """Sequence, window, RTT and queue above each other on one time axis, as far as the log has
         them. They share the place of `ax`, which must be one of a grid and is taken away. `data`
         has the columns of each, and `picture`, its name.
         """
-        view, sequence = self._glyphs("sequence", **choice)
-        has = {"window": len(view.tcb), "rtt": len(view.samples), "queue": view.queue["wait"].any()}
-        others = {name: self._glyphs(name, **choice)[1] for name, rows in has.items() if rows}
-        parts = {"sequence": sequence, **others}
-        ax = draw_stack([(glyphs, KINDS[name]) for name, glyphs in parts.items()], ax)
+        view, *sequence = self._glyphs("sequence", options)
+        parts, between = {"sequence": sequence}, options.get("between")
+        for name in ("window", "rtt", "queue"):
+            glyphs = _some(KINDS[name], view)
+            if glyphs is not None and _inside(glyphs, between).any():
+                parts[name] = [*_shown(glyphs, between)]
+        stack = [(drawn, KINDS[name]) for name, (_, drawn) in parts.items()]
+        ax = draw_stack(stack, options.get("ax"))
         title = _title(view)
         ax.set_title(title, loc="left")
-        tables = [_public(name, glyphs).assign(picture=name) for name, glyphs in parts.items()]
         text = f"overview of connection {view.way.conn}: {', '.join(parts)}"
 
         def for_xplot() -> str:
-            return "new_plotter\n".join(
-                xplot(classes(glyphs), title, _TIME, _upright(name))
-                for name, glyphs in parts.items()
-            )
+            plots = parts.items()
+            each = (xplot(classes(drawn), title, _TIME, _upright(n)) for n, (_, drawn) in plots)
+            return "new_plotter\n".join(each)
 
-        return Picture(ax, pd.concat(tables, ignore_index=True), text, title, for_xplot)
+        data = _together({name: glyphs for name, (glyphs, _) in parts.items()})
+        return Picture(ax, data, text, title, for_xplot)
 
     def phase(
         self,
-        conns: tuple[int, int] | None = None,
+        conn: tuple[int, int] | None = None,
         *,
         ax: Axes | None = None,
         direction: str | None = None,
-        between: tuple[float, float] | None = None,
+        between: Between = None,
     ) -> Picture:
         """cwnd of one connection against that of another, as Chiu and Jain (1989) drew two flows:
-        on the dashed line both have the same. `conns` are the two, by default the first two.
+        on the dashed line both have the same. `conn` are the two, by default the first two.
 
         `data` has low and high (B, of the first and the second) at each time.
         """
-        if conns is None:
-            numbers = self._log.connections["conn"].unique().tolist()
-            if len(numbers) < 2:
-                raise ValueError("a phase plot is of two connections, and the log has fewer")
-            conns = numbers[0], numbers[1]
-        views = [self._view(conn, direction) for conn in conns]
+        numbers = self._log.connections["conn"].unique().tolist()
+        if len(numbers) < 2:
+            raise ValueError("a phase plot is of two connections, and the log has fewer")
+        conns = tuple(numbers[:2]) if conn is None else conn
+        if not isinstance(conns, tuple) or len(conns) != 2:
+            raise ValueError(f"a phase plot is of two connections, as conn=(1, 2), not {conn!r}")
+        views = [self._view(one, direction) for one in conns]
         windows = [view.tcb.groupby("time")["cwnd"].last() for view in views]
         both = pd.concat(windows, axis=1, keys=["low", "high"]).sort_index().ffill().dropna()
         if both.empty:
@@ -225,12 +226,12 @@ class Plots:
         both = both.reset_index()
         data = phase_table(_cut(both.assign(until=both["time"]), between))
         ax = ax or new_axes(6.5, 5)
-        draw_phase(ax, data, conns)
+        turned = data.assign(time=data["low"], until=data["low"], low=data["high"])
+        draw_phase(ax, turned, conns)
         title = f"Connections {conns[0]} and {conns[1]}"
         ax.set_title(title, loc="left")
         text = f"phase plot of connections {conns[0]} and {conns[1]}"
-        turned = data.assign(time=data["low"], until=data["low"], low=data["high"])
-        axes = [f"cwnd of connection {conn} (B)" for conn in conns]
+        axes = [f"cwnd of connection {one} (B)" for one in conns]
         return Picture(ax, data, text, title, lambda: xplot(classes(turned), title, *axes))
 
     def compare(
@@ -250,48 +251,40 @@ class Plots:
         ways = flows(segments, self._log.connections)
         return View(self._log, ways, _choose(segments, ways, conn, direction))
 
-    def _glyphs(
-        self,
-        name: str,
-        conn: int | None = None,
-        direction: str | None = None,
-        between: tuple[float, float] | None = None,
-    ) -> tuple[View, pd.DataFrame]:
-        view = self._view(conn, direction)
+    def _glyphs(self, name: str, options: Options) -> tuple[View, pd.DataFrame, pd.DataFrame]:
+        """The view, the glyphs between these times, and what is to be drawn of them."""
+        view = self._view(options.get("conn"), options.get("direction"))
         glyphs = _some(KINDS[name], view)
-        if glyphs is None and direction is None:  # of a download, what its receiver sent
-            other = View(self._log, view.ways, view.flow ^ 1)
+        if glyphs is None and options.get("direction") is None:
+            other = View(
+                self._log, view.ways, view.flow ^ 1
+            )  # of a download, what its receiver sent
             glyphs = _some(KINDS[name], other)
             view = view if glyphs is None else other
         if glyphs is None:
-            raise ValueError(
-                f"nothing to plot: no {KINDS[name].needs} {view.way.direction} in the log"
-            )
-        return view, _uncrowded(_cut(glyphs, between))
+            what = f"{KINDS[name].needs} {view.way.direction}"
+            raise ValueError(f"nothing to plot: no {what} in the log")
+        return view, *_shown(glyphs, options.get("between"))
 
-    def _draw(self, name: str, ax: Axes | None = None, **options: Any) -> Picture:
+    def _draw(self, name: str, options: Options) -> Picture:
         kind = KINDS[name]
-        view, glyphs = self._glyphs(name, **options)
-        public = _public(name, glyphs)
+        view, glyphs, drawn = self._glyphs(name, options)
         lanes: list[str] = []
         if not kind.unit:  # names of lanes, from the top
-            numbers, names = pd.factorize(glyphs["low"])
-            glyphs, lanes = glyphs.assign(low=-numbers, high=-numbers), list(names)
-        ax = ax or new_axes(height=min(5, 1.2 + 0.4 * len(lanes)) if lanes else 5)
-        draw(ax, glyphs, kind.label, kind.unit, lanes)
+            numbers, names = pd.factorize(drawn["low"])
+            drawn, lanes = drawn.assign(low=-numbers, high=-numbers), list(names)
+        ax = options.get("ax") or new_axes(height=min(5, 1.2 + 0.4 * len(lanes)) if lanes else 5)
+        draw(ax, drawn, kind.label, kind.unit, lanes)
         title = _title(view)
         ax.set_title(title, loc="left")
         text = f"{kind.name} of connection {view.way.conn}: {_census(glyphs, name)}"
+        data, up = _public(name, glyphs), _upright(name)
+        return Picture(
+            ax, data, text, title, lambda: xplot(classes(drawn), title, _TIME, up, lanes)
+        )
 
-        def for_xplot() -> str:
-            return xplot(classes(glyphs), title, _TIME, _upright(name), lanes)
 
-        return Picture(ax, public, text, title, for_xplot)
-
-
-def compared(
-    logs: Mapping[str, Log], kind: str = "window", ax: Axes | None = None, **choice: Unpack[Choice]
-) -> Picture:
+def compared(logs: Mapping[str, Log], kind: str = "window", **options: Unpack[Options]) -> Picture:
     """One line of each log, the one that matters most in pictures of that `kind`, in one picture.
 
     By default each log's largest direction is drawn. `data` has run, time and value.
@@ -301,10 +294,10 @@ def compared(
         raise ValueError(f"no comparison of kind {kind!r}: there are {', '.join(comparable)}")
     main, tables = KINDS[kind].main, []
     for run, log in logs.items():
-        glyphs = Plots(log)._glyphs(kind, **choice)[1]
+        glyphs = Plots(log)._glyphs(kind, options)[1]
         tables.append(glyphs[glyphs["glyph"] == main].assign(run=run))
     data = pd.concat(tables, ignore_index=True)
-    ax = ax or new_axes()
+    ax = options.get("ax") or new_axes()
     draw_runs(ax, data, KINDS[kind].label, KINDS[kind].unit)
     title = f"{', '.join(logs)}: {glyph_of(main).label}"
     ax.set_title(title, loc="left")
@@ -328,6 +321,16 @@ def _public(name: str, glyphs: pd.DataFrame) -> pd.DataFrame:
     """The table as `Picture.data`: only what that kind has, under its own names."""
     columns = KINDS[name].columns
     return glyphs[["glyph", "time", *columns, "label"]].rename(columns=columns)
+
+
+def _together(parts: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """The public tables of several kinds of picture, one below the other."""
+    tables = [_public(name, glyphs).assign(picture=name) for name, glyphs in parts.items()]
+    texts = ["glyph", "label"]  # concat would make strings of categories
+    whole = pd.concat([table.drop(columns=texts) for table in tables], ignore_index=True)
+    for column in texts:
+        whole[column] = union_categoricals([table[column] for table in tables])
+    return whole[list(dict.fromkeys(["picture", "glyph", *whole]))]
 
 
 def _some(kind: Kind, view: View) -> pd.DataFrame | None:
@@ -371,24 +374,40 @@ def _side(pair: pd.DataFrame, direction: str) -> int:
     )
 
 
-def _cut(
-    data: pd.DataFrame, between: tuple[float, float] | None, whole: bool = False
-) -> pd.DataFrame:
-    """What happened, or went on, between two times; or what began then, `whole`."""
+def _inside(data: pd.DataFrame, between: Between, whole: bool = False) -> "pd.Series[bool]":
+    """Per row: it happened, or went on, between two times; or it began then, `whole`."""
+    low, high = between or (-np.inf, np.inf)
+    return (data["time" if whole else "until"] >= low) & (data["time"] <= high)
+
+
+def _cut(data: pd.DataFrame, between: Between, whole: bool = False) -> pd.DataFrame:
+    """What is `_inside`; what began before or went on later is cut off there."""
     if between is None:
         return data
     low, high = between
-    cut = data[(data["time" if whole else "until"] >= low) & (data["time"] <= high)]
+    cut = data[_inside(data, between, whole)].reset_index(drop=True)
     if cut.empty:
         raise ValueError(
             f"nothing to plot between {low:g} and {high:g} s: the segments of this direction "
             f"lie between {data['time'].min():.6g} and {data['time'].max():.6g} s"
         )
     if whole:
-        return cut.reset_index(drop=True)
-    return cut.assign(time=cut["time"].clip(low), until=cut["until"].clip(upper=high)).reset_index(
-        drop=True
-    )
+        return cut
+    return cut.assign(time=cut["time"].clip(low), until=cut["until"].clip(upper=high))
+
+
+def _shown(glyphs: pd.DataFrame, between: Between) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The glyphs between two times, and what to draw: with the values that lines have at both."""
+    cut = _uncrowded(_cut(glyphs, between))
+    if between is None:
+        return cut, cut
+    names = map(str, glyphs["glyph"].cat.categories)
+    lasting = [name for name in names if glyph_of(name).shape in ("steps", "area", "band")]
+    lines = glyphs[glyphs["glyph"].isin(lasting)]
+    edges = np.clip(between, glyphs["time"].min(), glyphs["time"].max())
+    before = [lines[lines["time"] <= edge].drop_duplicates("glyph", keep="last") for edge in edges]
+    held = [rows.assign(time=edge, until=edge) for rows, edge in zip(before, edges, strict=True)]
+    return cut, pd.concat([held[0], cut, held[1]], ignore_index=True)
 
 
 def _uncrowded(glyphs: pd.DataFrame) -> pd.DataFrame:

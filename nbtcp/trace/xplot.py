@@ -21,9 +21,8 @@ def xplot(parts: Classes, title: str, across: str, up: str, lanes: Sequence[str]
     Areas, bands and shades have no likeness there and are left out.
     """
     out = ["double double", "title", title, "xlabel", across, "ylabel", up]
-    for kind, glyph, rows in parts:
-        corners = rows[["time", "until", "low", "high"]].to_numpy(np.float64)
-        out += [_COLORS[glyph.color], *_commands(kind, glyph, corners)]
+    for kind, glyph, at in parts:
+        out += [_COLORS[glyph.color], *_commands(kind, glyph, np.column_stack(at))]
     out += [f"rtext 0 {-number}\n{name}" for number, name in enumerate(lanes)]
     return "\n".join([*out, "go", ""])
 
@@ -35,11 +34,11 @@ def _commands(kind: str, glyph: Glyph, corners: np.ndarray) -> Iterator[str]:
     for number, (time, until, low, high) in enumerate(corners):
         middle = (low + high) / 2
         if glyph.shape in ("steps", "line") and number:
-            before, at = corners[number - 1][0], corners[number - 1][2]
-            turn = at if glyph.shape == "steps" else low
+            before, _, at, _ = corners[number - 1]
             if glyph.shape == "steps":
-                yield _line(before, at, time, turn)
-            yield _line(time if glyph.shape == "steps" else before, at, time, low)
+                yield _line(before, at, time, at)
+                before = time
+            yield _line(before, at, time, low)
         elif glyph.shape == "bar":
             yield _line(time, low, time, high)
             yield f"dtick {time:.9f} {low:.12g}"
