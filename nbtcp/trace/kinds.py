@@ -15,7 +15,7 @@ import pandas as pd
 
 from . import tables
 from .glyphs import CAUSES, GLYPHS, glyph_of
-from .metrics import Bools, Flows, has_flag, payload, resent
+from .metrics import Bools, Flows, blocks, has_flag, payload, resent
 
 if TYPE_CHECKING:
     from .plot import Log
@@ -248,18 +248,7 @@ def _heard(rows: pd.DataFrame) -> Iterator[Piece]:
     yield piece("third-duplicate", rows[duplicate][third], ack[duplicate][third])
     yield piece("zero-window", rows[zero], ack[zero])
     yield piece("ece", rows[echo], ack[echo])
-    yield from _selective(rows, ack)
-
-
-def _selective(rows: pd.DataFrame, ack: Numbers) -> Iterator[Piece]:
-    """Glyphs of SACK blocks: the first has the news (RFC 2018 4), which a D-SACK is when it lies
-    below the ACK or within the second (RFC 2883 4).
-    """
-    blocks = [(row, *block) for row, sack in enumerate(rows["sack"]) for block in sack]
-    row, left, right = np.array(blocks, np.int64).reshape(-1, 3).T
-    first = np.diff(row, prepend=-1) > 0
-    inside = np.append(~first[1:] & (left[1:] <= left[:-1]) & (right[:-1] <= right[1:]), False)
-    twice = first & ((right <= ack[row]) | inside[: len(row)])
+    row, left, right, first, twice = blocks(rows)
     for glyph, mask in (("sack", first & ~twice), ("sack-again", ~first), ("d-sack", twice)):
         yield piece(glyph, rows.iloc[row[mask]], left[mask], right[mask])
 
@@ -387,11 +376,12 @@ def scoreboard(view: View) -> Iterator[Piece]:
     highest = np.maximum.accumulate(view.answers["ack"].to_numpy(np.int64))
     acked = np.append(heard, np.inf)[np.searchsorted(highest, end)]
     sacked = np.full(len(rows), np.inf)
-    for now, blocks in zip(heard, view.answers["sack"], strict=True):
-        for left, right in blocks:
-            low, high = np.searchsorted(start, left), np.searchsorted(start, right)
-            inside = slice(low, high)
-            sacked[inside] = np.where(end[inside] <= right, np.minimum(sacked[inside], now), np.inf)
+    row, left, right, *_ = blocks(view.answers)
+    for now, edge, *ends in zip(
+        heard[row], right, *np.searchsorted(start, [left, right]), strict=True
+    ):
+        inside = slice(*ends)
+        sacked[inside] = np.where(end[inside] <= edge, np.minimum(sacked[inside], now), np.inf)
     following = rows.groupby("start")["time"].shift(-1, fill_value=np.inf).to_numpy(np.float64)
     last = float(view.segments["time"].max())
     until = np.minimum(np.minimum(acked, sacked), np.minimum(following, last))

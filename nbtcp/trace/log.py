@@ -294,7 +294,7 @@ class EventLog:
         """Each connection and direction in a row, with the usual statistics; units in
         `.attrs["units"]`.
         """
-        from .metrics import directions
+        from .tables import directions
 
         return directions(self.segments, self.rtt(), self.connections)
 
