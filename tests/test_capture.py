@@ -443,6 +443,58 @@ def test_a_hole_filled_sooner_than_an_ack_could_ask_for_it_is_reordering(tmp_pat
     assert found.iloc[-1] == "fast-retransmit"
 
 
+def fates(path: File, packets: list[bytes]) -> list[object]:
+    """Of what was sent again; the last two packets come much later than the others."""
+    late = [400] * 2
+    table = read_capture(pcap(path, packets, [10 * i for i in range(len(packets) - 2)] + late))
+    return table.retransmissions()["fate"].astype(object).fillna("").tolist()
+
+
+@pytest.mark.parametrize(
+    ("answer", "fate"),
+    [
+        ({"tsval": 9, "tsecr": 2}, "arrived"),  # RFC 3522: the first transmission's timestamp
+        ({"tsval": 9, "tsecr": 30}, ""),  # that of the second one: it filled the hole
+        ({"sack": ((101, 201),)}, "arrived"),  # RFC 2883: it came twice
+        ({"sack": ((301, 401),)}, ""),  # a later one is here, which tells nothing of this one
+        ({}, ""),
+    ],
+)
+def test_a_retransmission_for_nothing_is_told_by_what_comes_back(
+    tmp_path: File, answer: dict[str, object], fate: str
+) -> None:
+    stamps = {"tsecr": 0} if "tsval" in answer else {}
+    first, second = ({"tsval": at, **stamps} if stamps else {} for at in (2, 30))
+    packets = [*handshake(), packet(CLIENT, ACK, 101, 501, 100, **first)]
+    packets += [
+        packet(CLIENT, ACK, 101, 501, 100, **second),
+        packet(SERVER, ACK, 501, 201, **answer),
+    ]
+    assert fates(tmp_path / "a.pcap", packets) == [fate]
+
+
+def test_what_is_sent_again_when_it_was_acknowledged_was_sent_for_nothing(tmp_path: File) -> None:
+    data = packet(CLIENT, ACK, 101, 501, 100)
+    packets = [
+        *handshake(),
+        data,
+        packet(SERVER, ACK, 501, 201),
+        data,
+        packet(SERVER, ACK, 501, 201),
+    ]
+    assert fates(tmp_path / "a.pcap", packets) == ["arrived"]
+
+
+def test_a_capture_has_the_window_that_its_sender_knew(tmp_path: File) -> None:
+    packets = [*handshake(), packet(SERVER, ACK, 501, 101, window=150)]
+    packets += [packet(CLIENT, ACK, 101, 501, 100), packet(CLIENT, ACK, 201, 501, 50)]
+    rows = read_capture(pcap(tmp_path / "a.pcap", packets)).segments.iloc[4:]
+    assert rows["snd_una"].tolist() == [1, 1] and rows["snd_nxt"].tolist() == [101, 151]
+    edge = rows["snd_una"] + rows["snd_wnd"]
+    assert (edge - rows["seq"] - rows["len"]).tolist() == [50, 0], "the second one fills it"
+    assert rows["cwnd"].isna().all()
+
+
 # --- captures of others: connections ---
 
 

@@ -41,12 +41,13 @@ def segments(log: "EventLog") -> pd.DataFrame:
 
     `seq` and `ack` are positions (0 is the SYN, no wrapping), `raw_seq` and `raw_ack` the numbers
     on the wire; `window` is scaled. The columns from `snd_una` on are the TCB of `host` at that
-    moment, missing where the host is not ours. With `Config(offload=True)` a row is what one packet
+    moment, missing where the host is not ours; of a sender in a capture `snd_una`, `snd_nxt` and
+    `snd_wnd` are what had passed there. With `Config(offload=True)` a row is what one packet
     holds: several segments when `len` is more than an MSS.
     """
     rows = _rows(log, "segments")
     present = rows["present"]
-    has_tcb = (present & Has.TCB) != 0
+    has_tcb, has_snd = (present & Has.TCB) != 0, (present & Has.SND) != 0
     columns: dict[str, Any] = {
         "time": _seconds(log, rows["time"]),
         "host": _hosts(log, rows["host"]),
@@ -67,7 +68,7 @@ def segments(log: "EventLog") -> pd.DataFrame:
     columns["ecn"] = _labels(rows["tos"] & 3, ECN)
     columns["raw_seq"], columns["raw_ack"] = rows["raw_seq"].copy(), rows["raw_ack"].copy()
     for name in TCB_COLUMNS:
-        columns[name] = _nullable(rows[name], has_tcb)
+        columns[name] = _nullable(rows[name], has_tcb | (has_snd & name.startswith("snd")))
     options = {"tsval": Has.TIMESTAMPS, "tsecr": Has.TIMESTAMPS, "mss": Has.MSS}
     for name, bit in {**options, "wscale": Has.WSCALE}.items():
         columns[name] = _nullable(rows[name], (present & bit) != 0)

@@ -69,7 +69,9 @@ class Tracker:
         if segment.why is Why.NO_CONNECTION:  # the capture did not say
             segment.why = inferred
         event, host = (SENT, record.host) if sent else (RECEIVED, opposite.log_entry.host)
-        self._log.add(event, host, record.number, NO_STATE, (), segment, now)
+        told = sent and opposite.last.raw_window >= 0
+        snd = (way.una, way.nxt, opposite.last.window) if told else ()
+        self._log.add(event, host, record.number, NO_STATE, snd, segment, now)
         way.note_end(flags, now)
 
     def _open(self, segment: Segment, place_seen: bytes) -> "Way":
@@ -102,7 +104,7 @@ class Way:
         self.initial: int | None = None
         self.wscale = -1  # of its SYN
         self.nxt = self.una = 0
-        self.last = Segment(flow, 0, 0, 0, -1, ack=-1)  # of this way
+        self.last = Segment(flow, 0, 0, 0, -1, ack=-1)  # of this way; a window of -1: none yet
         self.answers: Why | None = None  # what came from the other end since
         self.newest: int | None = None  # the timestamp of the segment that ends at `nxt`
         self.spans: list[Span] = []  # in flight, in order of sequence

@@ -69,6 +69,7 @@ class Has:
     """Bits of `present`: what a segment or its row has, and is not just 0."""
 
     TIMESTAMPS, MSS, WSCALE, TCB, SACK_PERMITTED = 1, 2, 4, 8, 16
+    SND = 32  # of the TCB only snd_una, snd_nxt and snd_wnd, as far as a capture shows them
 
 
 class LogFileError(NbtcpError, ValueError):
@@ -369,8 +370,9 @@ class EventLog:
         segment: Segment,
         now: int,
     ) -> None:
-        """Pack one row of `segments`."""
-        present = Has.TCB if tcb_columns else 0
+        """Pack one row of `segments`; of the TCB there is all, the first three columns, or none."""
+        known = len(tcb_columns)
+        present = Has.TCB if known > 3 else Has.SND if known else 0
         if segment.tsval is not None:
             present |= Has.TIMESTAMPS
         if segment.mss is not None:
@@ -393,7 +395,8 @@ class EventLog:
             segment.window,
             segment.tsval or 0,
             segment.tsecr or 0,
-            *(tcb_columns or _NO_TCB),
+            *tcb_columns,
+            *_NO_TCB[known:],
             segment.mss or 0,
             host,
             event,

@@ -81,22 +81,21 @@ class Flows:
         order = np.argsort(about, kind="stable")
         return heard[order], about[order]
 
-    def when_acknowledged(
-        self, segments: pd.DataFrame, flow: Ints, end: Ints, after: Ints
-    ) -> Floats:
-        """When the ACK for all of `flow` up to `end` came, later than row `after`; NaN: none did.
+    def acknowledged(
+        self, segments: pd.DataFrame, flow: Ints, end: Ints, after: Ints | int = -1
+    ) -> Ints:
+        """The first row after row `after` that acknowledges all of `flow` up to `end`; -1: none.
 
         `segments` are those of which the flows were made.
         """
-        time, ack = segments["time"].to_numpy(np.float64), segments["ack"].to_numpy(np.int64)
+        ack, n = segments["ack"].to_numpy(np.int64), len(segments)
         heard, about = self.answers()
         size = spans.width(ack, end)
         highest = np.maximum.accumulate(about * size + ack[heard])
         reached = np.searchsorted(highest, flow * size + end)
-        later = np.searchsorted(about * len(time) + heard, flow * len(time) + after)
+        later = np.searchsorted(about * n + heard, flow * n + after, "right")
         place = np.maximum(reached, later)
-        known = np.append(about, -1)[place] == flow
-        return np.where(known, np.append(time[heard], np.nan)[place], np.nan)
+        return np.where(np.append(about, -1)[place] == flow, np.append(heard, -1)[place], -1)
 
 
 def flows(segments: pd.DataFrame, connections: pd.DataFrame) -> Flows:

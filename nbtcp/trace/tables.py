@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from . import spans
-from .metrics import Each, Flows, complete, flows, is_any, payload, positions, ratio, resent
+from .metrics import Each, Flows, blocks, complete, flows, is_any, payload, positions, ratio, resent
 from .spans import Bools, Floats, Ints, Numbers
 
 DIRECTIONS = {
@@ -68,7 +68,7 @@ def directions(
     ack = segments["ack"].to_numpy(np.int64)
     acked = np.minimum(about.most(ack, ways.answer), of.most(end, data))
     goal = np.nan_to_num(acked).astype(np.int64)
-    done = ways.when_acknowledged(segments, np.arange(n), goal, np.full(n, -1))
+    done = np.append(time, np.nan)[ways.acknowledged(segments, np.arange(n), goal)]
     values: dict[str, Any] = {
         "segments": of.count(own),
         "data_segments": of.count(data),
@@ -127,13 +127,8 @@ def retransmissions(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.Dat
 
     def last(mask: Bools) -> Ints:
         """The last row before each, that is one of these and covers its first octet; or -1."""
-        told = pd.DataFrame({"row": owner, "of": of, "found": owner})[mask[owner]]
-        wanted = pd.DataFrame({"row": again, "of": head})
-        joined = pd.merge_asof(wanted, told, "row", by="of", allow_exact_matches=False)
-        return joined["found"].fillna(-1).to_numpy(np.int64)
+        return _last(again, head, owner[mask[owner]], of[mask[owner]])
 
-    time = np.append(segments["time"].to_numpy(np.float64), np.nan)  # of no row: unknown
-    first = pd.Series(owner[sent[owner]], of[sent[owner]]).groupby(level=0).min()
     arrived = known & ~ways.lost & is_any(segments["event"], "recv")
     tried, dropped, came = map(last, (sent, ways.lost, arrived))
     whys = segments["why"].astype(object).to_numpy()
@@ -141,19 +136,55 @@ def retransmissions(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.Dat
     fate[came >= tried] = ARRIVED
     fate[dropped >= tried] = whys[dropped[dropped >= tried]]
     fate[tried < 0] = None
+    if is_any(ways.table["vantage"], "capture").any():
+        fate[_needless(segments, ways, again)] = ARRIVED
     table = segments.iloc[again][["time", "conn", "why"]].reset_index(drop=True)
     table.insert(2, "direction", ways.table["direction"].array[flow[again]])
+    time = np.append(segments["time"].to_numpy(np.float64), np.nan)  # of no row: unknown
+    first = pd.Series(owner[sent[owner]], of[sent[owner]]).groupby(level=0).min()
     table = table.assign(
         seq=start[again],
         end=end[again],
         first_sent=time[first.reindex(head).fillna(-1).to_numpy(np.int64)],
         last_sent=time[tried],
         fate=pd.Categorical(fate),
-        repaired=ways.when_acknowledged(segments, flow[again], end[again], again),
+        repaired=time[ways.acknowledged(segments, flow[again], end[again], again)],
     )
     table["delay"] = table["repaired"] - table["first_sent"]
     table.attrs = dict(segments.attrs)
     return table
+
+
+def _last(rows: Ints, of: Ints, told: Ints, about: Ints) -> Ints:
+    """For each of `rows`, the last of the rows `told` before it that is about the same; or -1."""
+    these = pd.DataFrame({"row": told, "of": about, "found": told})
+    joined = pd.merge_asof(
+        pd.DataFrame({"row": rows, "of": of}), these, "row", by="of", allow_exact_matches=False
+    )
+    return joined["found"].fillna(-1).to_numpy(np.int64)
+
+
+def _needless(segments: pd.DataFrame, ways: Flows, again: Ints) -> Bools:
+    """Which of the rows `again` of a capture repeat what had arrived, by what came back: it was
+    acknowledged already; or the first ACK for it echoes an older timestamp (RFC 3522); or it is the
+    last one that was sent before a D-SACK for it (RFC 2883).
+    """
+    start, end = positions(segments)
+    flow, start, end = ways.flow[again], start[again], end[again]
+    early, late = (ways.acknowledged(segments, flow, end, after) for after in (-1, again))
+    times = segments[["tsval", "tsecr"]].to_numpy(np.float64, na_value=np.nan)
+    age = (times[again, 0] - times[late, 1]) % 2**32
+    row, left, right, _, twice = blocks(segments[ways.answer])
+    row, left, right = np.flatnonzero(ways.answer)[row[twice]], left[twice], right[twice]
+    size = spans.width(start, left, right)
+    octets, head = np.unique(flow * size + start, return_inverse=True)
+    axis = (ways.flow[row] ^ 1) * size
+    owner, of = spans.covered(axis + left, axis + right, octets)
+    told = _last(row[owner], of, again, head)
+    known = (early >= 0) & (early < again)
+    known |= (late >= 0) & (age > 0) & (age < 2**31)
+    known |= np.isin(again, told)
+    return known
 
 
 def rto_of_rfc793(rtt: pd.Series) -> pd.Series:
