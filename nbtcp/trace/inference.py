@@ -26,6 +26,7 @@ from ..wire.seq import MODULUS
 from .log import NO_STATE, RECEIVED, SENT, ConnectionRecord, EventLog, place
 
 _MIN_RTO, _MAX_RTO = SECOND // 5, 60 * SECOND  # as in Config
+_MANY = 1000  # segments that one repeats at once; in a forged capture it may be all of them
 _PROBES = (Why.WINDOW_PROBE, Why.KEEPALIVE)
 _SYNS = {SYN: Why.SYN, SYN | ACK: Why.SYN_ACK}
 _OPENED = {SYN: "active", SYN | ACK: "passive"}
@@ -188,7 +189,7 @@ class Way:
         why = _SYNS.get(segment.flags & (SYN | ACK), Why.DATA if segment.data else Why.FIN)
         if start < self.nxt:
             low = bisect_right(spans, start, key=_end)
-            again = spans[low : bisect_left(spans, end, key=_start)]
+            again = spans[low : min(bisect_left(spans, end, key=_start), low + _MANY)]
             hole = end > self.una and not again  # that the capture shows
             if self._overtaken(segment, now, again):
                 why = Why.OUT_OF_ORDER if hole else Why.DUPLICATE

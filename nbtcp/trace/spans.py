@@ -14,6 +14,8 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
+MOST = 1 << 25  # overlaps that one may want to have listed; what a forged capture has is beyond it
+
 
 def width(*positions: Ints) -> int:
     """What each flow needs of an axis on which these positions of all flows lie."""
@@ -61,8 +63,10 @@ def covered(start: Ints, end: Ints, places: Ints) -> tuple[Ints, Ints]:
 
 
 def indices(low: Ints, high: Ints) -> tuple[Ints, Ints]:
-    """(owner, index): all of `range(low[i], high[i])`, each with its `i`."""
+    """(owner, index): all of `range(low[i], high[i])`, each with its `i`; ValueError: too many."""
     count = np.maximum(high - low, 0)
+    if (total := int(count.sum())) > MOST:
+        raise ValueError(f"too many overlaps of segments, {total}: no such table of this log")
     owner = np.repeat(np.arange(len(low)), count)
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(count) - count - low, count)
 
