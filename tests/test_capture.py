@@ -978,7 +978,7 @@ def test_overlaps_without_end_take_no_memory_without_end(
     assert first["unique_bytes"] == 2000 - 1 + 65_460
     monkeypatch.setattr("nbtcp.trace.spans.MOST", 1 << 20)
     for table in (found.retransmissions, found.summary):
-        with pytest.raises(ValueError, match="too many overlaps of segments, [12]"):
+        with pytest.raises(ValueError, match="too many overlaps of segments"):
             table()
 
 
