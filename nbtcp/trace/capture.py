@@ -24,7 +24,6 @@ from .inference import Tracker
 from .log import DROPPED, FIELDS, LAYOUTS, NO_SAMPLE, SENT, EventLog, Has, LogFileError, plain
 
 _APPLICATION = "nbtcp"
-_OPTIONS = {"tsval": Has.TIMESTAMPS, "tsecr": Has.TIMESTAMPS, "mss": Has.MSS, "wscale": Has.WSCALE}
 _WHYS = {why.label: why for why in Why}
 _ELSE = (pcap.NOT_IP, Why.NOT_TCP.label)  # what else there is on a network
 _LAST_TIME = 1 << 62  # ns; later ones are damage, and would not fit into a row
@@ -90,7 +89,8 @@ def _segment(row: Any, flow: bytes, blocks: tuple[tuple[int, int], ...]) -> Segm
     segment = Segment(flow, row.flags, row.raw_seq, row.raw_ack, row.raw_window, bytes(row.len))
     segment.sack_permitted = row.present & Has.SACK_PERMITTED != 0
     segment.sack = wrap_blocks(blocks, row.raw_ack - row.ack)
-    for name in ("urgent", "tos", *(name for name, bit in _OPTIONS.items() if row.present & bit)):
+    there = [name for name, bit in Has.OPTIONS.items() if row.present & bit]
+    for name in ("urgent", "tos", *there):
         setattr(segment, name, getattr(row, name))
     return segment
 

@@ -125,15 +125,16 @@ class View:
     @cached_property
     def tcb(self) -> pd.DataFrame:
         """Rows that hold the sender's variables; none when it is no host of ours."""
-        rows = self.segments
-        mine = (rows["conn"] == self.way.conn) & (rows["host"] == self.way.sender)
-        held: pd.DataFrame = rows[mine & rows["cwnd"].notna() & (rows["event"] != "drop")]
+        rows = self._of_sender(self.segments)
+        held: pd.DataFrame = rows[rows["cwnd"].notna() & (rows["event"] != "drop")]
         return held
 
     @cached_property
     def samples(self) -> pd.DataFrame:
         """The sender's RTT samples."""
-        rows = self.log.rtt()
+        return self._of_sender(self.log.rtt())
+
+    def _of_sender(self, rows: pd.DataFrame) -> pd.DataFrame:
         mine: pd.DataFrame = rows[
             (rows["conn"] == self.way.conn) & (rows["host"] == self.way.sender)
         ]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import NbtcpError
 from ..tcp.state import Cause, State
@@ -70,6 +70,7 @@ class Has:
 
     TIMESTAMPS, MSS, WSCALE, TCB, SACK_PERMITTED = 1, 2, 4, 8, 16
     SND = 32  # of the TCB only snd_una, snd_nxt and snd_wnd, as far as a capture shows them
+    OPTIONS: ClassVar = dict(tsval=TIMESTAMPS, tsecr=TIMESTAMPS, mss=MSS, wscale=WSCALE)
 
 
 class LogFileError(NbtcpError, ValueError):

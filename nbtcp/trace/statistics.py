@@ -55,10 +55,7 @@ DEFINITIONS = {
     "min_non-zero_owin": ("B", "the least of it above 0, after each segment with payload"),
     "avg_owin": ("B", "its mean over the segments"),
     "wavg_owin": ("B", "its mean over time"),
-    "initial_window_bytes": (
-        "B",
-        "of payload, repeated octets not counted, before the first ACK of payload",
-    ),
+    "initial_window_bytes": ("B", "of payload, each octet once, before the first ACK of payload"),
     "initial_window_pkts": ("segments", "with payload, as in initial_window_bytes"),
     "ttl_stream_length": ("B", "from SYN to FIN, without them"),
     "missed_data": ("B", "of the stream that no segment here had"),
