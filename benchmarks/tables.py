@@ -3,9 +3,9 @@
     python benchmarks/tables.py [--segments N] [--drawn N]
 
 Tables are made of a log with a million segments, and of the half of it that another program would
-have captured at the sender; pictures of one with a hundred thousand: data is
-lost, reordered, reported by SACK and sent again. Times are CPU seconds of this process, for a
-table when it is asked for the first time, for a picture until its PNG is there (its tables are).
+have captured at the sender; pictures of a log with a hundred thousand. Data is lost, reordered,
+reported by SACK and sent again. Times are CPU seconds of this process, for a table when it is asked
+for the first time, for a picture until its PNG is there (its tables are).
 Absolute figures are those of one machine on one day.
 """
 

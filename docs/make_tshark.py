@@ -433,7 +433,8 @@ That a retransmission was for nothing is told by what came back: a D-SACK, an AC
 older timestamp (RFC 3522), or an ACK that had passed before it.
 
 nbtcp tells what the network held up or copied from what was sent again by the timestamps option,
-and by the round-trip time. With neither, it has tshark's troubles.
+and by the round-trip time. With neither, it has tshark's troubles. A pure ACK that was captured on
+two interfaces counts as a duplicate ACK; fragments are left out and counted.
 """
 
 
