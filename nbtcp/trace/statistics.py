@@ -281,8 +281,7 @@ def _ranges(lines: SimpleNamespace) -> SimpleNamespace:
     born, acked  the lines that sent them first and that acknowledged them; -1: none did
     again, sent  how often any of them was sent again until then, and when for the last time
     newest       when any up to them was sent for the last time, before they were acknowledged
-    waits        for each time that a range was sent again: since when it had been underway
-    resent       the lines of `waits`
+    waits        for each time that a range was sent again (lines `resent`): how long after the last
     """
     flow, new = lines.each.flow, lines.end > lines.old_top
     fills = lines.unseen == lines.end - lines.start
@@ -320,14 +319,8 @@ def _ranges(lines: SimpleNamespace) -> SimpleNamespace:
     np.maximum.at(newest, place[same], lines.time[late[same]])
     newest = np.asarray(pd.Series(newest).groupby(flow[born]).cummax(), np.float64)
     return SimpleNamespace(
-        **{
-            "each": Each(flow[born], lines.each.n),
-            "start": start,
-            "end": end,
-            "born": born,
-            "acked": acked,
-            "sent": sent,
-        },
+        **{"each": Each(flow[born], lines.each.n), "start": start, "end": end},
+        **{"born": born, "acked": acked, "sent": sent},
         **{"again": np.bincount(of, minlength=len(born)), "newest": newest},
         **{"waits": time - since, "resent": line},
     )
