@@ -29,7 +29,7 @@ from nbtcp.links.path import Pipe
 from nbtcp.links.sim import WireEnd
 from nbtcp.runtime.host import Host
 from nbtcp.runtime.loop import SECOND, Loop, VirtualClock
-from nbtcp.trace.metrics import flows, positions, resent
+from nbtcp.trace.metrics import flows, payload, positions, resent
 
 PAGE = Path(__file__).resolve().parent / "tshark.md"
 CLIENT, SERVER, PORT = "10.0.0.1", "10.0.0.2", 80
@@ -220,9 +220,7 @@ class Truth:
 
     def window_full(self) -> Bools:
         """It has data, up to the end of the window that its sender knew."""
-        rows = self._rows.iloc[self.origin]
-        edge = (rows["snd_una"] + rows["snd_wnd"]).to_numpy()
-        return np.array((rows["len"] > 0) & (self._end[self.origin] == edge))
+        return full(self._rows.iloc[self.origin])
 
     def zero_window(self) -> Bools:
         """It advertises a window of 0."""
@@ -288,6 +286,12 @@ class Truth:
         return np.array([choose(first[way][at:end], default=NEVER) for way, at, end in spans])
 
 
+def full(rows: pd.DataFrame) -> Bools:
+    """Per segment: it has data, up to SND.UNA + SND.WND."""
+    edge = (rows["snd_una"] + rows["snd_wnd"]).fillna(-1).to_numpy(np.int64)
+    return np.array((rows["len"] > 0) & (payload(rows)[1] == edge))
+
+
 def _origins(rows: pd.DataFrame) -> Ints:
     """Per row: which row has the sending of this segment. Copies made by the path have the same."""
     origins, waiting, last = np.arange(len(rows)), defaultdict(list), {}
@@ -338,20 +342,34 @@ def by_nbtcp(capture: Path) -> dict[str, Bools]:
     log = read_capture(capture)
     rows = log.segments
     why, flags = rows["why"].astype(str), rows["flags"].astype(str)
-    again = resent(rows, flows(rows, log.connections)) & ~why.isin(["window-probe", "keepalive"])
+    again = resent(rows, flows(rows, log.connections))
+    in_vain = np.zeros(len(rows), bool)
+    in_vain[again] = log.retransmissions()["fate"] == "arrived"
+    again &= ~why.isin(["window-probe", "keepalive"])
     said = {
         "retransmission": again,
         "fast_retransmission": again & why.isin(TOLD_BY_ACKS),
         "timeout": again & why.isin(BY_A_TIMER),
+        "spurious_retransmission": again & in_vain,
         "out_of_order": why == "out-of-order",
         "duplicate_ack": why == "duplicate-ack",
         "window_update": why == "window-update",
+        "window_full": full(rows),
         "zero_window": (rows["window"] == 0) & ~flags.str.contains("[SFR]"),
         "zero_window_probe": why == "window-probe",
+        "zero_window_probe_ack": answers(rows, "window-probe"),
         "keep_alive": why == "keepalive",
+        "keep_alive_ack": answers(rows, "keepalive"),
         "reused_ports": (rows["conn"] > 1) & (flags == "S"),
     }
     return {flag: np.asarray(found) for flag, found in said.items()}
+
+
+def answers(rows: pd.DataFrame, reason: str) -> Bools:
+    """Per segment: the first that its sender sent after one that was sent to it for `reason`."""
+    turn = rows["host"].astype(str) != rows["host"].astype(str).groupby(rows["conn"]).shift()
+    asked = (rows["why"] == reason).groupby(rows["conn"]).shift(fill_value=False)
+    return np.array(turn & asked)
 
 
 # --- the page ---
@@ -404,12 +422,19 @@ TOP, HEADING = f"| flag | {_COLUMNS}", f"| scenario | {_COLUMNS}"
 TAIL = """## Not here
 
 `tfo_syn`, `tfo_ack`, `tfo_ignored`: nbtcp has no TCP Fast Open. A dash in nbtcp's columns: it does
-not infer which retransmissions were for nothing, what the capture lacks (it counts the octets in
-`log.meta["problems"]`), full windows, and what answers a probe. Nor does it say why something was
-sent again that, at the receiver, had been acknowledged already.
+not infer what the capture lacks (it counts the octets in `log.meta["problems"]`). Nor does it say
+why something was sent again that, at the receiver, had been acknowledged already.
+
+What nbtcp says stands in the column `why` of `log.segments`, but for these: retransmissions for
+nothing have the `fate` "arrived" in `log.retransmissions()`; a window is full where payload ends at
+`snd_una + snd_wnd`; what answers a probe is the next segment of the other end.
+
+That a retransmission was for nothing is told by what came back: a D-SACK, an ACK that echoes an
+older timestamp (RFC 3522), or an ACK that had passed before it.
 
 nbtcp tells what the network held up or copied from what was sent again by the timestamps option,
-and by the round-trip time. With neither, it has tshark's troubles.
+and by the round-trip time. With neither, it has tshark's troubles. A pure ACK that was captured on
+two interfaces counts as a duplicate ACK; fragments are left out and counted.
 """
 
 

@@ -443,6 +443,58 @@ def test_a_hole_filled_sooner_than_an_ack_could_ask_for_it_is_reordering(tmp_pat
     assert found.iloc[-1] == "fast-retransmit"
 
 
+def fates(path: File, packets: list[bytes]) -> list[object]:
+    """Of what was sent again; the last two packets come much later than the others."""
+    late = [400] * 2
+    table = read_capture(pcap(path, packets, [10 * i for i in range(len(packets) - 2)] + late))
+    return table.retransmissions()["fate"].astype(object).fillna("").tolist()
+
+
+@pytest.mark.parametrize(
+    ("answer", "fate"),
+    [
+        ({"tsval": 9, "tsecr": 2}, "arrived"),  # RFC 3522: the first transmission's timestamp
+        ({"tsval": 9, "tsecr": 30}, ""),  # that of the second one: it filled the hole
+        ({"sack": ((101, 201),)}, "arrived"),  # RFC 2883: it came twice
+        ({"sack": ((301, 401),)}, ""),  # a later one is here, which tells nothing of this one
+        ({}, ""),
+    ],
+)
+def test_a_retransmission_for_nothing_is_told_by_what_comes_back(
+    tmp_path: File, answer: dict[str, object], fate: str
+) -> None:
+    stamps = {"tsecr": 0} if "tsval" in answer else {}
+    first, second = ({"tsval": at, **stamps} if stamps else {} for at in (2, 30))
+    packets = [*handshake(), packet(CLIENT, ACK, 101, 501, 100, **first)]
+    packets += [
+        packet(CLIENT, ACK, 101, 501, 100, **second),
+        packet(SERVER, ACK, 501, 201, **answer),
+    ]
+    assert fates(tmp_path / "a.pcap", packets) == [fate]
+
+
+def test_what_is_sent_again_when_it_was_acknowledged_was_sent_for_nothing(tmp_path: File) -> None:
+    data = packet(CLIENT, ACK, 101, 501, 100)
+    packets = [
+        *handshake(),
+        data,
+        packet(SERVER, ACK, 501, 201),
+        data,
+        packet(SERVER, ACK, 501, 201),
+    ]
+    assert fates(tmp_path / "a.pcap", packets) == ["arrived"]
+
+
+def test_a_capture_has_the_window_that_its_sender_knew(tmp_path: File) -> None:
+    packets = [*handshake(), packet(SERVER, ACK, 501, 101, window=150)]
+    packets += [packet(CLIENT, ACK, 101, 501, 100), packet(CLIENT, ACK, 201, 501, 50)]
+    rows = read_capture(pcap(tmp_path / "a.pcap", packets)).segments.iloc[4:]
+    assert rows["snd_una"].tolist() == [1, 1] and rows["snd_nxt"].tolist() == [101, 151]
+    edge = rows["snd_una"] + rows["snd_wnd"]
+    assert (edge - rows["seq"] - rows["len"]).tolist() == [50, 0], "the second one fills it"
+    assert rows["cwnd"].isna().all()
+
+
 # --- captures of others: connections ---
 
 
@@ -585,6 +637,24 @@ def vlans(ip: bytes) -> bytes:
     return bytes(Ether() / Dot1AD(vlan=5) / Dot1Q(vlan=9, type=0x800) / ip)
 
 
+@link("PPPoE in VLAN", 1)
+def pppoe(ip: bytes) -> bytes:
+    from scapy.layers.l2 import Dot1Q, Ether
+    from scapy.layers.ppp import PPP, PPPoE
+
+    return bytes(Ether() / Dot1Q(vlan=5) / PPPoE(sessionid=7) / PPP(proto=0x21) / ip)
+
+
+@link("PPP", 9)
+def ppp(ip: bytes) -> bytes:
+    return b"\0\x21" + ip
+
+
+@link("PPP as in HDLC", 50)
+def hdlc(ip: bytes) -> bytes:
+    return b"\xff\x03\0\x21" + ip
+
+
 @link("Linux cooked", 113)
 def cooked(ip: bytes) -> bytes:
     from scapy.layers.l2 import CookedLinux
@@ -630,7 +700,12 @@ def of_six(wrap: Callable[[bytes], bytes]) -> bytes:
     flow = pack_flow(("fd00::1", 1001), ("fd00::2", 80))
     packet = build(Segment(flow, ACK, 1, 1, 8000, bytes(99)))
     head = wrap(packet).partition(packet)[0]
-    turns = {b"\x08\0": b"\x86\xdd", b"\2\0\0\0": b"\x1e\0\0\0", b"\0\0\0\2": b"\0\0\0\x1e"}
+    turns = {
+        b"\x08\0": b"\x86\xdd",
+        b"\0\x21": b"\0\x57",
+        b"\2\0\0\0": b"\x1e\0\0\0",
+        b"\0\0\0\2": b"\0\0\0\x1e",
+    }
     for old, new in turns.items():
         head = head.replace(old, new)
     return head + packet
@@ -794,6 +869,23 @@ def test_a_compressed_file(tmp_path: File) -> None:
     same_segments(read_capture(packed), read_capture(made))
     packed.write_bytes(packed.read_bytes()[:-12])
     assert "compressed" in read_capture(packed).meta["problems"][0]
+    parts = made.read_bytes()[:90], made.read_bytes()[90:]  # as several programs write them
+    packed.write_bytes(b"".join(map(gzip.compress, parts)))
+    same_segments(read_capture(packed), read_capture(made))
+    packed.write_bytes(gzip.compress(made.read_bytes())[:-8] + bytes(8))
+    damaged = read_capture(packed)
+    assert len(damaged.segments) == 3 and "damaged (CRC" in damaged.meta["problems"][0]
+
+
+def test_a_compressed_file_is_not_unpacked_without_end(
+    tmp_path: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nbtcp.trace.pcap.UNZIPPED", 1 << 20)
+    packed = pcap(tmp_path / "a.pcap.gz", [packet(CLIENT, ACK, 1, 1, 60_000)] * 40)
+    packed.write_bytes(gzip.compress(packed.read_bytes()))
+    found = read_capture(packed)
+    assert 0 < len(found.segments) < 40
+    assert found.meta["problems"][0] == "too large to be unpacked whole"
 
 
 def test_times_that_go_backwards_are_sorted_and_said(tmp_path: File) -> None:
@@ -871,6 +963,25 @@ def test_a_missing_file_is_an_os_error(tmp_path: File) -> None:
         read_capture(tmp_path)
 
 
+def test_overlaps_without_end_take_no_memory_without_end(
+    tmp_path: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each says that it is 65 kB long, and lies an octet further than the one before."""
+    whole = bytearray(packet(CLIENT, ACK, 101, 501))
+    whole[2:4] = (65_500).to_bytes(2, "big")
+    packets = []
+    for at in range(2000):
+        whole[24:28] = (101 + at).to_bytes(4, "big")
+        packets.append(bytes(whole))
+    found = read_capture(pcap(tmp_path / "a.pcap", packets))
+    first = found.directions().iloc[0]
+    assert first["unique_bytes"] == 2000 - 1 + 65_460
+    monkeypatch.setattr("nbtcp.trace.spans.MOST", 1 << 20)
+    for table in (found.retransmissions, found.summary):
+        with pytest.raises(ValueError, match="too many overlaps of segments"):
+            table()
+
+
 # --- pcapng that others write ---
 
 
@@ -910,6 +1021,39 @@ def test_pcapng_of_other_kinds(tmp_path: File) -> None:
     assert found.meta["problems"] == []
     assert found.segments["len"].tolist() == [0, 0, 0, 33]
     assert found.segments["time"].tolist() == [0, 0, 2.5, 3.5]
+
+
+@pytest.mark.parametrize("offset", [-(2**63), -1_800_000_000, 2**63 - 1])
+def test_times_that_cannot_be_are_said(tmp_path: File, offset: int) -> None:
+    path = tmp_path / "a.pcapng"
+    at = interface(options=struct.pack("<HHq", 14, 8, offset))
+    path.write_bytes(section() + at + enhanced(handshake()[0], 1_700_000_000_000_000))
+    found = read_capture(path)
+    assert found.segments["time"].tolist() == [0]
+    said = "1 times are before 1970 or after 2116: taken for these"
+    assert found.meta["problems"] == [said]
+
+
+@pytest.mark.parametrize(
+    ("application", "comment", "meta"),
+    [
+        ("nbtcp 1", {"seed": 1}, {"seed": 1}),
+        ("dumpcap", {"seed": 1}, {}),  # whatever it means there
+        *(("nbtcp 1", {"problems": it}, {}) for it in (3, None, {})),
+    ],
+)
+def test_what_a_section_says_of_itself(
+    tmp_path: File, application: str, comment: object, meta: dict[str, object]
+) -> None:
+    texts = {1: json.dumps(comment).encode(), 4: application.encode()}
+    options = [struct.pack("<HH", kind, len(text)) + text for kind, text in texts.items()]
+    body = struct.pack("<LHHq", 0x1A2B3C4D, 1, 0, -1)
+    body += b"".join(each + bytes(-len(each) % 4) for each in options)
+    path = tmp_path / "a.pcapng"
+    path.write_bytes(block(0x0A0D0D0A, body) + interface() + enhanced(handshake()[0], 1))
+    found = read_capture(path).meta
+    assert found.pop("problems") == []
+    assert {name: found[name] for name in set(found) - {"inferred", "capture"}} == meta
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nbtcp.trace.metrics import DIRECTIONS, RTT_COLUMNS, directions, first_seen, flows, resent
+from nbtcp.trace.metrics import flows, resent
+from nbtcp.trace.spans import first_seen
+from nbtcp.trace.tables import DIRECTIONS, RTT_COLUMNS, directions
 
 A, B = "10.0.0.2", "10.0.0.1"  # the host that opens the connection, its peer
 CATEGORIES = ["host", "event", "why", "state", "flags"]
@@ -274,7 +276,7 @@ def test_flows_of_a_capture_without_arrivals_take_acks_where_they_were_sent():
 def test_first_seen_matches_counting_one_by_one():
     random = np.random.default_rng(1)
     for _ in range(50):
-        flow = random.integers(0, 3, 20)
+        flow, every = random.integers(0, 3, 20), np.ones(20, bool)
         start = random.integers(-5, 40, 20)
         end = start + random.integers(0, 12, 20)
         seen, expected = set(), []
@@ -282,7 +284,7 @@ def test_first_seen_matches_counting_one_by_one():
             span = {(way, position) for position in range(low, high)}
             expected.append(len(span - seen))
             seen |= span
-        assert first_seen(flow, start, end).tolist() == expected
+        assert first_seen(flow, start, end, every).tolist() == expected
 
 
 def test_resent_tells_a_segment_that_is_new_only_in_part():

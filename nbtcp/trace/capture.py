@@ -24,7 +24,6 @@ from .inference import Tracker
 from .log import DROPPED, FIELDS, LAYOUTS, NO_SAMPLE, SENT, EventLog, Has, LogFileError, plain
 
 _APPLICATION = "nbtcp"
-_OPTIONS = {"tsval": Has.TIMESTAMPS, "tsecr": Has.TIMESTAMPS, "mss": Has.MSS, "wscale": Has.WSCALE}
 _WHYS = {why.label: why for why in Why}
 _ELSE = (pcap.NOT_IP, Why.NOT_TCP.label)  # what else there is on a network
 _LAST_TIME = 1 << 62  # ns; later ones are damage, and would not fit into a row
@@ -90,7 +89,8 @@ def _segment(row: Any, flow: bytes, blocks: tuple[tuple[int, int], ...]) -> Segm
     segment = Segment(flow, row.flags, row.raw_seq, row.raw_ack, row.raw_window, bytes(row.len))
     segment.sack_permitted = row.present & Has.SACK_PERMITTED != 0
     segment.sack = wrap_blocks(blocks, row.raw_ack - row.ack)
-    for name in ("urgent", "tos", *(name for name, bit in _OPTIONS.items() if row.present & bit)):
+    there = [name for name, bit in Has.OPTIONS.items() if row.present & bit]
+    for name in ("urgent", "tos", *there):
         setattr(segment, name, getattr(row, name))
     return segment
 
@@ -134,18 +134,21 @@ def read_capture(path: str | Path) -> EventLog:
     except LogFileError as problem:
         raise LogFileError(f"{path} is no capture: {problem}") from None
     backwards = sum(later[0] < earlier[0] for earlier, later in pairwise(found))
+    odd = sum(not 0 <= time <= _LAST_TIME for time, _, _ in found)
     log = EventLog()
     with suppress(ValueError, TypeError, RecursionError):  # of a run, when nbtcp wrote the file
-        log = EventLog(**json.loads(reader.comment))
+        log = EventLog(**json.loads(reader.comment if _is_ours(reader) else ""))
+    known = log.meta.get("problems", [])  # of a capture that nbtcp wrote anew
     tracker = Tracker(log)
-    for sighting in sorted(found, key=lambda each: each[0]):
-        tracker.take(*sighting)
+    for time, segment, outbound in sorted(found, key=lambda each: each[0]):
+        tracker.take(min(max(time, 0), _LAST_TIME), segment, outbound)
     log.hosts += tracker.hosts
     twice = sum(segment.why is Why.DUPLICATE and way is None for _, segment, way in found)
     problems = {
-        **dict.fromkeys(log.meta.get("problems", []), True),  # of a capture that nbtcp wrote anew
+        **dict.fromkeys(map(str, known if isinstance(known, list) else []), True),
         reader.damage: reader.damage != "",
         **{f"{n} packets left out: {what}": what not in _ELSE for what, n in left_out.items()},
+        f"{odd} times are before 1970 or after 2116: taken for these": odd > 0,
         f"times go backwards at {backwards} packets: sorted by time": backwards > 0,
         f"{twice} segments seen twice: copied, or captured at two places": twice > 0,
         f"{tracker.missed} octets were acknowledged but not captured": tracker.missed > 0,
@@ -176,8 +179,13 @@ def _sightings(reader: pcap.CaptureReader) -> tuple[list[_Sighting], Counter[str
             cut = problem.why is Why.MALFORMED and len(frame.data) < frame.length
             left_out[pcap.CUT if cut else problem.why.label] += 1
         else:
-            outbound = frame.outbound if reader.application.startswith(_APPLICATION) else None
+            outbound = frame.outbound if _is_ours(reader) else None
             if outbound is not None:
                 segment.why = _WHYS.get(frame.comment.partition(";")[0], Why.NO_CONNECTION)
-            found.append((min(max(frame.time, 0), _LAST_TIME), segment, outbound))
+            found.append((frame.time, segment, outbound))
     return found, left_out
+
+
+def _is_ours(reader: pcap.CaptureReader) -> bool:
+    """nbtcp wrote the section that is being read."""
+    return reader.application.startswith(_APPLICATION)

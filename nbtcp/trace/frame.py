@@ -28,7 +28,11 @@ INFINITE = 1 << 62  # ssthresh before the first loss
 SECOND = 1e9
 ECN = {0: "Not-ECT", 1: "ECT(1)", 2: "ECT(0)", 3: "CE"}  # RFC 3168 5
 
-TCB_COLUMNS = "snd_una snd_nxt snd_wnd rcv_nxt rcv_wnd cwnd inflight".split()
+NULLABLE = {  # integers that may be missing, and the bits of which one tells that they are there
+    **dict.fromkeys(["snd_una", "snd_nxt", "snd_wnd"], Has.TCB | Has.SND),
+    **dict.fromkeys(["rcv_nxt", "rcv_wnd", "cwnd", "inflight"], Has.TCB),
+    **Has.OPTIONS,
+}
 SEGMENT_COLUMNS = (
     "time host conn event why state flags seq ack raw_seq raw_ack len window sack tsval tsecr "
     "mss wscale snd_una snd_nxt snd_wnd rcv_nxt rcv_wnd cwnd ssthresh inflight srtt rttvar rto "
@@ -41,39 +45,32 @@ def segments(log: "EventLog") -> pd.DataFrame:
 
     `seq` and `ack` are positions (0 is the SYN, no wrapping), `raw_seq` and `raw_ack` the numbers
     on the wire; `window` is scaled. The columns from `snd_una` on are the TCB of `host` at that
-    moment, missing where the host is not ours. With `Config(offload=True)` a row is what one packet
+    moment, missing where the host is not ours; of a sender in a capture `snd_una`, `snd_nxt` and
+    `snd_wnd` are what had passed there. With `Config(offload=True)` a row is what one packet
     holds: several segments when `len` is more than an MSS.
     """
     rows = _rows(log, "segments")
     present = rows["present"]
     has_tcb = (present & Has.TCB) != 0
+    measured = has_tcb & (rows["srtt"] != NO_SAMPLE)
+    times = {"srtt": measured, "rttvar": measured, "rto": has_tcb}
+    losing = has_tcb & (rows["ssthresh"] < INFINITE)
     columns: dict[str, Any] = {
         "time": _seconds(log, rows["time"]),
         "host": _hosts(log, rows["host"]),
-        "conn": rows["conn"].astype(np.int64),
         "event": _labels(rows["event"], SEGMENT_EVENTS),
         "why": _labels(rows["why"], WHY_LABELS),
         "state": _labels(rows["state"], dict(enumerate(STATES))),
         "flags": _labels(rows["flags"], {f: format_flags(f) for f in np.unique(rows["flags"])}),
         "sack": _sack(log, len(rows)),
-        "ssthresh": np.where(
-            has_tcb & (rows["ssthresh"] < INFINITE), rows["ssthresh"].astype(float), np.nan
-        ),
+        "ssthresh": np.where(losing, rows["ssthresh"].astype(float), np.nan),
+        "sack_permitted": (present & Has.SACK_PERMITTED) != 0,
+        "ecn": _labels(rows["tos"] & 3, ECN),
+        **{name: rows[name].astype(np.int64) for name in ("conn", "seq", "ack", "len", "window")},
+        **{name: rows[name].copy() for name in ("raw_seq", "raw_ack", "urgent")},
+        **{name: _nullable(rows[name], (present & bit) != 0) for name, bit in NULLABLE.items()},
+        **{name: np.where(has, rows[name] / SECOND, np.nan) for name, has in times.items()},
     }
-    for name in ("seq", "ack", "len", "window"):
-        columns[name] = rows[name].astype(np.int64)
-    columns["sack_permitted"] = (present & Has.SACK_PERMITTED) != 0
-    columns["urgent"] = rows["urgent"].copy()
-    columns["ecn"] = _labels(rows["tos"] & 3, ECN)
-    columns["raw_seq"], columns["raw_ack"] = rows["raw_seq"].copy(), rows["raw_ack"].copy()
-    for name in TCB_COLUMNS:
-        columns[name] = _nullable(rows[name], has_tcb)
-    options = {"tsval": Has.TIMESTAMPS, "tsecr": Has.TIMESTAMPS, "mss": Has.MSS}
-    for name, bit in {**options, "wscale": Has.WSCALE}.items():
-        columns[name] = _nullable(rows[name], (present & bit) != 0)
-    measured = has_tcb & (rows["srtt"] != NO_SAMPLE)
-    for name, known in (("srtt", measured), ("rttvar", measured), ("rto", has_tcb)):
-        columns[name] = np.where(known, rows[name] / SECOND, np.nan)
     return _finish(log, {name: columns[name] for name in SEGMENT_COLUMNS})
 
 

@@ -26,6 +26,7 @@ from ..wire.seq import MODULUS
 from .log import NO_STATE, RECEIVED, SENT, ConnectionRecord, EventLog, place
 
 _MIN_RTO, _MAX_RTO = SECOND // 5, 60 * SECOND  # as in Config
+_MANY = 1000  # segments that one repeats at once; in a forged capture it may be all of them
 _PROBES = (Why.WINDOW_PROBE, Why.KEEPALIVE)
 _SYNS = {SYN: Why.SYN, SYN | ACK: Why.SYN_ACK}
 _OPENED = {SYN: "active", SYN | ACK: "passive"}
@@ -69,7 +70,9 @@ class Tracker:
         if segment.why is Why.NO_CONNECTION:  # the capture did not say
             segment.why = inferred
         event, host = (SENT, record.host) if sent else (RECEIVED, opposite.log_entry.host)
-        self._log.add(event, host, record.number, NO_STATE, (), segment, now)
+        told = sent and opposite.last.raw_window >= 0
+        snd = (way.una, way.nxt, opposite.last.window) if told else ()
+        self._log.add(event, host, record.number, NO_STATE, snd, segment, now)
         way.note_end(flags, now)
 
     def _open(self, segment: Segment, place_seen: bytes) -> "Way":
@@ -102,7 +105,7 @@ class Way:
         self.initial: int | None = None
         self.wscale = -1  # of its SYN
         self.nxt = self.una = 0
-        self.last = Segment(flow, 0, 0, 0, -1, ack=-1)  # of this way
+        self.last = Segment(flow, 0, 0, 0, -1, ack=-1)  # of this way; a window of -1: none yet
         self.answers: Why | None = None  # what came from the other end since
         self.newest: int | None = None  # the timestamp of the segment that ends at `nxt`
         self.spans: list[Span] = []  # in flight, in order of sequence
@@ -186,7 +189,7 @@ class Way:
         why = _SYNS.get(segment.flags & (SYN | ACK), Why.DATA if segment.data else Why.FIN)
         if start < self.nxt:
             low = bisect_right(spans, start, key=_end)
-            again = spans[low : bisect_left(spans, end, key=_start)]
+            again = spans[low : min(bisect_left(spans, end, key=_start), low + _MANY)]
             hole = end > self.una and not again  # that the capture shows
             if self._overtaken(segment, now, again):
                 why = Why.OUT_OF_ORDER if hole else Why.DUPLICATE

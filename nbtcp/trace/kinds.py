@@ -15,7 +15,7 @@ import pandas as pd
 
 from . import tables
 from .glyphs import CAUSES, GLYPHS, glyph_of
-from .metrics import Bools, Flows, has_flag, payload, resent
+from .metrics import Bools, Flows, blocks, has_flag, payload, resent
 
 if TYPE_CHECKING:
     from .plot import Log
@@ -129,15 +129,16 @@ class View:
     @cached_property
     def tcb(self) -> pd.DataFrame:
         """Rows that hold the sender's variables; none when it is no host of ours."""
-        rows = self.segments
-        mine = (rows["conn"] == self.way.conn) & (rows["host"] == self.way.sender)
-        held: pd.DataFrame = rows[mine & rows["cwnd"].notna() & (rows["event"] != "drop")]
+        rows = self._of_sender(self.segments)
+        held: pd.DataFrame = rows[rows["cwnd"].notna() & (rows["event"] != "drop")]
         return held
 
     @cached_property
     def samples(self) -> pd.DataFrame:
         """The sender's RTT samples."""
-        rows = _bare(self.log.rtt())
+        return self._of_sender(_bare(self.log.rtt()))
+
+    def _of_sender(self, rows: pd.DataFrame) -> pd.DataFrame:
         mine: pd.DataFrame = rows[
             (rows["conn"] == self.way.conn) & (rows["host"] == self.way.sender)
         ]
@@ -261,25 +262,9 @@ def _heard(rows: pd.DataFrame) -> Iterator[Piece]:
     yield piece("third-duplicate", time[duplicate][third], ack[duplicate][third])
     yield piece("zero-window", time[zero], ack[zero])
     yield piece("ece", time[echo], ack[echo])
-    yield from _selective(time, rows["sack"], ack)
-
-
-def _selective(time: Numbers, sack: pd.Series, ack: Numbers) -> Iterator[Piece]:
-    """Glyphs of SACK blocks: the first has the news (RFC 2018 4), which a D-SACK is when it lies
-    below the ACK or within the second (RFC 2883 4).
-    """
-    row, left, right = _blocks(sack)
-    first = np.diff(row, prepend=-1) > 0
-    inside = np.append(~first[1:] & (left[1:] <= left[:-1]) & (right[:-1] <= right[1:]), False)
-    twice = first & ((right <= ack[row]) | inside[: len(row)])
+    row, left, right, first, twice = blocks(rows)
     for glyph, mask in (("sack", first & ~twice), ("sack-again", ~first), ("d-sack", twice)):
         yield piece(glyph, time[row[mask]], left[mask], right[mask])
-
-
-def _blocks(sack: pd.Series) -> Numbers:
-    """Of each block: which of the rows has it, where it begins and ends."""
-    blocks = [(row, *block) for row, told in enumerate(sack) for block in told]
-    return np.array(blocks, np.int64).reshape(-1, 3).T
 
 
 def _unheard(rows: pd.DataFrame) -> Piece:
@@ -403,7 +388,7 @@ def scoreboard(view: View) -> Iterator[Piece]:
     highest = np.maximum.accumulate(view.answers["ack"].to_numpy(np.int64))
     acked = np.append(heard, np.inf)[np.searchsorted(highest, end)]
     sacked, following = np.full((2, len(time)), np.inf)
-    row, left, right = _blocks(view.answers["sack"])
+    row, left, right, *_ = blocks(view.answers)
     low, high = np.searchsorted(start, left), np.searchsorted(start, right)
     for block in reversed(range(len(row))):  # from the last one, so that the first one stays
         inside = slice(low[block], high[block])

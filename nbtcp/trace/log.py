@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import NbtcpError
 from ..tcp.state import Cause, State
@@ -69,6 +69,8 @@ class Has:
     """Bits of `present`: what a segment or its row has, and is not just 0."""
 
     TIMESTAMPS, MSS, WSCALE, TCB, SACK_PERMITTED = 1, 2, 4, 8, 16
+    SND = 32  # of the TCB only snd_una, snd_nxt and snd_wnd, as far as a capture shows them
+    OPTIONS: ClassVar = dict(tsval=TIMESTAMPS, tsecr=TIMESTAMPS, mss=MSS, wscale=WSCALE)
 
 
 class LogFileError(NbtcpError, ValueError):
@@ -294,7 +296,7 @@ class EventLog:
         """Each connection and direction in a row, with the usual statistics; units in
         `.attrs["units"]`.
         """
-        from .metrics import directions
+        from .tables import directions
 
         return directions(self.segments, self.rtt(), self.connections)
 
@@ -369,8 +371,9 @@ class EventLog:
         segment: Segment,
         now: int,
     ) -> None:
-        """Pack one row of `segments`."""
-        present = Has.TCB if tcb_columns else 0
+        """Pack one row of `segments`; of the TCB there is all, the first three columns, or none."""
+        known = len(tcb_columns)
+        present = Has.TCB if known > 3 else Has.SND if known else 0
         if segment.tsval is not None:
             present |= Has.TIMESTAMPS
         if segment.mss is not None:
@@ -393,7 +396,8 @@ class EventLog:
             segment.window,
             segment.tsval or 0,
             segment.tsecr or 0,
-            *(tcb_columns or _NO_TCB),
+            *tcb_columns,
+            *_NO_TCB[known:],
             segment.mss or 0,
             host,
             event,

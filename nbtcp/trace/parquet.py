@@ -19,6 +19,7 @@ from .log import EventLog, LogFileError
 
 VERSION = 4  # of `bytes(log)`: another when FIELDS change
 _KEY = b"nbtcp"
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, RecursionError, lzma.LZMAError)
 _SACK = pa.list_(pa.list_(pa.int64()))
 
 
@@ -46,6 +47,6 @@ def load(path: Path) -> EventLog:
         if saved["version"] != VERSION:
             raise ValueError(f"it is of version {saved['version']}, and this nbtcp reads {VERSION}")
         return EventLog.from_bytes(lzma.decompress(base64.b64decode(saved["log"])))
-    except (pa.ArrowException, lzma.LZMAError, OSError, ValueError, KeyError, TypeError) as problem:
+    except (pa.ArrowException, *_DAMAGE) as problem:
         reason = " ".join(str(problem).split())
         raise LogFileError(f"{path} is no log saved by nbtcp, or damaged: {reason}") from None

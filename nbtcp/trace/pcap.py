@@ -6,14 +6,17 @@ was cut off from a whole one by a message on stderr only, takes a snaplen of 0 f
 knows neither the time offset of an interface nor that a second section has interfaces of its own.
 """
 
+import gzip
 import zlib
 from collections.abc import Iterable, Iterator
+from io import BytesIO
 from struct import Struct, error, pack, unpack_from
 from typing import NamedTuple
 
 from .log import LogFileError
 
 SECOND = 1_000_000_000
+UNZIPPED = 1 << 31  # octets that a compressed file may hold
 LARGEST = 1 << 18  # octets of a packet; a length above that is damage (libpcap's MAXIMUM_SNAPLEN)
 
 _PCAP = {  # magic number: (byte order, ns in a unit of its fractions of a second)
@@ -28,15 +31,18 @@ _SECTION, _INTERFACE, _OLD_PACKET, _SIMPLE_PACKET, _PACKET = 0x0A0D0D0A, 1, 2, 3
 _COMMENT, _NAME, _FLAGS, _APPLICATION, _RESOLUTION, _OFFSET = 1, 2, 2, 4, 9, 14
 
 RAW_IP = 101
-# The link layers people have: BSD loopback, Ethernet, raw IP (by four numbers), OpenBSD loopback,
-# Linux cooked, IPv4, IPv6, Linux cooked v2. Octets before the packet, and where its type stands.
+# The link layers people have: BSD loopback, Ethernet, PPP (by two numbers), raw IP (by four),
+# OpenBSD loopback, Linux cooked, IPv4, IPv6, Linux cooked v2. Octets before the packet, and where
+# its type stands.
 _LINKS = {
-    **{0: (4, None), 1: (14, 12), 108: (4, None), 113: (16, 14), 276: (20, 0)},
+    **{0: (4, None), 1: (14, 12), 9: (2, 0), 50: (2, 0)},
+    **{108: (4, None), 113: (16, 14), 276: (20, 0)},
     **dict.fromkeys((12, 14, RAW_IP, 228, 229), (0, None)),
 }
-_IP = (b"\x08\x00", b"\x86\xdd")
+_IP = (b"\x08\x00", b"\x86\xdd", b"\x00\x21", b"\x00\x57")  # the last two are PPP's
 NOT_IP, CUT = "not IP", "captured too short"  # what NotIP says, and "link type 105"
-_VLAN = (b"\x81\x00", b"\x88\xa8", b"\x91\x00")
+# VLAN tags and PPPoE, between a type and the next: their octets, that next one included.
+_INSIDE = {b"\x81\x00": 4, b"\x88\xa8": 4, b"\x91\x00": 4, b"\x88\x64": 8}
 
 
 class Frame(NamedTuple):
@@ -59,10 +65,12 @@ def ip_packet(link: int, frame: bytes) -> bytes:
     if link not in _LINKS:
         raise NotIP(f"link type {link}")
     at, where = _LINKS[link]
+    if link in (9, 50):  # RFC 1662 3.1: address and control may be left out
+        frame = frame.removeprefix(b"\xff\x03")
     kind = _IP[0] if where is None else frame[where : where + 2]
-    while kind in _VLAN:
-        kind = frame[at + 2 : at + 4]
-        at += 4
+    while kind in _INSIDE:
+        at += _INSIDE[kind]
+        kind = frame[at - 2 : at]
     if at >= len(frame):
         raise NotIP(CUT)
     if kind not in _IP or frame[at] >> 4 not in (4, 6):
@@ -83,12 +91,7 @@ class CaptureReader:
     def __init__(self, content: bytes) -> None:
         self.damage = self.application = self.comment = ""
         if content[:2] == b"\x1f\x8b":
-            unzip = zlib.decompressobj(31)
-            try:
-                content = unzip.decompress(content)
-            except zlib.error as problem:
-                raise LogFileError(f"it is compressed and damaged ({problem})") from None
-            self.damage = "" if unzip.eof else "cut off in its compressed data"
+            content, self.damage = _unzip(content)
         self._content, self._at = content, 0
 
     def __iter__(self) -> Iterator[Frame]:
@@ -147,6 +150,23 @@ class CaptureReader:
                 time = frame.time
                 yield frame
             self._at += size
+
+
+def _unzip(content: bytes) -> tuple[bytes, str]:
+    """As much of a file compressed by gzip as can be read; and why that is not all, or ""."""
+    found, damage = bytearray(), ""
+    try:
+        with gzip.open(BytesIO(content)) as file:
+            while not damage and (part := file.read1(1 << 20)):
+                found += part
+                if len(found) > 4 and not found.startswith((_PCAPNG, *_PCAP)):
+                    break  # no capture, however much there is of it
+                damage = "too large to be unpacked whole" * (len(found) > UNZIPPED)
+    except EOFError:
+        damage = "cut off in its compressed data"
+    except (OSError, zlib.error) as problem:
+        damage = f"compressed and damaged ({problem})"
+    return bytes(found), damage
 
 
 def _interface(order: str, body: bytes) -> tuple[int, int, int]:

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from .metrics import Flows, first_seen, flows, has_flag, indices, least, payload, positions, total
+from . import spans
+from .metrics import Each, Flows, blocks, flows, has_flag, payload, positions, ratio
+from .spans import Numbers, before
 
-Numbers = npt.NDArray[Any]
 Values = dict[str, Numbers]
 """By name of a statistic: one number for each direction."""
 
@@ -55,10 +55,7 @@ DEFINITIONS = {
     "min_non-zero_owin": ("B", "the least of it above 0, after each segment with payload"),
     "avg_owin": ("B", "its mean over the segments"),
     "wavg_owin": ("B", "its mean over time"),
-    "initial_window_bytes": (
-        "B",
-        "of payload, repeated octets not counted, before the first ACK of payload",
-    ),
+    "initial_window_bytes": ("B", "of payload, each octet once, before the first ACK of payload"),
     "initial_window_pkts": ("segments", "with payload, as in initial_window_bytes"),
     "ttl_stream_length": ("B", "from SYN to FIN, without them"),
     "missed_data": ("B", "of the stream that no segment here had"),
@@ -94,36 +91,37 @@ DEFINITIONS = {
 """Name -> (unit, definition), named and ordered as tcptrace prints them."""
 
 
+UNKNOWN = ("ttl_stream_length", "missed_data")
+"""What may be unknown; all else is 0 where there is nothing to count."""
+
+
 def summary(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.DataFrame:
     """One row per connection, direction and statistic: conn, direction, name, value, unit,
     definition. Each direction is seen at its vantage point; a value that is not known is NaN.
     """
     ways = flows(segments, connections)
-    n = len(ways.table)
     lines = _lines(segments, ways)
-    mine = segments[ways.own], ways.flow[ways.own], n
+    mine = segments[ways.own], Each(ways.flow[ways.own], len(ways.table))
     values = _counts(*mine) | _asked(*mine) | _windows(*mine)
-    values |= _outstanding(lines, n) | _sendings(lines, n) | _measured(lines, n)
+    values |= _outstanding(lines) | _sendings(lines) | _measured(lines)
     values["missed_data"] = values["ttl_stream_length"] - values["unique_bytes_sent"]
-    known = ways.flow >= 0
-    time, pair = segments["time"].to_numpy(np.float64)[known], ways.flow[known] // 2
-    whole = np.repeat(-least(pair, -time, n // 2) - least(pair, time, n // 2), 2)
-    values["throughput"] = _ratio(values["unique_bytes_sent"], whole)
+    pairs, known = Each(ways.flow // 2, len(ways.table) // 2), ways.flow >= 0
+    time = segments["time"].to_numpy(np.float64)
+    whole = np.repeat(pairs.most(time, known) - pairs.least(time, known), 2)
+    values["throughput"] = ratio(values["unique_bytes_sent"], np.nan_to_num(whole))
+    values |= {name: np.nan_to_num(values[name]) for name in values if name not in UNKNOWN}
     return _long(ways.table, values, segments.attrs)
 
 
 def _long(table: pd.DataFrame, values: Values, attrs: Any) -> pd.DataFrame:
     """One row per direction and statistic, in the order of DEFINITIONS."""
-    n, names = len(table), list(DEFINITIONS)
-    units, definitions = zip(*DEFINITIONS.values(), strict=True)
-    columns = {
-        **{name: table[name].repeat(len(names)).array for name in ("conn", "direction")},
-        "name": names * n,
-        "value": np.column_stack([values[name] for name in names]).ravel().astype(np.float64),
-        "unit": units * n,
-        "definition": definitions * n,
-    }
-    long = pd.DataFrame(columns).astype(dict.fromkeys(["name", "unit", "definition"], "str"))
+    told = pd.DataFrame.from_dict(DEFINITIONS, "index", "str", ["unit", "definition"])
+    told = told.rename_axis("name").reset_index().astype({"name": "str"})
+    long = table[["conn", "direction"]].loc[table.index.repeat(len(told))].reset_index(drop=True)
+    every = told.loc[np.tile(told.index, len(table))].reset_index(drop=True)
+    long["name"] = every["name"]
+    long["value"] = np.column_stack([values[name] for name in DEFINITIONS]).ravel().astype(float)
+    long[["unit", "definition"]] = every[["unit", "definition"]]
     long.attrs = dict(attrs)
     return long
 
@@ -131,53 +129,39 @@ def _long(table: pd.DataFrame, values: Values, attrs: Any) -> pd.DataFrame:
 # --- what each segment says by itself ---
 
 
-def _counts(rows: pd.DataFrame, flow: Numbers, n: int) -> Values:
+def _counts(rows: pd.DataFrame, each: Each) -> Values:
     syn, fin, rst, ack = (has_flag(rows, letter) for letter in "SFRA")
-    size = rows["len"].to_numpy(np.int64)
-    data = size > 0
+    size, time = rows["len"].to_numpy(np.int64), rows["time"].to_numpy(np.float64)
+    data, every = size > 0, each.flow >= 0
     urgent = data & has_flag(rows, "U")
-    blocks = np.fromiter(map(len, rows["sack"]), np.int64, len(rows))
-    sacks, twice = blocks > 0, _duplicates_reported(rows, blocks)
-    time = rows["time"].to_numpy(np.float64)
+    row, *_, twice = blocks(rows)
+    sacks = np.bincount(row, minlength=len(rows))
     masks = {
-        **{"total_packets": flow >= 0, "resets_sent": rst, "ack_pkts_sent": ack},
+        **{"total_packets": every, "resets_sent": rst, "ack_pkts_sent": ack},
         **{"pure_acks_sent": ack & ~data & ~syn & ~fin & ~rst, "actual_data_pkts": data},
-        **{"sack_pkts_sent": sacks, "sacks_sent": sacks, "dsack_pkts_sent": twice},
+        **{"sack_pkts_sent": sacks > 0, "sacks_sent": sacks > 0},
         **{"pushed_data_pkts": data & has_flag(rows, "P"), "urgent_data_pkts": urgent},
         **{"SYN_pkts_sent": syn, "FIN_pkts_sent": fin},
     }
-    counts: Values = {name: total(flow[mask], n) for name, mask in masks.items()}
-    octets = total(flow, n, size)
-    by_flow = np.argsort(flow, kind="stable")
-    pause, same = np.diff(time[by_flow]), np.diff(flow[by_flow]) == 0
-    return counts | {
-        "max_sack_blks/ack": _most(flow, blocks, n),
-        "actual_data_bytes": octets,
-        "urgent_data_bytes": total(flow[urgent], n, rows["urgent"].to_numpy(np.int64)[urgent]),
-        "max_segm_size": _most(flow, size, n),
-        "min_segm_size": _fewest(flow[data], size[data], n),
-        "avg_segm_size": _ratio(octets, counts["actual_data_pkts"]),
-        "data_xmit_time": _most(flow[data], time[data], n) - _fewest(flow[data], time[data], n),
-        "idletime_max": np.maximum(_most(flow[by_flow][1:][same], pause[same], n), 0),
+    last = pd.Series(time).groupby(each.flow).shift()
+    return {name: each.count(mask) for name, mask in masks.items()} | {
+        "dsack_pkts_sent": each.count(row[twice]),
+        "max_sack_blks/ack": each.most(sacks, every),
+        "actual_data_bytes": each.sum(size, every),
+        "urgent_data_bytes": each.sum(rows["urgent"].to_numpy(np.int64), urgent),
+        "max_segm_size": each.most(size, every),
+        "min_segm_size": each.least(size, data),
+        "avg_segm_size": each.mean(size, data),
+        "data_xmit_time": each.most(time, data) - each.least(time, data),
+        "idletime_max": each.most(time - last.to_numpy(), last.notna().to_numpy()),
     }
 
 
-def _duplicates_reported(rows: pd.DataFrame, blocks: Numbers) -> Numbers:
-    """RFC 2883 4: the first block lies below the ACK, or inside the second one."""
-    found = np.zeros(len(rows), bool)
-    some = rows[["ack", "sack"]][blocks > 0]
-    found[blocks > 0] = [
-        right <= ack or (len(more) > 0 and more[0][0] <= left and right <= more[0][1])
-        for ack, ((left, right), *more) in zip(some["ack"], some["sack"], strict=True)
-    ]
-    return found
-
-
-def _asked(rows: pd.DataFrame, flow: Numbers, n: int) -> Values:
+def _asked(rows: pd.DataFrame, each: Each) -> Values:
     """What the first SYN asks for, and how far the first FIN is from it."""
-    rows = rows.assign(end=payload(rows)[1]).set_axis(flow)
+    rows = rows.assign(end=payload(rows)[1]).set_axis(each.flow)
     asked, last = (rows[has_flag(rows, letter)].groupby(level=0).head(1) for letter in "SF")
-    asked, last = asked.reindex(range(n)), last.reindex(range(n))
+    asked, last = asked.reindex(range(each.n)), last.reindex(range(each.n))
     return {
         "req_1323_ws": asked["wscale"].notna().to_numpy(),
         "req_1323_ts": asked["tsval"].notna().to_numpy(),
@@ -188,22 +172,21 @@ def _asked(rows: pd.DataFrame, flow: Numbers, n: int) -> Values:
     }
 
 
-def _windows(rows: pd.DataFrame, flow: Numbers, n: int) -> Values:
+def _windows(rows: pd.DataFrame, each: Each) -> Values:
     """The windows advertised; that of an opening SYN is not scaled, and not counted with those that
     are.
     """
-    asks = total(flow[rows["wscale"].notna().to_numpy(bool)], n) > 0
-    scaled = asks & asks[np.arange(n) ^ 1]
+    asks = each.count(rows["wscale"].notna().to_numpy(bool)) > 0
+    scaled = asks & asks[np.arange(each.n) ^ 1]
     place, syn = np.arange(len(rows)), has_flag(rows, "S")
-    open_from = np.nan_to_num(least(flow[~syn], place[~syn], n), nan=np.inf)
-    opening = scaled[flow] & (place < open_from[flow])  # a SYN that comes later counts
-    counted = has_flag(rows, "A") & ~opening
-    window, flow = rows["window"].to_numpy(np.int64)[counted], flow[counted]
+    open_from = np.nan_to_num(each.least(place, ~syn), nan=np.inf)
+    opening = scaled[each.flow] & (place < open_from[each.flow])  # a SYN that comes later counts
+    window, counted = rows["window"].to_numpy(np.int64), has_flag(rows, "A") & ~opening
     return {
-        "max_win_adv": _most(flow, window, n),
-        "min_win_adv": _fewest(flow[window > 0], window[window > 0], n),
-        "zero_win_adv": total(flow[window == 0], n),
-        "avg_win_adv": _ratio(total(flow, n, window), total(flow, n)),
+        "max_win_adv": each.most(window, counted),
+        "min_win_adv": each.least(window, counted & (window > 0)),
+        "zero_win_adv": each.count(counted & (window == 0)),
+        "avg_win_adv": each.mean(window, counted),
     }
 
 
@@ -215,7 +198,7 @@ def _lines(segments: pd.DataFrame, ways: Flows) -> SimpleNamespace:
     time. Positions of all directions lie on one axis, one direction after the other, so that a
     running maximum or a search serves them all.
 
-    flow, time, size    the direction whose data this is about; of the segment
+    each, time, size    which gives the direction whose data this is about; of the segment
     zero                where position 0 of the direction lies
     start, end          the positions of the segment, SYN and FIN included
     sent, probe, heard  it is of this direction, and has positions; it has payload, but the window
@@ -227,71 +210,67 @@ def _lines(segments: pd.DataFrame, ways: Flows) -> SimpleNamespace:
     """
     own, answer = np.flatnonzero(ways.own), np.flatnonzero(ways.answer)
     flow, row = np.append(ways.flow[own], ways.flow[answer] ^ 1), np.append(own, answer)
-    order = np.argsort(flow * len(segments) + row)
+    order = np.lexsort((row, flow))
     flow, row, mine = flow[order], row[order], order < len(own)
     heard = ~mine & has_flag(segments, "A")[row]
     said = np.where(heard, segments["ack"].to_numpy(np.int64)[row], -1)
     start, end = (ends[row] for ends in positions(segments))
-    low = min(start.min(initial=0), said.min(initial=-1))
-    zero = flow * (max(end.max(initial=0), said.max(initial=0)) - low + 1) - low
-    start, end, said, bottom = start + zero, end + zero, said + zero, zero + low
+    each, wide = Each(flow, len(ways.table)), spans.width(start, end, said)
+    zero = flow * wide
+    start, end, said, bottom = start + zero, end + zero, said + zero, zero - wide // 2
 
+    time = segments["time"].to_numpy(np.float64)[row]
     size, window = (segments[name].to_numpy(np.int64)[row] for name in ("len", "window"))
-    last = _before(np.maximum.accumulate(np.where(heard, np.arange(len(row)), -1)), -1)
+    last = before(np.maximum.accumulate(np.where(heard, np.arange(len(row)), -1)), -1)
     known = (last >= 0) & (flow[last] == flow)
     probe = mine & (size > 0) & known & (window[last] == 0)
     sent = mine & (end > start) & ~probe
     top = np.maximum.accumulate(np.where(sent, end, bottom))
-    unseen = np.zeros(len(row), np.int64)
-    unseen[sent] = first_seen(np.zeros(sent.sum(), np.int64), start[sent], end[sent])
-    heard_before = _before(np.maximum.accumulate(said), zero - 1)
-    time = segments["time"].to_numpy(np.float64)[row]
     return SimpleNamespace(
-        **{"flow": flow, "time": time, "size": size, "zero": zero, "start": start, "end": end},
-        **{"sent": sent, "probe": probe, "heard": heard, "said": said, "ack": heard_before},
-        **{"repeats": heard & known & (window == window[last]), "unseen": unseen},
-        **{"top": top, "old_top": _before(top, bottom)},
+        **{"each": each, "time": time, "size": size, "zero": zero, "start": start, "end": end},
+        **{"sent": sent, "probe": probe, "heard": heard, "said": said},
+        **{"ack": before(np.maximum.accumulate(said), zero - 1)},
+        **{"repeats": heard & known & (window == window[last])},
+        **{
+            "unseen": spans.first_seen(flow, start, end, sent),
+            "top": top,
+            "old_top": before(top, bottom),
+        },
     )
 
 
-def _before(risen: Numbers, lowest: Numbers | int) -> Numbers:
-    """A running maximum without the line itself; `lowest` before the first line of a direction."""
-    return np.append(-1, risen)[:-1].clip(lowest)
-
-
-def _outstanding(lines: SimpleNamespace, n: int) -> Values:
+def _outstanding(lines: SimpleNamespace) -> Values:
     """What was sent and not acknowledged, after each line from the first one sent."""
-    began = np.maximum.accumulate(np.where(lines.sent, lines.flow, -1)) == lines.flow
-    flow, time = lines.flow[began], lines.time[began]
+    each = lines.each
+    began = np.maximum.accumulate(np.where(lines.sent, each.flow, -1)) == each.flow
     acked = np.maximum(np.maximum(lines.ack, lines.said), lines.zero)
-    amount = (lines.top - acked)[began]
-    lasted = np.append(np.where(np.diff(flow) == 0, np.diff(time), 0.0), 0.0)[: len(flow)]
-    some = amount != 0
+    amount = lines.top - acked
+    ends = np.append(each.flow[1:] != each.flow[:-1], True)[: len(amount)]
+    lasted = np.where(ends, 0.0, np.append(np.diff(lines.time), 0.0)[: len(amount)])
     return {
-        "max_owin": _most(flow, amount, n),
-        "min_non-zero_owin": _fewest(flow[some], amount[some], n),
-        "avg_owin": _ratio(total(flow, n, amount), total(flow, n)),
-        "wavg_owin": _ratio(np.bincount(flow, amount * lasted, n), np.bincount(flow, lasted, n)),
+        "max_owin": each.most(amount, began),
+        "min_non-zero_owin": each.least(amount, began & (amount != 0)),
+        "avg_owin": each.mean(amount, began),
+        "wavg_owin": ratio(each.sum(amount * lasted, began), each.sum(lasted, began)),
     }
 
 
-def _sendings(lines: SimpleNamespace, n: int) -> Values:
+def _sendings(lines: SimpleNamespace) -> Values:
     """What was sent for the first time, again, and into closed windows."""
-    flow, size = lines.flow, lines.size
-    again = np.where(lines.sent, lines.end - lines.start - lines.unseen, 0)
+    each, size, sent = lines.each, lines.size, lines.sent
+    again = np.where(sent, lines.end - lines.start - lines.unseen, 0)
     control = lines.end - lines.start - size
-    fresh = np.where(lines.sent, size - np.maximum(again - control, 0), 0)
-    late = lines.sent & (again == 0) & (lines.start < lines.old_top)
-    first = lines.sent & (size > 0) & (again == 0) & (lines.ack <= lines.zero + 1)
+    late = sent & (again == 0) & (lines.start < lines.old_top)
+    first = sent & (size > 0) & (again == 0) & (lines.ack <= lines.zero + 1)
     return {
-        "unique_bytes_sent": total(flow, n, fresh),
-        "rexmt_data_pkts": total(flow[again > 0], n),
-        "rexmt_data_bytes": total(flow, n, again),
-        "outoforder_pkts": total(flow[late], n),
-        "zwnd_probe_pkts": total(flow[lines.probe], n),
-        "zwnd_probe_bytes": total(flow[lines.probe], n, size[lines.probe]),
-        "initial_window_pkts": total(flow[first], n),
-        "initial_window_bytes": total(flow[first], n, size[first]),
+        "unique_bytes_sent": each.sum(size - np.maximum(again - control, 0), sent),
+        "rexmt_data_pkts": each.count(again > 0),
+        "rexmt_data_bytes": each.sum(again, sent),
+        "outoforder_pkts": each.count(late),
+        "zwnd_probe_pkts": each.count(lines.probe),
+        "zwnd_probe_bytes": each.sum(size, lines.probe),
+        "initial_window_pkts": each.count(first),
+        "initial_window_bytes": each.sum(size, first),
     }
 
 
@@ -302,10 +281,9 @@ def _ranges(lines: SimpleNamespace) -> SimpleNamespace:
     born, acked  the lines that sent them first and that acknowledged them; -1: none did
     again, sent  how often any of them was sent again until then, and when for the last time
     newest       when any up to them was sent for the last time, before they were acknowledged
-    waits        for each time that a range was sent again: since when it had been underway
-    resent       the lines of `waits`
+    waits        for each time that a range was sent again (lines `resent`): how long after the last
     """
-    new = lines.end > lines.old_top
+    flow, new = lines.each.flow, lines.end > lines.old_top
     fills = lines.unseen == lines.end - lines.start
     born = np.flatnonzero(lines.sent & (new | fills))
     start = np.where(new, np.maximum(lines.start, lines.old_top), lines.start)[born]
@@ -316,17 +294,17 @@ def _ranges(lines: SimpleNamespace) -> SimpleNamespace:
     heard = np.flatnonzero(lines.heard)
     passed = np.searchsorted(np.maximum.accumulate(lines.said[heard]), end)
     acked = np.append(heard, -1)[np.maximum(passed, np.searchsorted(heard, born))]
-    acked[(lines.flow[acked] != lines.flow[born]) | (lines.said[acked] < end)] = -1
+    acked[(flow[acked] != flow[born]) | (lines.said[acked] < end)] = -1
 
     again = np.flatnonzero(lines.sent & (lines.start < lines.old_top) & ~fills)
     low = np.searchsorted(end, lines.start[again], "right")
-    which, of = indices(low, np.searchsorted(start, lines.end[again]))
+    which, of = spans.indices(low, np.searchsorted(start, lines.end[again]))
     line = again[which]
     line, of = line[born[of] < line], of[born[of] < line]
     vain = (acked[of] >= 0) & (acked[of] < line)  # all of the range had been acknowledged
     # What came too late tells nothing of its own range, but makes what is acknowledged after it
     # ambiguous: whole ranges too, in a log that lacks their first transmission.
-    passed = np.append(heard, len(lines.flow))[passed]
+    passed = np.append(heard, len(flow))[passed]
     late = np.append(line[vain], born[born > passed])
     line, of = line[~vain], of[~vain]
     order = np.lexsort((line, of))
@@ -337,42 +315,59 @@ def _ranges(lines: SimpleNamespace) -> SimpleNamespace:
 
     newest = np.where(born > passed, -np.inf, sent)
     place = np.searchsorted(passed, late)
-    same = np.append(lines.flow[born], -1)[place] == lines.flow[late]
+    same = np.append(flow[born], -1)[place] == flow[late]
     np.maximum.at(newest, place[same], lines.time[late[same]])
-    newest = np.asarray(pd.Series(newest).groupby(lines.flow[born]).cummax(), np.float64)
+    newest = np.asarray(pd.Series(newest).groupby(flow[born]).cummax(), np.float64)
     return SimpleNamespace(
-        **{"start": start, "end": end, "born": born, "acked": acked, "sent": sent},
+        **{"each": Each(flow[born], lines.each.n), "start": start, "end": end},
+        **{"born": born, "acked": acked, "sent": sent},
         **{"again": np.bincount(of, minlength=len(born)), "newest": newest},
         **{"waits": time - since, "resent": line},
     )
 
 
-def _measured(lines: SimpleNamespace, n: int) -> Values:
+def _measured(lines: SimpleNamespace) -> Values:
     """What became of the ACKs; a round trip is measured by one that ends where a range ends."""
     ranges = _ranges(lines)
+    each, size = ranges.each, ranges.end - ranges.start
     acked = ranges.acked >= 0
     exact = acked & (lines.said[ranges.acked] == ranges.end)
-    flow, size = lines.flow[ranges.born], ranges.end - ranges.start
     late = exact & (ranges.newest > ranges.sent)
     twice = exact & ~late & (ranges.again > 0)
     once = exact & ~late & ~twice
     rtt = lines.time[ranges.acked] - ranges.sent
-    full = once & (size == _most(flow[once], size[once], n)[flow])
+    full = once & (size == each.most(size, once)[each.flow])
     opens = once & (ranges.start == lines.zero[ranges.born])
+    waited = Each(lines.each.flow[ranges.resent], each.n)
     return {
-        **_spread(flow[once], rtt[once], n, "RTT_samples", "RTT_{}", "stdev"),
-        **_spread(flow[full], rtt[full], n, "RTT_full_sz_smpls", "RTT_full_sz_{}", "stdev"),
-        **_spread(flow[twice], rtt[twice], n, "ambiguous_acks", "RTT_{}_(last)", "sdv"),
-        **_spread(lines.flow[ranges.resent], ranges.waits, n, "", "{}_retr_time", "sdv"),
-        "RTT_from_3WHS": _most(flow[opens], rtt[opens], n),
-        "post-loss_acks": total(flow[late], n),
-        "segs_cum_acked": total(flow[acked & ~exact], n),
-        "max_#_retrans": _most(flow, ranges.again, n),
-        **_duplicates(lines, ranges, n),
+        **_spread(each, rtt, once, "RTT_samples", "RTT_{}", "stdev"),
+        **_spread(each, rtt, full, "RTT_full_sz_smpls", "RTT_full_sz_{}", "stdev"),
+        **_spread(each, rtt, twice, "ambiguous_acks", "RTT_{}_(last)", "sdv"),
+        **_spread(waited, ranges.waits, ranges.resent >= 0, "", "{}_retr_time", "sdv"),
+        "RTT_from_3WHS": each.most(rtt, opens),
+        "post-loss_acks": each.count(late),
+        "segs_cum_acked": each.count(acked & ~exact),
+        "max_#_retrans": each.most(ranges.again, acked | ~acked),
+        **_duplicates(lines, ranges),
     }
 
 
-def _duplicates(lines: SimpleNamespace, ranges: SimpleNamespace, n: int) -> Values:
+def _spread(
+    each: Each, values: Numbers, rows: Numbers, count: str, name: str, deviation: str
+) -> Values:
+    """How many there are, the least, the largest, the mean and the standard deviation."""
+    number, mean = each.count(rows), each.mean(values, rows)
+    square = each.sum((values - mean[each.flow]) ** 2, rows)
+    return {
+        count: number,
+        name.format("min"): each.least(values, rows),
+        name.format("max"): each.most(values, rows),
+        name.format("avg"): mean,
+        name.format(deviation): np.sqrt(square / np.maximum(number - 1, 1)),
+    }
+
+
+def _duplicates(lines: SimpleNamespace, ranges: SimpleNamespace) -> Values:
     """ACKs heard again; a new window is news, and payload is no ACK alone."""
     same = np.flatnonzero(lines.heard & (lines.said == lines.ack) & (lines.size == 0))
     place = np.searchsorted(ranges.end, lines.said[same], "right") - 1
@@ -383,38 +378,6 @@ def _duplicates(lines: SimpleNamespace, ranges: SimpleNamespace, n: int) -> Valu
     series = np.cumsum(~repeats | (np.diff(said, prepend=-1) != 0))
     number = pd.Series(repeats).groupby(series).cumsum().to_numpy()
     return {
-        "duplicate_acks": total(lines.flow[same][repeats], n),
-        "triple_dupacks": total(lines.flow[same][repeats & (number == 3)], n),
-    }
-
-
-# --- figures of each direction ---
-
-
-def _most(flow: Numbers, values: Numbers, n: int) -> Numbers:
-    return np.nan_to_num(0.0 - least(flow, -values, n))
-
-
-def _fewest(flow: Numbers, values: Numbers, n: int) -> Numbers:
-    return np.nan_to_num(least(flow, values, n))
-
-
-def _ratio(values: Numbers, by: Numbers) -> Numbers:
-    """0 where there is nothing to divide by."""
-    return np.divide(values, by, out=np.zeros(len(by)), where=by != 0)
-
-
-def _spread(
-    flow: Numbers, values: Numbers, n: int, count: str, name: str, deviation: str
-) -> Values:
-    """How many there are, the least, the largest, the mean and the standard deviation."""
-    number = total(flow, n)
-    mean = _ratio(np.bincount(flow, values, n), number)
-    square = np.bincount(flow, (values - mean[flow]) ** 2, n)
-    return {
-        count: number,
-        name.format("min"): _fewest(flow, values, n),
-        name.format("max"): _most(flow, values, n),
-        name.format("avg"): mean,
-        name.format(deviation): np.sqrt(_ratio(square, np.maximum(number - 1, 1))),
+        "duplicate_acks": lines.each.count(same[repeats]),
+        "triple_dupacks": lines.each.count(same[repeats & (number == 3)]),
     }

@@ -1,17 +1,109 @@
-"""What happened to the retransmissions, the states, the timers; and how fast it went.
+"""The tables that are worked out: what each direction did, what became of the retransmissions, the
+states and the timers, and how fast it went.
 
 DataFrames in, DataFrames out, as in metrics.py; `EventLog` has a method for each. Times are seconds
 since the log began, positions those of `log.segments`. Nothing is done row by row.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from .metrics import Bools, Floats, Ints, flows, payload, pieces, positions, resent, transmissions
+from . import spans
+from .metrics import Each, Flows, blocks, complete, flows, is_any, payload, positions, ratio, resent
+from .spans import Bools, Floats, Ints, Numbers
 
+DIRECTIONS = {
+    "segments": ("segments", "of this direction, pure ACKs included"),
+    "data_segments": ("segments", "with payload"),
+    "bytes": ("B", "of payload, repeated octets included"),
+    "unique_bytes": ("B", "of payload, each position counted once"),
+    "retransmitted": ("segments", "of which some part had been sent before, SYN and FIN included"),
+    "retransmitted_bytes": ("B", "bytes - unique_bytes"),
+    "dropped": ("segments", "lost on the way, or thrown away for a bad checksum"),
+    "duplicate_acks": ("segments", "duplicate ACKs for the data of this direction"),
+    "out_of_order": ("segments", "that arrived ahead of a hole; NA: the log has no arrivals"),
+    "first": ("s", "time of the first segment with payload"),
+    "last": ("s", "time of the last one"),
+    "duration": ("s", "last - first"),
+    "throughput": ("bit/s", "unique_bytes over duration; NaN: that is 0"),
+    "goodput": ("bit/s", "acknowledged octets over the time from `first` until their ACK"),
+    "rtt_samples": ("samples", "of the round-trip time that were used, not rejected (Karn)"),
+    "rtt_min": ("s", "the shortest of them"),
+    "rtt_mean": ("s", "their mean"),
+    "rtt_max": ("s", "the longest"),
+}
+"""What `directions` counts at the vantage point of each direction: name -> (unit, definition)."""
+
+RTT_COLUMNS = (
+    *("time", "host", "conn", "start", "end", "sent", "acked", "rtt"),
+    *("srtt", "rttvar", "rto", "kept", "why"),
+)
 ARRIVED = "arrived"
 BINS = 100  # of a throughput table whose window is not given
 TIMER_ENDS = {"timer-set": "set-again", "timer-stopped": "stopped", "timer-fired": "fired"}
+
+
+def directions(
+    segments: pd.DataFrame, samples: pd.DataFrame, connections: pd.DataFrame
+) -> pd.DataFrame:
+    """Statistics, one row per connection and direction: conn, direction ("sender:port >
+    receiver:port"), vantage ("sender" or "receiver": the end whose view the row gives; or
+    "capture") and those of DIRECTIONS, which is in `.attrs` too, as "units" and "definitions".
+
+    To a receiver what is known to be dropped on the way was sent; in a capture what fills a hole
+    for one of the reasons to send again was sent before. Seen by a sender, goodput is never above
+    the rate of the link, unlike throughput.
+    """
+    ways = flows(segments, connections)
+    segments = complete(segments)
+    n, own, why = len(ways.table), ways.own, segments["why"]
+    of, about = Each(ways.flow, n), Each(ways.flow ^ 1, n)
+    time, (start, end) = segments["time"].to_numpy(np.float64), payload(segments)
+    arrived, data = (ways.flow >= 0) & is_any(segments["event"], "recv"), own & (end > start)
+    early = pd.Series(of.count(arrived & is_any(why, "out-of-order")), dtype="Int64")
+    first, last = of.least(time, data), of.most(time, data)
+    # An ACK of a FIN lies beyond the data; no data, no goodput.
+    ack = segments["ack"].to_numpy(np.int64)
+    acked = np.minimum(about.most(ack, ways.answer), of.most(end, data))
+    goal = np.nan_to_num(acked).astype(np.int64)
+    done = np.append(time, np.nan)[ways.acknowledged(segments, np.arange(n), goal)]
+    values: dict[str, Any] = {
+        "segments": of.count(own),
+        "data_segments": of.count(data),
+        "bytes": of.sum(end - start, own),
+        "unique_bytes": of.sum(spans.first_seen(ways.flow, start, end, own), own),
+        "retransmitted": of.count(resent(segments, ways)),
+        "dropped": of.count(ways.lost),
+        "duplicate_acks": about.count(ways.answer & is_any(why, "duplicate-ack")),
+        "out_of_order": early.where(of.count(arrived) > 0),
+        "first": first,
+        "last": last,
+        "duration": last - first,
+        "goodput": _rate(acked - of.least(start, data), done - first),
+        **_round_trips(complete(samples, RTT_COLUMNS), ways),
+    }
+    values["retransmitted_bytes"] = values["bytes"] - values["unique_bytes"]
+    values["throughput"] = _rate(values["unique_bytes"], values["duration"])
+    table = ways.table[["conn", "direction", "vantage"]]
+    table = table.assign(**{name: values[name] for name in DIRECTIONS})
+    units, definitions = ({name: told[n] for name, told in DIRECTIONS.items()} for n in (0, 1))
+    table.attrs = {**segments.attrs, "units": units, "definitions": definitions}
+    return table
+
+
+def _round_trips(samples: pd.DataFrame, ways: Flows) -> dict[str, Numbers]:
+    flow, rtt = ways.of_samples(samples), samples["rtt"].to_numpy(np.float64)
+    each, used = Each(flow, len(ways.table)), samples["kept"].to_numpy(bool) & (flow >= 0)
+    figures = {"min": each.least, "mean": each.mean, "max": each.most}
+    values = {f"rtt_{name}": figure(rtt, used) for name, figure in figures.items()}
+    return {"rtt_samples": each.count(used), **values}
+
+
+def _rate(size: Numbers, seconds: Floats) -> Floats:
+    """Bit/s; NaN where nothing was transferred or no time passed."""
+    return 8 * ratio(np.where(size > 0, size, np.nan), np.where(seconds > 0, seconds, 0))
 
 
 def retransmissions(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.DataFrame:
@@ -27,66 +119,72 @@ def retransmissions(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.Dat
     """
     ways = flows(segments, connections)
     again = np.flatnonzero(resent(segments, ways))
-    start, end = positions(segments)
-    known = ways.flow >= 0
-    owner, piece, _ = pieces(np.where(known, ways.flow, 0), start, np.where(known, end, start))
-    head = piece[np.searchsorted(owner, again)] if len(again) else again
-    sent = transmissions(ways)
-    arrived = known & ~ways.lost & (segments["event"] == "recv").to_numpy(bool)
-    time = np.append(segments["time"].to_numpy(np.float64), np.nan)  # of no row: unknown
-    first = pd.Series(owner[sent[owner]], piece[sent[owner]]).groupby(level=0).min()
+    flow, sent, (start, end) = ways.flow, ways.transmissions(), positions(segments)
+    # Which rows (`owner`) cover which first octets of what was sent again (`head` in `octets`).
+    known, axis = flow >= 0, flow * spans.width(start, end)
+    octets, head = np.unique((start + axis)[again], return_inverse=True)
+    owner, of = spans.covered(start + axis, np.where(known, end, start) + axis, octets)
 
     def last(mask: Bools) -> Ints:
         """The last row before each, that is one of these and covers its first octet; or -1."""
-        told = pd.DataFrame({"row": owner[mask[owner]], "piece": piece[mask[owner]]})
-        told["found"] = told["row"]
-        wanted = pd.DataFrame({"row": again, "piece": head})
-        joined = pd.merge_asof(wanted, told, "row", by="piece", allow_exact_matches=False)
-        return joined["found"].fillna(-1).to_numpy(np.int64)
+        return _last(again, head, owner[mask[owner]], of[mask[owner]])
 
-    before, dropped, came = last(sent), last(ways.lost & known), last(arrived)
+    arrived = known & ~ways.lost & is_any(segments["event"], "recv")
+    tried, dropped, came = map(last, (sent, ways.lost, arrived))
     whys = segments["why"].astype(object).to_numpy()
     fate = np.full(len(again), None, object)
-    fate[came >= before] = ARRIVED
-    fate[dropped >= before] = whys[dropped][dropped >= before]
-    fate[before < 0] = None
+    fate[came >= tried] = ARRIVED
+    fate[dropped >= tried] = whys[dropped[dropped >= tried]]
+    fate[tried < 0] = None
+    if is_any(ways.table["vantage"], "capture").any():
+        fate[_needless(segments, ways, again)] = ARRIVED
     table = segments.iloc[again][["time", "conn", "why"]].reset_index(drop=True)
-    table.insert(2, "direction", ways.table["direction"].array[ways.flow[again]])
+    table.insert(2, "direction", ways.table["direction"].array[flow[again]])
+    time = np.append(segments["time"].to_numpy(np.float64), np.nan)  # of no row: unknown
+    first = pd.Series(owner[sent[owner]], of[sent[owner]]).groupby(level=0).min()
     table = table.assign(
         seq=start[again],
         end=end[again],
         first_sent=time[first.reindex(head).fillna(-1).to_numpy(np.int64)],
-        last_sent=time[before],
+        last_sent=time[tried],
         fate=pd.Categorical(fate),
-        repaired=_when_acknowledged(segments, ways.answer, ways.flow, again, end[again]),
+        repaired=time[ways.acknowledged(segments, flow[again], end[again], again)],
     )
     table["delay"] = table["repaired"] - table["first_sent"]
     table.attrs = dict(segments.attrs)
     return table
 
 
-def _when_acknowledged(
-    segments: pd.DataFrame, answer: Bools, flow: Ints, rows: Ints, end: Ints
-) -> Floats:
-    """When the ACK for all up to `end` came, after each of these rows; NaN when none did."""
-    time, ack = segments["time"].to_numpy(np.float64), segments["ack"].to_numpy(np.int64)
-    heard, about = _answers(answer, flow)
-    # All flows on one axis, one after the other: a running maximum and a search serve them all.
-    size = max(ack.max(initial=0), end.max(initial=0)) + 1
-    highest = np.maximum.accumulate(about * size + ack[heard])
-    reached = np.searchsorted(highest, flow[rows] * size + end)
-    later = np.searchsorted(about * len(time) + heard, flow[rows] * len(time) + rows)
-    place = np.maximum(reached, later)
-    known = np.append(about, -1)[place] == flow[rows]
-    return np.where(known, np.append(time[heard], np.nan)[place], np.nan)
+def _last(rows: Ints, of: Ints, told: Ints, about: Ints) -> Ints:
+    """For each of `rows`, the last of the rows `told` before it that is about the same; or -1."""
+    these = pd.DataFrame({"row": told, "of": about, "found": told})
+    joined = pd.merge_asof(
+        pd.DataFrame({"row": rows, "of": of}), these, "row", by="of", allow_exact_matches=False
+    )
+    return joined["found"].fillna(-1).to_numpy(np.int64)
 
 
-def _answers(answer: Bools, flow: Ints) -> tuple[Ints, Ints]:
-    """The rows that carry ACKs, in order of the flow that these are about, and that flow."""
-    heard = np.flatnonzero(answer)
-    about = flow[heard] ^ 1
-    order = np.argsort(about, kind="stable")
-    return heard[order], about[order]
+def _needless(segments: pd.DataFrame, ways: Flows, again: Ints) -> Bools:
+    """Which of the rows `again` of a capture repeat what had arrived, by what came back: it was
+    acknowledged already; or the first ACK for it echoes an older timestamp (RFC 3522); or it is the
+    last one that was sent before a D-SACK for it (RFC 2883).
+    """
+    start, end = positions(segments)
+    flow, start, end = ways.flow[again], start[again], end[again]
+    early, late = (ways.acknowledged(segments, flow, end, after) for after in (-1, again))
+    times = segments[["tsval", "tsecr"]].to_numpy(np.float64, na_value=np.nan)
+    age = (times[again, 0] - times[late, 1]) % 2**32
+    row, left, right, _, twice = blocks(segments[ways.answer])
+    row, left, right = np.flatnonzero(ways.answer)[row[twice]], left[twice], right[twice]
+    size = spans.width(start, left, right)
+    octets, head = np.unique(flow * size + start, return_inverse=True)
+    axis = (ways.flow[row] ^ 1) * size
+    owner, of = spans.covered(axis + left, axis + right, octets)
+    told = _last(row[owner], of, again, head)
+    known = (early >= 0) & (early < again)
+    known |= (late >= 0) & (age > 0) & (age < 2**31)
+    known |= np.isin(again, told)
+    return known
 
 
 def rto_of_rfc793(rtt: pd.Series) -> pd.Series:
@@ -113,24 +211,24 @@ def throughput(
     """
     if window is not None and not window > 0:
         raise ValueError(f"window={window} must be above 0 (seconds)")
-    ways = flows(segments, connections)
-    time = segments["time"].to_numpy(np.float64)
-    duration = float(time.max()) if len(time) else 0.0
+    ways, time = flows(segments, connections), segments["time"].to_numpy(np.float64)
+    duration = float(time.max(initial=0))
     step = window or duration / BINS or 1.0
     slots, n = int(duration / step) + 1, len(ways.table)
     slot = np.minimum((time / step).astype(np.int64), slots - 1)
     start, end = payload(segments)
-    carried = np.bincount((ways.flow * slots + slot)[ways.own], (end - start)[ways.own], n * slots)
-    data = ways.own & (end > start)
-    bounds = pd.DataFrame({"low": start, "high": end})[data].groupby(ways.flow[data])
-    low = bounds["low"].min().reindex(np.arange(n)).to_numpy(np.float64)  # no SYN, no FIN
-    high = bounds["high"].max().reindex(np.arange(n)).to_numpy(np.float64)
-    heard, about = _answers(ways.answer, ways.flow)
-    heard, about = heard[low[about] < high[about]], about[low[about] < high[about]]
-    ack = segments["ack"].to_numpy(np.float64)[heard].clip(low[about], high[about])
-    reached = pd.Series(ack).groupby(about).cummax()
-    gain = reached - reached.groupby(about).shift(1).fillna(pd.Series(low[about]))
-    acked = np.bincount(about * slots + slot[heard], gain, n * slots)
+    carried = Each(ways.flow * slots + slot, n * slots).sum(end - start, ways.own)
+    # Of all ACKs, what they acknowledge between the first octet of payload and the last.
+    of, data = Each(ways.flow, n), ways.own & (end > start)
+    low, high = (
+        np.nan_to_num(ends).astype(np.int64) for ends in (of.least(start, data), of.most(end, data))
+    )
+    heard, about = ways.answers()
+    ack = segments["ack"].to_numpy(np.int64)[heard].clip(low[about], high[about])
+    axis = about * spans.width(low, high)
+    risen = np.maximum.accumulate(axis + ack)
+    gain = risen - spans.before(risen, axis + low[about])
+    acked = Each(about * slots + slot[heard], n * slots).sum(gain, gain > 0)
     table = ways.table.loc[np.repeat(np.arange(n), slots), ["conn", "direction"]]
     table = table.reset_index(drop=True)
     table.insert(0, "time", np.tile(np.arange(slots) * step, n))
