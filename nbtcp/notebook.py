@@ -9,7 +9,6 @@ import math
 import os
 import shutil
 import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from .errors import MachineError
 from .lab import Lab
 from .trace.capture import read_capture
 from .trace.log import FIELDS, LAYOUTS, RECEIVED, SENT, EventLog
+from .trace.pcap import CaptureReader
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,10 +200,8 @@ class Tcpdump:
 
     def _written(self) -> int:
         """How many packets are in the file."""
-        packets, at, file = 0, 24, self._file.read_bytes()
-        while (end := at + 16 + int.from_bytes(file[at + 8 : at + 12], sys.byteorder)) <= len(file):
-            packets, at = packets + 1, end
-        return packets
+        content = self._file.read_bytes()
+        return sum(1 for _ in CaptureReader(content)) if content else 0
 
     def join(self, ours: EventLog) -> EventLog:
         """`ours`, with what the kernel sent and received; the first connection of each."""

@@ -39,10 +39,10 @@ LINES = {
     "tcp": 2300,
     "congestion": 680,
     "links": 1000,
-    "runtime": 2000,
-    "trace": 3150,
+    "runtime": 2010,
+    "trace": 3160,
     "testing": 1200,
-    "": 12700,
+    "": 12750,
 }
 SECONDS_TO_IMPORT = 0.3
 

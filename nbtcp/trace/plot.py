@@ -256,9 +256,8 @@ class Plots:
         view = self._view(options.get("conn"), options.get("direction"))
         glyphs = _some(KINDS[name], view)
         if glyphs is None and options.get("direction") is None:
-            other = View(
-                self._log, view.ways, view.flow ^ 1
-            )  # of a download, what its receiver sent
+            # Of a download, what its receiver sent.
+            other = View(self._log, view.ways, view.flow ^ 1)
             glyphs = _some(KINDS[name], other)
             view = view if glyphs is None else other
         if glyphs is None:

@@ -229,13 +229,10 @@ def _lines(segments: pd.DataFrame, ways: Flows) -> SimpleNamespace:
     return SimpleNamespace(
         **{"each": each, "time": time, "size": size, "zero": zero, "start": start, "end": end},
         **{"sent": sent, "probe": probe, "heard": heard, "said": said},
-        **{"ack": before(np.maximum.accumulate(said), zero - 1)},
-        **{"repeats": heard & known & (window == window[last])},
-        **{
-            "unseen": spans.first_seen(flow, start, end, sent),
-            "top": top,
-            "old_top": before(top, bottom),
-        },
+        ack=before(np.maximum.accumulate(said), zero - 1),
+        repeats=heard & known & (window == window[last]),
+        **{"top": top, "old_top": before(top, bottom)},
+        unseen=spans.first_seen(flow, start, end, sent),
     )
 
 
