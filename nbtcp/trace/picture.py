@@ -69,7 +69,7 @@ _VECTORS = 1500
 _BITMAP_DPI = 150
 _BITMAP = re.compile(rb"(?<=data:image/png;base64,)[^\"]+")
 # Bitmaps have a palette: the colours of the glyphs, and what lies between them and white.
-_COLORS = 96
+_COLORS = 256
 
 _SLICES = 3000  # of time in an area: more than a bitmap has columns
 # Above this many bars of one class they have no caps, which would run together.
