@@ -171,9 +171,9 @@ class Truth:
 
     def spurious_retransmission(self) -> Bools:
         """A retransmission of octets all of which came to the receiver by segments sent earlier: no
-        matter when they came, nothing was lost.
+        matter when they came, nothing was lost. What a closed window refused did not come.
         """
-        rows = self._origins[self._event == "recv"]
+        rows = self._origins[(self._event == "recv") & (self._why != "window-closed")]
         return self.retransmission() & (self._octets(self._first(rows, rows), max) < self.origin)
 
     def out_of_order(self) -> Bools:

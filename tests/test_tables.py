@@ -50,6 +50,15 @@ def test_a_false_alarm_had_arrived():
     assert line.repaired == 0.3
 
 
+def test_what_its_receiver_refused_has_not_arrived():
+    tape = Tape(A, B)
+    tape.row(0.0, A, "send", "window-probe", seq=1, length=1)
+    tape.row(0.1, B, "recv", "window-closed", seq=1, length=1)
+    tape.row(0.3, A, "send", "window-opened", seq=1, length=1)
+    (line,) = again(tape).itertuples()
+    assert (line.why, line.fate) == ("window-opened", "window-closed")
+
+
 def test_what_the_log_does_not_tell_is_missing():
     tape = Tape(A)
     tape.row(0.0, A, "send", "data", seq=1, length=MSS)

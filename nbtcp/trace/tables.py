@@ -41,6 +41,7 @@ RTT_COLUMNS = (
     *("srtt", "rttvar", "rto", "kept", "why"),
 )
 ARRIVED = "arrived"
+REFUSED = ("window-closed", "unacceptable", "paws", "options-missing")
 BINS = 100  # of a throughput table whose window is not given
 TIMER_ENDS = {"timer-set": "set-again", "timer-stopped": "stopped", "timer-fired": "fired"}
 
@@ -112,8 +113,9 @@ def retransmissions(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.Dat
     time, conn, direction, why  when it was sent again, and what for
     seq, end               its positions, SYN and FIN included
     first_sent, last_sent  s, when its first octet had been sent for the first and the last time
-    fate                   what had become of it: who dropped it ("loss", "queue-full", ...);
-                           "arrived": this was a false alarm; missing when the log does not tell
+    fate                   what had become of it: who dropped it ("loss", "queue-full", ...), or
+                           why its receiver did ("window-closed", ...); "arrived": this was a
+                           false alarm; missing when the log does not tell
     repaired               s, when it was acknowledged as a whole
     delay                  s, repaired - first_sent
     """
@@ -129,8 +131,9 @@ def retransmissions(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.Dat
         """The last row before each, that is one of these and covers its first octet; or -1."""
         return _last(again, head, owner[mask[owner]], of[mask[owner]])
 
-    arrived = known & ~ways.lost & is_any(segments["event"], "recv")
-    tried, dropped, came = map(last, (sent, ways.lost, arrived))
+    came_here = known & ~ways.lost & is_any(segments["event"], "recv")
+    refused = came_here & is_any(segments["why"], *REFUSED)
+    tried, dropped, came = map(last, (sent, ways.lost | refused, came_here & ~refused))
     whys = segments["why"].astype(object).to_numpy()
     fate = np.full(len(again), None, object)
     fate[came >= tried] = ARRIVED
