@@ -273,11 +273,19 @@ def set_up(mtu: int, congestion: str, offload: bool) -> int:
         ip.addr("add", index=index, address=KERNEL_ADDRESS, prefixlen=PREFIX)
         with contextlib.suppress(NetlinkError):  # a kernel without IPv6, or an MTU below 1280
             ip.addr("add", index=index, address=KERNEL_ADDRESS6, prefixlen=PREFIX6, flags=NODAD)
-            while ip.route("get", dst=KERNEL_ADDRESS6)[0]["type"] != RTN_LOCAL:  # it is made later
-                time.sleep(0.001)
+            _wait_for_local_route(ip, KERNEL_ADDRESS6)
         if congestion:
             _use_congestion(ip, index, congestion)
     return tun
+
+
+def _wait_for_local_route(ip: IPRoute, address: str) -> None:
+    """The kernel makes it later than the IPv6 address; without it a SYN would find nobody."""
+    for _ in range(2000):
+        with contextlib.suppress(NetlinkError):
+            if ip.route("get", dst=address)[0]["type"] == RTN_LOCAL:
+                break
+        time.sleep(0.001)
 
 
 def _use_congestion(ip: IPRoute, index: int, name: str) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 from .errors import MachineError
 from .lab import Lab
 from .trace.capture import read_capture
-from .trace.log import FIELDS, LAYOUTS, RECEIVED, SENT, EventLog
+from .trace.log import FIELDS, LAYOUTS, RECEIVED, SENT, EventLog, Has
 from .trace.pcap import CaptureReader
 
 if TYPE_CHECKING:
@@ -181,12 +181,14 @@ class Tcpdump:
         return self
 
     def __exit__(self, *problem: object) -> None:
-        self._lab.wait(0.1)  # for what is on the path
-        end = time.monotonic() + 10
-        while self._written() < self._carried() - self._before and time.monotonic() < end:
-            time.sleep(0.01)
-        self._program.terminate()
-        self._program.communicate(timeout=60)
+        try:
+            self._lab.wait(0.1)  # for what is on the path
+            end = time.monotonic() + 10
+            while self._written() < self._carried() - self._before and time.monotonic() < end:
+                time.sleep(0.05)
+        finally:
+            self._program.terminate()
+            self._program.communicate(timeout=60)
         self.capture = self._file.read_bytes()
         self._log = read_capture(self._file)
         self._behind = time.time_ns() - time.monotonic_ns()  # a capture's times are times of day
@@ -222,6 +224,8 @@ class Tcpdump:
                 if log is kernel:
                     row["event"] = SENT if kernel.hosts[row["host"]] == address else RECEIVED
                     row |= {"host": host, "time": row["time"] - self._behind}
+                    if row["event"] == RECEIVED:  # the variables are those of who sent it
+                        row["present"] &= ~Has.SND
                 rows.append((row["time"], len(rows), row, log.sack.get(number)))
         rows.sort(key=lambda one: one[:2])
         both.rows["segments"][:] = b"".join(

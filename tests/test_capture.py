@@ -485,6 +485,25 @@ def test_what_is_sent_again_when_it_was_acknowledged_was_sent_for_nothing(tmp_pa
     assert fates(tmp_path / "a.pcap", packets) == ["arrived"]
 
 
+def test_two_sent_again_and_one_ack_that_echoes_the_first(tmp_path: File) -> None:
+    """The second was needed, too: an ACK echoes the oldest of what it covers (RFC 7323 4.3)."""
+    packets = [*handshake()]
+    for times in ((2, 3), (30, 31)):
+        for at, seq in zip(times, (101, 201), strict=True):
+            packets.append(packet(CLIENT, ACK, seq, 501, 100, tsval=at, tsecr=0))
+    packets.append(packet(SERVER, ACK, 501, 301, tsval=9, tsecr=30))
+    assert "arrived" not in fates(tmp_path / "a.pcap", packets)
+
+
+def test_an_overtaken_ack_tells_no_window(tmp_path: File) -> None:
+    """RFC 9293 3.10.7.4: SND.WL2."""
+    packets = [*handshake(), packet(CLIENT, ACK, 101, 501, 100), packet(CLIENT, ACK, 201, 501, 100)]
+    packets += [packet(SERVER, ACK, 501, ack, window=win) for ack, win in ((301, 100), (201, 8000))]
+    packets.append(packet(CLIENT, ACK, 301, 501, 100))
+    last = read_capture(pcap(tmp_path / "a.pcap", packets)).segments.iloc[-1]
+    assert (last.snd_una, last.snd_wnd) == (201, 100)
+
+
 def test_a_capture_has_the_window_that_its_sender_knew(tmp_path: File) -> None:
     packets = [*handshake(), packet(SERVER, ACK, 501, 101, window=150)]
     packets += [packet(CLIENT, ACK, 101, 501, 100), packet(CLIENT, ACK, 201, 501, 50)]

@@ -145,6 +145,9 @@ def test_tcpdump_makes_a_log_one_of_both_ends() -> None:
         assert len(sent) == len(came) + dropped
         way = came.groupby("raw_seq")["time"].max() - sent.groupby("raw_seq")["time"].max()
         assert way.between(0.0099, 5).all()
+    kernels = segments[segments["host"] == "10.0.0.1"]
+    assert kernels.query("event == 'send'")["snd_nxt"].notna().any()
+    assert kernels.query("event == 'recv'")["snd_nxt"].isna().all()  # those would be ours
     [again] = both.retransmissions().itertuples()
     assert again.fate == "loss" and again.direction.startswith("10.0.0.1:80 >")
 

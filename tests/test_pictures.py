@@ -9,6 +9,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path as File
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -680,6 +681,26 @@ def test_a_figure_is_laid_out_once_and_drawn_once(log, monkeypatch):
         make()
         assert len(drawn) == 1
     assert shown.figure.get_layout_engine() is not None
+
+
+def test_a_notebook_shows_it_whole_whatever_matplotlib_is_set_to(log):
+    shown = log.plot.window()
+    with mpl.rc_context({"savefig.bbox": "tight"}):
+        assert shown._repr_html_() == shown._repr_html_() == log.plot.window()._repr_html_()
+        page = shown._repr_html_()
+    assert page == shown._repr_html_()
+
+
+def test_a_comparison_of_a_time_without_a_change_has_its_lines(log):
+    """Its limits cut the line, and a time without any is refused."""
+    logs = {"one": log, "other": log}
+    shown = compare(logs).plot("window", between=(0.3, 0.32))
+    assert set(shown.data.groupby("run")["time"].agg(["min", "max"]).to_numpy().ravel()) == {
+        0.3,
+        0.32,
+    }
+    with pytest.raises(ValueError, match="nothing to plot"):
+        compare(logs).plot("window", between=(100, 200))
 
 
 def test_what_xplot_cannot_show_is_refused_with_the_reason(tmp_path):

@@ -70,8 +70,7 @@ class Tracker:
         if segment.why is Why.NO_CONNECTION:  # the capture did not say
             segment.why = inferred
         event, host = (SENT, record.host) if sent else (RECEIVED, opposite.log_entry.host)
-        told = sent and opposite.last.raw_window >= 0
-        snd = (way.una, way.nxt, opposite.last.window) if told else ()
+        snd = (way.una, way.nxt, way.wnd) if sent and way.wnd >= 0 else ()
         self._log.add(event, host, record.number, NO_STATE, snd, segment, now)
         way.note_end(flags, now)
 
@@ -105,6 +104,7 @@ class Way:
         self.initial: int | None = None
         self.wscale = -1  # of its SYN
         self.nxt = self.una = 0
+        self.wnd = -1  # what the newest ACK offers; -1: none yet
         self.last = Segment(flow, 0, 0, 0, -1, ack=-1)  # of this way; a window of -1: none yet
         self.answers: Why | None = None  # what came from the other end since
         self.newest: int | None = None  # the timestamp of the segment that ends at `nxt`
@@ -145,6 +145,8 @@ class Way:
         """What the opposite's segment is the first to acknowledge; how much was not captured."""
         ack, una, spans = segment.ack, self.una, self.spans
         self.sacked = max([self.sacked, *(right for _, right in segment.blocks)])
+        if not segment.flags & RST and (ack >= una or not segment.flags & ACK):
+            self.wnd = segment.window
         if not segment.flags & ACK or segment.flags & RST or ack <= una:
             return [], 0
         count = bisect_right(spans, ack, key=_end)

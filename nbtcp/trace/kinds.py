@@ -336,7 +336,7 @@ def throughput(view: View) -> Iterator[Piece]:
     span = float(view.segments["time"].max() - view.segments["time"].min())
     window = span / min(100, max(10, len(view.sent) // 5)) or None  # several segments in each
     table = tables.throughput(view.segments, view.log.connections, window)
-    rows = table[table["direction"] == view.way.direction]
+    rows = table[(table["conn"] == view.way.conn) & (table["direction"] == view.way.direction)]
     for glyph in ("throughput", "goodput"):
         yield piece(glyph, rows["time"], rows[glyph].to_numpy())
 

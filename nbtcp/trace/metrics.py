@@ -9,7 +9,7 @@ log holds what that host sent, otherwise the receiver; in a capture, whose segme
 the place where it was made. Numbers from two places differ (a lost segment was sent but did not
 arrive), so they are never mixed in one count.
 
-Nothing is done row by row.
+Nothing is done row by row, but to unpack SACK blocks.
 """
 
 from dataclasses import dataclass

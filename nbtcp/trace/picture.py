@@ -158,13 +158,15 @@ class Picture:
         engine = self.figure.get_layout_engine()
         if engine is not None:  # done here, as for its sake savefig would draw all twice
             for ax in self.figure.axes:  # or the layout would begin where the last one has ended
-                if (place := ax.get_subplotspec()) is not None:
+                if ax.get_in_layout() and (place := ax.get_subplotspec()) is not None:
                     ax.set_subplotspec(place)
             engine.execute(self.figure)
             self.figure.set_layout_engine(None)
-        with mpl.rc_context({"svg.hashsalt": "nbtcp"}):
-            self.figure.savefig(file, format=kind, dpi=dpi, metadata=about)
-        self.figure.set_layout_engine(engine)
+        try:
+            with mpl.rc_context({"svg.hashsalt": "nbtcp", "savefig.bbox": None}):
+                self.figure.savefig(file, format=kind, dpi=dpi, metadata=about)
+        finally:
+            self.figure.set_layout_engine(engine)
         return _BITMAP.sub(_smaller, file.getvalue()) if kind == "svg" else file.getvalue()
 
 

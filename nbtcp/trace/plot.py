@@ -164,8 +164,8 @@ class Plots:
         view = self._view(options.get("conn"), options.get("direction", "out"))
         data = _cut(ladder.table_of(view), options.get("between"), whole=True)
         changes = ladder.states_of(view)
-        low, high = options.get("between") or (-np.inf, np.inf)
-        changes = changes[changes["time"].between(low, high)].reset_index(drop=True)
+        changes = changes[_inside(changes, options.get("between"), whole=True)]
+        changes = changes.reset_index(drop=True)
         ax = options.get("ax") or new_axes(9, ladder.height(data, changes))
         ladder.draw(ax, data, changes, view.way)
         title = f"Connection {view.way.conn}: {view.way.sender} and {view.way.receiver}"
@@ -293,9 +293,11 @@ def compared(logs: Mapping[str, Log], kind: str = "window", **options: Unpack[Op
         raise ValueError(f"no comparison of kind {kind!r}: there are {', '.join(comparable)}")
     main, tables = KINDS[kind].main, []
     for run, log in logs.items():
-        glyphs = Plots(log)._glyphs(kind, options)[1]
+        glyphs = Plots(log)._glyphs(kind, options)[2]
         tables.append(glyphs[glyphs["glyph"] == main].assign(run=run))
     data = pd.concat(tables, ignore_index=True)
+    if data.empty:
+        raise ValueError(f"nothing to plot: no {glyph_of(main).label} in these logs then")
     ax = options.get("ax") or new_axes()
     draw_runs(ax, data, KINDS[kind].label, KINDS[kind].unit)
     title = f"{', '.join(logs)}: {glyph_of(main).label}"
@@ -375,7 +377,7 @@ def _side(pair: pd.DataFrame, direction: str) -> int:
 
 def _inside(data: pd.DataFrame, between: Between, whole: bool = False) -> "pd.Series[bool]":
     """Per row: it happened, or went on, between two times; or it began then, `whole`."""
-    low, high = between or (-np.inf, np.inf)
+    low, high = (-np.inf, np.inf) if between is None else between
     return (data["time" if whole else "until"] >= low) & (data["time"] <= high)
 
 

@@ -169,8 +169,9 @@ def _last(rows: Ints, of: Ints, told: Ints, about: Ints) -> Ints:
 
 def _needless(segments: pd.DataFrame, ways: Flows, again: Ints) -> Bools:
     """Which of the rows `again` of a capture repeat what had arrived, by what came back: it was
-    acknowledged already; or the first ACK for it echoes an older timestamp (RFC 3522); or it is the
-    last one that was sent before a D-SACK for it (RFC 2883).
+    acknowledged already; or the first ACK for it echoes a timestamp that is older than it and all
+    else sent again which that ACK covers (RFC 3522); or it is the last one that was sent before a
+    D-SACK for it (RFC 2883).
     """
     start, end = positions(segments)
     flow, start, end = ways.flow[again], start[again], end[again]
@@ -185,7 +186,8 @@ def _needless(segments: pd.DataFrame, ways: Flows, again: Ints) -> Bools:
     owner, of = spans.covered(axis + left, axis + right, octets)
     told = _last(row[owner], of, again, head)
     known = (early >= 0) & (early < again)
-    known |= (late >= 0) & (age > 0) & (age < 2**31)
+    older = pd.Series((late >= 0) & (age > 0) & (age < 2**31))
+    known |= older.groupby(late).transform("all").to_numpy(bool)  # an ACK echoes the oldest
     known |= np.isin(again, told)
     return known
 
