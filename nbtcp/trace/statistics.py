@@ -98,6 +98,8 @@ UNKNOWN = ("ttl_stream_length", "missed_data")
 def summary(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.DataFrame:
     """One row per connection, direction and statistic: conn, direction, name, value, unit,
     definition. Each direction is seen at its vantage point; a value that is not known is NaN.
+
+    Raises ValueError for a log whose segments overlap more than any TCP's, as a forged capture's.
     """
     ways = flows(segments, connections)
     lines = _lines(segments, ways)

@@ -118,6 +118,8 @@ def retransmissions(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.Dat
                            false alarm; missing when the log does not tell
     repaired               s, when it was acknowledged as a whole
     delay                  s, repaired - first_sent
+
+    Raises ValueError for a log whose segments overlap more than any TCP's, as a forged capture's.
     """
     ways = flows(segments, connections)
     again = np.flatnonzero(resent(segments, ways))
