@@ -141,8 +141,8 @@ def test_every_statistic_is_that_of_tcptrace(case: str, tmp_path: File) -> None:
 
 def agree(name: str, value: float, unit: str, text: str) -> bool:
     """Compare one statistic; False when it is one of the DIFFERENT or not known to tcptrace."""
-    if name == "max_owin":
-        assert value == max(0, int(text) - 1)
+    if name == "max_owin" and int(text) < 1 << 63:  # above: where an ACK is captured before what it
+        assert value == max(0, int(text) - 1)  # acknowledges, tcptrace's unsigned difference wraps
     if text == "NA" or any(part in name for part in DIFFERENT):
         return False
     if text in "YN":

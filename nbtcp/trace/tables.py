@@ -116,8 +116,7 @@ def retransmissions(segments: pd.DataFrame, connections: pd.DataFrame) -> pd.Dat
     fate                   what had become of it: who dropped it ("loss", "queue-full", ...), or
                            why its receiver did ("window-closed", ...); "arrived": this was a
                            false alarm; missing when the log does not tell
-    repaired               s, when it was acknowledged as a whole
-    delay                  s, repaired - first_sent
+    repaired, delay        s, when it was acknowledged as a whole; repaired - first_sent
 
     Raises ValueError for a log whose segments overlap more than any TCP's, as a forged capture's.
     """
